@@ -47,9 +47,9 @@ impl<'a> Iterator for Entries<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let offset = self.offset;
         let rest = self.bundle.get(offset..).filter(|rest| !rest.is_empty())?;
-        let entry = rest.split_first_chunk::<LENGTH_BYTES>().and_then(|(length, body)| {
-            body.get(..usize::from(u16::from_be_bytes(*length)))
-        });
+        let entry = rest
+            .split_first_chunk::<LENGTH_BYTES>()
+            .and_then(|(length, body)| body.get(..usize::from(u16::from_be_bytes(*length))));
         match entry {
             Some(entry) => {
                 self.offset = offset + LENGTH_BYTES + entry.len();

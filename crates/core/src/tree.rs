@@ -80,7 +80,11 @@ impl Frontier {
 
     /// Appends one leaf and reports each perfect subtree that it completes, the leaf itself first: its height
     /// (0 for a leaf), its position among the subtrees of that height, and its root.
-    pub fn push_with(&mut self, leaf: Hash, mut completed: impl FnMut(u32, u64, Hash)) -> Result<(), LogFull> {
+    pub fn push_with(
+        &mut self,
+        leaf: Hash,
+        mut completed: impl FnMut(u32, u64, Hash),
+    ) -> Result<(), LogFull> {
         let before = self.size.get();
         self.size = self.size.checked_add(1).ok_or(LogFull)?;
         let mut hash = leaf;

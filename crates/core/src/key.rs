@@ -1,0 +1,365 @@
+//! Names and keys in the text forms of C2SP `signed-note`: origins, verifier keys and signing keys.
+//!
+//! One Ed25519 key type so far, 0x01, with which a log signs its checkpoints. Nothing outside this module may
+//! assume how long a key or a signature is.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ed25519_dalek::Signer as _;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::hash::{Hash, sha256};
+use crate::{base64, note};
+
+/// The longest key name or origin in bytes: C2SP `tlog-cosignature` gives its length one byte.
+pub const MAX_NAME_BYTES: usize = 255;
+
+/// The signature type byte of Ed25519 over the note's text (C2SP `signed-note`).
+const ED25519: u8 = 0x01;
+
+const PRIVATE_PREFIX: &str = "PRIVATE+KEY+";
+
+/// The name of a log: the first line of its checkpoints (C2SP `tlog-checkpoint`).
+///
+/// 1 to 255 bytes without control characters. Foreign logs have spaces in it (`go.sum database tree`); a log of
+/// ours is named like its key, so it follows the stricter rules of [`KeyName`].
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin(String);
+
+/// The name of a key (C2SP `signed-note`): an [`Origin`] without white space and without `+`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyName(String);
+
+/// Why a text is not an [`Origin`] or a [`KeyName`].
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum NameError {
+    /// No characters at all.
+    #[error("a name cannot be empty")]
+    Empty,
+    /// More than [`MAX_NAME_BYTES`].
+    #[error("a name has at most {MAX_NAME_BYTES} bytes, this one has {0}")]
+    TooLong(usize),
+    /// A character that a checkpoint or a signature line could not carry.
+    #[error("a name cannot contain {0:?}")]
+    Forbidden(char),
+}
+
+impl Origin {
+    /// Checks the rules and takes the name.
+    pub fn new(name: impl Into<String>) -> Result<Origin, NameError> {
+        checked(name.into(), char::is_control).map(Origin)
+    }
+
+    /// The name as it stands in the checkpoint.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// SHA-256 of the name: how directories and storage slots refer to the log.
+    pub fn hash(&self) -> Hash {
+        sha256(self.0.as_bytes())
+    }
+}
+
+impl KeyName {
+    /// Checks the rules and takes the name.
+    pub fn new(name: impl Into<String>) -> Result<KeyName, NameError> {
+        checked(name.into(), |c| c.is_whitespace() || c.is_control() || c == '+').map(KeyName)
+    }
+
+    /// The name as it stands in signature lines.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The origin of the log that signs with a key of this name (C2SP `tlog-policy`).
+    pub fn to_origin(&self) -> Origin {
+        Origin(self.0.clone())
+    }
+}
+
+fn checked(name: String, forbidden: impl Fn(char) -> bool) -> Result<String, NameError> {
+    if name.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if name.len() > MAX_NAME_BYTES {
+        return Err(NameError::TooLong(name.len()));
+    }
+    match name.chars().find(|c| forbidden(*c)) {
+        Some(found) => Err(NameError::Forbidden(found)),
+        None => Ok(name),
+    }
+}
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl FromStr for KeyName {
+    type Err = NameError;
+
+    fn from_str(name: &str) -> Result<KeyName, NameError> {
+        KeyName::new(name)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl FromStr for Origin {
+    type Err = NameError;
+
+    fn from_str(name: &str) -> Result<Origin, NameError> {
+        Origin::new(name)
+    }
+}
+
+/// The short hash that names a key in a signature line: the first four bytes of
+/// `SHA-256(name || 0x0A || type || public key)` (C2SP `signed-note`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId([u8; KeyId::LEN]);
+
+impl KeyId {
+    /// Length in bytes.
+    pub const LEN: usize = 4;
+
+    /// Takes the bytes as they stand in a signature line.
+    pub const fn from_bytes(bytes: [u8; KeyId::LEN]) -> KeyId {
+        KeyId(bytes)
+    }
+
+    /// The bytes as they stand in a signature line.
+    pub const fn as_bytes(&self) -> &[u8; KeyId::LEN] {
+        &self.0
+    }
+
+    fn compute(name: &str, typed_key: &[u8]) -> KeyId {
+        let digest = sha256(&[name.as_bytes(), b"\n", typed_key].concat());
+        let [a, b, c, d, ..] = *digest.as_bytes();
+        KeyId([a, b, c, d])
+    }
+
+    fn parse(hex: &str) -> Option<KeyId> {
+        let canonical =
+            hex.len() == 8 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if canonical { Some(KeyId(u32::from_str_radix(hex, 16).ok()?.to_be_bytes())) } else { None }
+    }
+}
+
+impl fmt::Display for KeyId {
+    /// Eight lower-case hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", u32::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why a text is not a key. Never quotes key material.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum KeyError {
+    /// The fields are not there.
+    #[error("not a {expected}")]
+    Shape {
+        /// The form that was expected.
+        expected: &'static str,
+    },
+    /// The name part.
+    #[error("the key's name is not valid: {0}")]
+    Name(#[from] NameError),
+    /// The written key id is not that of the name and key beside it: the text was edited or damaged.
+    #[error("the key id {written} is not that of this name and key ({computed}): the key text was changed")]
+    IdMismatch {
+        /// What the text says.
+        written: KeyId,
+        /// What name and key give.
+        computed: KeyId,
+    },
+    /// A signature type that is not supported here.
+    #[error("keys of type 0x{0:02x} are not supported here, only Ed25519 log keys (0x01)")]
+    Unsupported(u8),
+    /// The bytes are not a point on the curve, or a weak one.
+    #[error("the key bytes are not a valid Ed25519 public key")]
+    Malformed,
+}
+
+const VKEY_SHAPE: KeyError =
+    KeyError::Shape { expected: "verifier key: it reads <name>+<8 hex digits>+<base64>" };
+const SKEY_SHAPE: KeyError =
+    KeyError::Shape { expected: "signing key: it reads PRIVATE+KEY+<name>+<8 hex digits>+<base64>" };
+
+/// A verifier key: a log's name and public key, in text `name+hex8(key id)+base64(type || key)`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct VKey {
+    name: KeyName,
+    id: KeyId,
+    key: ed25519_dalek::VerifyingKey,
+}
+
+impl VKey {
+    fn new(name: KeyName, key: ed25519_dalek::VerifyingKey) -> VKey {
+        let id = KeyId::compute(name.as_str(), &typed(key.as_bytes()));
+        VKey { name, id, key }
+    }
+
+    /// The key's name, which for a log of ours is its origin.
+    pub fn name(&self) -> &KeyName {
+        &self.name
+    }
+
+    /// The id that signature lines carry.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// Whether the two are one public key, whatever their names.
+    pub(crate) fn same_public_key(&self, other: &VKey) -> bool {
+        self.key == other.key
+    }
+
+    /// Whether `signature` (without the key id) is this key's over `text`. Strict: refuses weak keys and
+    /// non-canonical encodings.
+    pub(crate) fn verify(&self, text: &[u8], signature: &[u8]) -> bool {
+        ed25519_dalek::Signature::from_slice(signature)
+            .is_ok_and(|signature| self.key.verify_strict(text, &signature).is_ok())
+    }
+}
+
+impl FromStr for VKey {
+    type Err = KeyError;
+
+    /// Splits at the first two `+` only: base64 may hold more of them.
+    fn from_str(text: &str) -> Result<VKey, KeyError> {
+        let (name, written, typed_key) = fields(text).ok_or(VKEY_SHAPE)?;
+        let name = KeyName::new(name)?;
+        let typed_key = base64::decode(typed_key).ok_or(VKEY_SHAPE)?;
+        let computed = KeyId::compute(name.as_str(), &typed_key);
+        if written != computed {
+            return Err(KeyError::IdMismatch { written, computed });
+        }
+        match typed_key.split_first() {
+            Some((&ED25519, key)) => {
+                let key = <&[u8; 32]>::try_from(key).map_err(|_| KeyError::Malformed)?;
+                let key = ed25519_dalek::VerifyingKey::from_bytes(key).map_err(|_| KeyError::Malformed)?;
+                if key.is_weak() {
+                    return Err(KeyError::Malformed);
+                }
+                let vkey = VKey::new(name, key);
+                // A point may have several encodings; only the one that re-encodes to the same text is taken.
+                if vkey.id == written { Ok(vkey) } else { Err(KeyError::Malformed) }
+            }
+            Some((&other, _)) => Err(KeyError::Unsupported(other)),
+            None => Err(VKEY_SHAPE),
+        }
+    }
+}
+
+impl fmt::Display for VKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{}+{}", self.name, self.id, base64::encode(&typed(self.key.as_bytes())))
+    }
+}
+
+impl fmt::Debug for VKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A log's private key. Zeroised when dropped; neither `Clone` nor printable: [`fmt::Debug`] shows the vkey.
+pub struct SigningKey {
+    vkey: VKey,
+    key: ed25519_dalek::SigningKey,
+}
+
+impl SigningKey {
+    /// A key from 32 bytes of seed, which must be unpredictable.
+    pub fn from_seed(name: KeyName, seed: &Zeroizing<[u8; 32]>) -> SigningKey {
+        let key = ed25519_dalek::SigningKey::from_bytes(seed);
+        SigningKey { vkey: VKey::new(name, key.verifying_key()), key }
+    }
+
+    /// The public half.
+    pub fn vkey(&self) -> &VKey {
+        &self.vkey
+    }
+
+    /// The text form, `PRIVATE+KEY+name+hex8(key id)+base64(0x01 || seed)`, for the key file alone.
+    pub fn to_text(&self) -> Zeroizing<String> {
+        let typed_seed = Zeroizing::new(typed(&self.key.to_bytes()));
+        let encoded = Zeroizing::new(base64::encode(&*typed_seed));
+        Zeroizing::new(format!("{PRIVATE_PREFIX}{}+{}+{}", self.vkey.name, self.vkey.id, *encoded))
+    }
+
+    /// Signs any text that is a valid note, and asserts by its name that the caller may: nothing was decided and
+    /// nothing was persisted. A log signs through [`crate::progress::Committed::sign`].
+    pub fn sign_assertion(&self, text: &str) -> note::SignatureLine {
+        note::SignatureLine {
+            name: self.vkey.name.as_str().to_owned(),
+            key_id: self.vkey.id,
+            signature: self.key.sign(text.as_bytes()).to_bytes().to_vec(),
+        }
+    }
+}
+
+impl FromStr for SigningKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<SigningKey, KeyError> {
+        let (name, written, typed_seed) =
+            text.strip_prefix(PRIVATE_PREFIX).and_then(fields).ok_or(SKEY_SHAPE)?;
+        let name = KeyName::new(name)?;
+        let typed_seed = Zeroizing::new(base64::decode(typed_seed).ok_or(SKEY_SHAPE)?);
+        match typed_seed.split_first() {
+            Some((&ED25519, seed)) => {
+                let seed = Zeroizing::new(<[u8; 32]>::try_from(seed).map_err(|_| SKEY_SHAPE)?);
+                let key = SigningKey::from_seed(name, &seed);
+                let computed = key.vkey.id;
+                if written == computed { Ok(key) } else { Err(KeyError::IdMismatch { written, computed }) }
+            }
+            Some((&other, _)) => Err(KeyError::Unsupported(other)),
+            None => Err(SKEY_SHAPE),
+        }
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SigningKey({})", self.vkey)
+    }
+}
+
+fn fields(text: &str) -> Option<(&str, KeyId, &str)> {
+    let mut fields = text.splitn(3, '+');
+    let (name, id, key) = (fields.next()?, fields.next()?, fields.next()?);
+    Some((name, KeyId::parse(id)?, key))
+}
+
+fn typed(key: &[u8; 32]) -> [u8; 33] {
+    let mut typed = [ED25519; 33];
+    typed[1..].copy_from_slice(key);
+    typed
+}
