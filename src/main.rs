@@ -1,1 +1,64 @@
-fn main() {}
+//! The `epigraph` program: one binary for every role and every command. Wiring only; what a role does is in its crate.
+#![expect(unreachable_pub, reason = "a binary has no outside; `pub` says what another module may use")]
+
+mod cli;
+mod config;
+mod failure;
+mod input;
+mod profile;
+mod quickstart;
+mod receipts;
+mod runtime;
+mod serve;
+mod state;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Cli, Command, ConfigFile, Init, Serve};
+use failure::Outcome;
+use terminal::Terminal;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let terminal = Terminal::new(cli.color, cli.json);
+    log_to_stderr(cli.json);
+    match run(cli.command, terminal) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            terminal.failure(failure.kind(), &failure);
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(command: Command, terminal: Terminal) -> Outcome {
+    match command {
+        Command::Quickstart(args) => quickstart::run(&args, terminal),
+        Command::Init(Init::Log(args)) => init_log(&args, terminal),
+        Command::Serve(Serve::Log(args)) => serve::run(&args, terminal),
+        Command::Append(args) => cli::append::run(&args, terminal),
+        Command::Prove(args) => cli::prove::run(&args, terminal),
+        Command::Checkpoint(args) => cli::checkpoint::run(&args, terminal),
+        Command::Verify(args) => cli::verify::run(&args, terminal),
+    }
+}
+
+fn init_log(args: &ConfigFile, terminal: Terminal) -> Outcome {
+    let config = config::LogConfig::load(&args.config)?;
+    let vkey = state::init(&config, runtime::clock().now(), &runtime::entropy())?;
+    terminal.line(format_args!("initialised the log {} in {}", config.origin, config.directory.display()));
+    terminal.line(format_args!("its vkey, for everybody who verifies: {vkey}"));
+    terminal.object(&serde_json::json!({ "initialised": config.origin.as_str(), "vkey": vkey.to_string() }));
+    Ok(())
+}
+
+/// What the program reports while it runs; EPIGRAPH_LOG takes filters such as `debug` or `epigraph_rpc=trace`.
+fn log_to_stderr(json: bool) {
+    let filter = EnvFilter::try_from_env("EPIGRAPH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    if json { builder.json().init() } else { builder.with_ansi(false).init() }
+}

@@ -1,1 +1,208 @@
+//! The verifying client: it appends, reads, and returns nothing that it did not check.
+//!
+//! It trusts the public keys in its policy and its own pin, and no server. It does not know how calls travel; that is
+//! `epigraph-rpc`'s.
 
+pub mod pin;
+
+use bytes::Bytes;
+use epigraph_core::checkpoint::CheckpointError;
+use epigraph_core::hash::leaf_hash;
+use epigraph_core::proof::{ConsistencyProof, ProofError};
+use epigraph_core::tlog_proof::{Receipt, VerifyError};
+use epigraph_core::{Checkpoint, Hash, LeafIndex, Origin, Policy, TreeHead, TreeSize, Verified};
+use epigraph_rpc::{CallError, Reason, Wait, peer};
+use pin::{Pin, PinError};
+use thiserror::Error;
+
+/// A client of one log.
+pub struct Client {
+    log: peer::Log,
+    origin: Origin,
+    policy: Policy,
+    pin: Pin,
+}
+
+/// What became of appended entries.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Appended {
+    /// The index of the first entry; the others follow.
+    pub first_index: LeafIndex,
+    /// A verified receipt for each entry if they were published in time; else none: the log *says* that they are on its
+    /// disk, which nobody can check yet.
+    pub receipts: Option<Vec<Receipt>>,
+}
+
+/// Why there is no verified result.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// The call itself.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The client's own state.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The served checkpoint.
+    #[error("the log served a checkpoint that is not valid: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    /// The served proof.
+    #[error("the log served a receipt that does not verify: {0}")]
+    Receipt(#[from] VerifyError),
+    /// The log answered with less than it has shown before.
+    #[error(
+        "the log went back: it served a checkpoint of size {}, but it has shown size {} before. It was put back to an older \
+         state, or it serves old answers; do not trust it before you know which", served.size, pinned.size
+    )]
+    RolledBack {
+        /// What was served.
+        served: TreeHead,
+        /// What the client holds.
+        pinned: TreeHead,
+    },
+    /// Two signed checkpoints of one size with two roots.
+    #[error(
+        "two histories: this log signed {size} entries with root {} and {size} entries with root {}. Keep both \
+         checkpoints, the pinned and the served one: they are evidence", pinned.root, served.root, size = served.size
+    )]
+    TwoHistories {
+        /// What was served.
+        served: TreeHead,
+        /// What the client holds.
+        pinned: TreeHead,
+    },
+    /// The log did not prove that its signed checkpoints are of one history.
+    #[error(
+        "the log did not prove that its checkpoints of size {} and {} are of one history ({why}). Do not trust it before it \
+         does", pinned.size, served.size
+    )]
+    NotProven {
+        /// What was served.
+        served: TreeHead,
+        /// What the client holds.
+        pinned: TreeHead,
+        /// What failed.
+        why: ProofError,
+    },
+    /// An answer that contradicts the question.
+    #[error("the log answered {0}")]
+    WrongAnswer(&'static str),
+}
+
+impl Client {
+    /// A client of the log `origin`, with a policy and a pin.
+    pub fn new(log: peer::Log, origin: Origin, policy: Policy, pin: Pin) -> Client {
+        Client { log, origin, policy, pin }
+    }
+
+    /// The log.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Appends entries. With receipts, each of them was verified against the entry's own bytes, and the pin moved on.
+    pub async fn append(&self, entries: &[Bytes], wait: Wait) -> Result<Appended, ClientError> {
+        let answer = self.log.append(self.origin.as_str(), entries.to_vec(), wait, None, None).await?;
+        let first_index = answer.first_index;
+        let receipts = match answer.checkpoint {
+            None => None,
+            Some(checkpoint) => {
+                let checkpoint = self.accept(&checkpoint).await?;
+                let mut receipts = Vec::with_capacity(entries.len());
+                for ((offset, entry), hashes) in (0..).zip(entries).zip(answer.proofs) {
+                    let index = first_index.checked_add(offset);
+                    let index = index.ok_or(ClientError::WrongAnswer("with an impossible index"))?;
+                    receipts.push(self.check(index, &leaf_hash(entry), hashes, &checkpoint)?);
+                }
+                Some(receipts)
+            }
+        };
+        Ok(Appended { first_index, receipts })
+    }
+
+    /// Fetches the receipt of the entry with this leaf hash at this index, verified.
+    pub async fn receipt(&self, index: LeafIndex, leaf: &Hash) -> Result<Receipt, ClientError> {
+        let answer = self.log.proof(self.origin.as_str(), index).await?;
+        let checkpoint = self.accept(&answer.checkpoint).await?;
+        self.check(index, leaf, answer.hashes, &checkpoint)
+    }
+
+    /// Fetches the newest published checkpoint, verified, and proven to extend everything this client accepted before.
+    pub async fn checkpoint(&self) -> Result<Verified<Checkpoint>, ClientError> {
+        let note = self.log.checkpoint(self.origin.as_str()).await?;
+        let checkpoint = self.accept(&note).await?;
+        let pinned = self.pin.lock()?.read(&self.policy)?.map(|pinned| pinned.head());
+        match pinned {
+            Some(pinned) if checkpoint.head().size < pinned.size => {
+                Err(ClientError::RolledBack { served: checkpoint.head(), pinned })
+            }
+            _ => Ok(checkpoint),
+        }
+    }
+
+    fn check(
+        &self,
+        index: LeafIndex,
+        leaf: &Hash,
+        hashes: Vec<Hash>,
+        checkpoint: &Verified<Checkpoint>,
+    ) -> Result<Receipt, ClientError> {
+        let receipt = Receipt { extra: None, index, hashes, checkpoint: checkpoint.note().to_vec() };
+        receipt.verify_under(leaf, checkpoint)?;
+        Ok(receipt)
+    }
+
+    /// Believes a served checkpoint only if it is valid under the policy and of one history with the pin, which then moves
+    /// to the larger of the two. An older one is believed too, if it is proven to be a beginning of the pinned one: answers
+    /// may overtake each other.
+    async fn accept(&self, note: &[u8]) -> Result<Verified<Checkpoint>, ClientError> {
+        let served = Checkpoint::open(note, &self.policy)?;
+        if *served.origin() != self.origin {
+            return Err(ClientError::WrongAnswer("with the checkpoint of another log"));
+        }
+        loop {
+            let held = self.pin.lock()?.read(&self.policy)?;
+            if let Some(pinned) = &held {
+                self.check_consistent(served.head(), pinned.head()).await?;
+                if pinned.head().size >= served.head().size {
+                    return Ok(served);
+                }
+            }
+            // The lock is not held during calls; if another process moved the pin meanwhile, look again.
+            let pin = self.pin.lock()?;
+            if pin.read(&self.policy)? == held {
+                pin.replace(&served)?;
+                return Ok(served);
+            }
+        }
+    }
+
+    async fn check_consistent(&self, served: TreeHead, pinned: TreeHead) -> Result<(), ClientError> {
+        let back = served.size < pinned.size;
+        let (old, new) = if back { (served, pinned) } else { (pinned, served) };
+        if old.size == new.size {
+            return if old == new { Ok(()) } else { Err(ClientError::TwoHistories { served, pinned }) };
+        }
+        // The empty tree is the beginning of every tree; there is nothing to fetch.
+        let hashes = if old.size == TreeSize::ZERO {
+            Vec::new()
+        } else {
+            match self.log.consistency_proof(self.origin.as_str(), old.size, new.size).await {
+                Ok(hashes) => hashes,
+                // A log that does not know the size which it has shown before went back.
+                Err(CallError::Refused(refusal))
+                    if back && matches!(refusal.reason(), Reason::BeyondTree | Reason::NotYetPublished) =>
+                {
+                    return Err(ClientError::RolledBack { served, pinned });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let proof = ConsistencyProof { old: old.size, new: new.size, hashes };
+        proof.verify(&old.root, &new.root).map_err(|why| ClientError::NotProven { served, pinned, why })
+    }
+}

@@ -15,7 +15,11 @@ use crate::{base64, decimal};
 /// The most extension lines that are read. Epigraph emits none.
 const MAX_EXTENSIONS: usize = 16;
 
-/// A value that was checked against keys which the reader chose. Only this crate makes one.
+/// A value that was checked against keys which the reader chose. Only this crate makes one:
+///
+/// ```compile_fail,E0603
+/// let forged = epigraph_core::Verified("a checkpoint");
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verified<T>(pub(crate) T);
 
@@ -46,7 +50,7 @@ pub enum CheckpointError {
     #[error("the note is not a checkpoint: {0}")]
     Text(#[from] TextError),
     /// The policy names no log of this origin.
-    #[error("the checkpoint is of the log {found}; the policy trusts {trusted}")]
+    #[error("the checkpoint is of the log {found:?}; the policy trusts {trusted}")]
     UnknownOrigin {
         /// The origin in the checkpoint.
         found: String,
@@ -142,7 +146,7 @@ pub fn decode_text(text: &str) -> Result<(Origin, TreeHead), TextError> {
     let origin = Origin::new(origin)?;
     let size = decimal::parse(size).and_then(TreeSize::new).ok_or(TextError::Size)?;
     let root = base64::decode_hash(root).ok_or(TextError::Root)?;
-    let extensions: Vec<_> = lines.collect();
+    let extensions: Vec<_> = lines.take(MAX_EXTENSIONS + 1).collect();
     if extensions.len() > MAX_EXTENSIONS || extensions.contains(&"") {
         return Err(TextError::Extension);
     }

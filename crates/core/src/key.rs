@@ -201,7 +201,7 @@ pub enum KeyError {
     /// A signature type that is not supported here.
     #[error("keys of type 0x{0:02x} are not supported here, only Ed25519 log keys (0x01)")]
     Unsupported(u8),
-    /// The bytes are not a point on the curve, or a weak one.
+    /// The bytes are not a point on the curve, or a weak one, or not the point's canonical encoding.
     #[error("the key bytes are not a valid Ed25519 public key")]
     Malformed,
 }
@@ -256,20 +256,20 @@ impl FromStr for VKey {
         let (name, written, typed_key) = fields(text).ok_or(VKEY_SHAPE)?;
         let name = KeyName::new(name)?;
         let typed_key = base64::decode(typed_key).ok_or(VKEY_SHAPE)?;
-        let computed = KeyId::compute(name.as_str(), &typed_key);
-        if written != computed {
-            return Err(KeyError::IdMismatch { written, computed });
-        }
         match typed_key.split_first() {
+            // The id is compared before the key is looked at: a damaged text is called damaged. Other types come
+            // first, because not all of them compute their id in the same way.
             Some((&ED25519, key)) => {
-                let key = <&[u8; 32]>::try_from(key).map_err(|_| KeyError::Malformed)?;
-                let key = ed25519_dalek::VerifyingKey::from_bytes(key).map_err(|_| KeyError::Malformed)?;
-                if key.is_weak() {
-                    return Err(KeyError::Malformed);
+                let computed = KeyId::compute(name.as_str(), &typed_key);
+                if written != computed {
+                    return Err(KeyError::IdMismatch { written, computed });
                 }
-                let vkey = VKey::new(name, key);
-                // A point may have several encodings; only the one that re-encodes to the same text is taken.
-                if vkey.id == written { Ok(vkey) } else { Err(KeyError::Malformed) }
+                let bytes = <&[u8; 32]>::try_from(key).map_err(|_| KeyError::Malformed)?;
+                let key = ed25519_dalek::VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::Malformed)?;
+                // dalek decompresses y >= p too and keeps the bytes as given, so that one public key could stand
+                // under two texts (RFC 8032 section 5.1.3 refuses it).
+                let canonical = key.to_edwards().compress().to_bytes() == *bytes;
+                if canonical && !key.is_weak() { Ok(VKey::new(name, key)) } else { Err(KeyError::Malformed) }
             }
             Some((&other, _)) => Err(KeyError::Unsupported(other)),
             None => Err(VKEY_SHAPE),

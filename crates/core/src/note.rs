@@ -99,18 +99,21 @@ impl<'a> Parsed<'a> {
     }
 
     /// The signature lines that `keys` really made. A line of an unknown key is passed over; a line of a known
-    /// one that does not fit the text condemns the note (C2SP `signed-note`).
+    /// one that does not fit the text condemns the note (C2SP `signed-note`). Each key is there once, with its first
+    /// line, however often it signed: whoever counts signers can count what comes back.
     pub fn verify<'s>(
         &'s self,
         keys: impl Fn(&str, KeyId) -> Option<&'s VKey>,
     ) -> Result<Vec<(&'s VKey, &'s SignatureLine)>, NoteError> {
-        let mut verified = Vec::new();
+        let mut verified: Vec<(&VKey, &SignatureLine)> = Vec::new();
         for line in &self.signatures {
             let Some(key) = keys(&line.name, line.key_id) else { continue };
             if !key.verify(self.text.as_bytes(), &line.signature) {
                 return Err(NoteError::BadSignature { name: line.name.clone(), key_id: line.key_id });
             }
-            verified.push((key, line));
+            if !verified.iter().any(|(other, _)| *other == key) {
+                verified.push((key, line));
+            }
         }
         Ok(verified)
     }

@@ -122,6 +122,9 @@ impl FromStr for Policy {
                     if logs.iter().any(|log| log.same_public_key(&vkey)) {
                         return Err(PolicyError::Duplicate { line });
                     }
+                    if logs.len() == MAX_LOGS {
+                        return Err(PolicyError::TooManyLogs);
+                    }
                     logs.push(vkey);
                 }
                 ["quorum", "none"] => quorums += 1,
@@ -134,7 +137,6 @@ impl FromStr for Policy {
         }
         match (logs.len(), quorums) {
             (0, _) => Err(PolicyError::NoLog),
-            (count, _) if count > MAX_LOGS => Err(PolicyError::TooManyLogs),
             (_, 1) => Ok(Policy { logs }),
             (_, quorums) => Err(PolicyError::Quorum(quorums)),
         }

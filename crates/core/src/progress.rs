@@ -24,14 +24,22 @@ pub struct Held {
     pub time: UnixMillis,
     /// The sequencer term under which it was decided; a lower one is fenced off.
     pub term: u64,
+    /// The head as the log signed it, if it was signed before it was held: a witness keeps it. Empty otherwise.
+    pub note: Vec<u8>,
 }
 
 impl Held {
     /// What a fresh key holds: the empty tree.
-    pub const EMPTY: Held = Held { head: TreeHead::EMPTY, time: UnixMillis(0), term: 0 };
+    pub const EMPTY: Held = Held { head: TreeHead::EMPTY, time: UnixMillis(0), term: 0, note: Vec::new() };
 }
 
-/// A head that may be signed once it is durable. Only [`decide`] makes one.
+/// A head that may be signed once it is durable. Only [`decide`] makes one:
+///
+/// ```compile_fail,E0451
+/// use epigraph_core::progress::{Held, Step};
+/// let origin = epigraph_core::Origin::new("log.example").unwrap();
+/// let undecided = Step { origin, held: Held::EMPTY, next: Held::EMPTY };
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Step {
     origin: Origin,
@@ -102,18 +110,22 @@ pub enum Reject {
     Proof(#[from] ProofError),
 }
 
-/// Decides whether a key that is bound to `held` may sign `proposed`.
-///
-/// `old_size` and `proof` are the proposer's: the size it believes is held, and the proof of RFC 9162 section
-/// 2.1.4 from there, empty where `old_size` is 0 or the proposed size.
-pub fn decide(
-    origin: &Origin,
-    held: &Held,
-    old_size: TreeSize,
-    proposed: TreeHead,
-    proof: Vec<Hash>,
-    now: UnixMillis,
-) -> Decision {
+/// A head that somebody wants signed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proposal {
+    /// The size that the proposer believes is held.
+    pub old_size: TreeSize,
+    /// The proposed head.
+    pub head: TreeHead,
+    /// The proof of RFC 9162 section 2.1.4 from `old_size`; empty where that is 0 or the proposed size.
+    pub proof: Vec<Hash>,
+    /// The head as the log signed it; empty when it is the log's own key that is asked.
+    pub note: Vec<u8>,
+}
+
+/// Decides whether a key that is bound to `held` may sign the proposed head.
+pub fn decide(origin: &Origin, held: &Held, proposal: Proposal, now: UnixMillis) -> Decision {
+    let Proposal { old_size, head: proposed, proof, note } = proposal;
     let conflict = Decision::Conflict(Conflict { held: held.head, proposed });
     if proposed.size == TreeSize::ZERO && proposed.root != Hash::EMPTY_ROOT {
         return Decision::Reject(Reject::EmptyRoot);
@@ -136,7 +148,7 @@ pub fn decide(
         Ok((old, _)) if old != held.head.root => conflict,
         Ok(_) => {
             // A clock that was set back does not move the held time back.
-            let next = Held { head: proposed, time: now.max(held.time), term: held.term };
+            let next = Held { head: proposed, time: now.max(held.time), term: held.term, note };
             Decision::Step(Step { origin: origin.clone(), held: held.clone(), next })
         }
     }
@@ -152,7 +164,21 @@ pub trait Persist {
     fn persist(&mut self, steps: &[Step]) -> Result<(), Self::Error>;
 }
 
-/// A step that is durable. Only [`commit`] makes one, and [`Committed::sign`] uses it up.
+/// A step that is durable. Only [`commit`] makes one, and [`Committed::sign`] uses it up:
+///
+/// ```compile_fail,E0603
+/// fn skip_the_disk(step: epigraph_core::progress::Step) -> epigraph_core::progress::Committed {
+///     epigraph_core::progress::Committed(step)
+/// }
+/// ```
+///
+/// ```compile_fail,E0382
+/// # use epigraph_core::{SigningKey, progress::Committed};
+/// fn sign_twice(committed: Committed, key: &SigningKey) {
+///     let _ = committed.sign(key);
+///     let _ = committed.sign(key);
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Committed(Step);
 

@@ -66,6 +66,11 @@ pub enum ProofError {
     RootMismatch,
 }
 
+/// The root of the tree of the first `size` leaves.
+pub fn root_at<N: Nodes>(nodes: &N, size: TreeSize) -> Result<Hash, N::Error> {
+    range_root(nodes, 0, size.get())
+}
+
 /// Makes the proof that leaf `index` is in the tree of the first `size` leaves.
 pub fn prove_inclusion<N: Nodes>(
     nodes: &N,

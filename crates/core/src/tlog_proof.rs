@@ -14,8 +14,11 @@ use crate::{base64, decimal};
 
 const HEADER: &str = "c2sp.org/tlog-proof@v1";
 
-/// The most bytes of extra data, decoded: what a line of 64 KiB carries.
-pub const MAX_EXTRA_BYTES: usize = 48 * 1024;
+const EXTRA: &str = "extra ";
+
+/// The most bytes of extra data, decoded: what a line of 64 KiB, the most that other readers take, carries beside the
+/// keyword and the LF.
+pub const MAX_EXTRA_BYTES: usize = (64 * 1024 - EXTRA.len() - 1) / 4 * 3;
 
 /// The largest receipt in bytes: header, extra data, hashes and a checkpoint.
 pub const MAX_RECEIPT_BYTES: usize = MAX_NOTE_BYTES + 2 * MAX_EXTRA_BYTES;
@@ -91,7 +94,7 @@ impl Receipt {
         }
         let (mut number, mut line) = lines.next().ok_or(ReceiptError::CutOff)?;
         let mut extra = None;
-        if let Some(data) = line.strip_prefix("extra ") {
+        if let Some(data) = line.strip_prefix(EXTRA) {
             let data = base64::decode(data).filter(|data| data.len() <= MAX_EXTRA_BYTES);
             extra = Some(data.ok_or(ReceiptError::Line(number))?);
             (number, line) = lines.next().ok_or(ReceiptError::CutOff)?;
@@ -118,7 +121,7 @@ impl Receipt {
         let mut head = format!("{HEADER}\n");
         // Writing to a String cannot fail.
         if let Some(extra) = &self.extra {
-            let _ = writeln!(head, "extra {}", base64::encode(extra));
+            let _ = writeln!(head, "{EXTRA}{}", base64::encode(extra));
         }
         let _ = writeln!(head, "index {}", self.index);
         for hash in &self.hashes {
@@ -132,11 +135,14 @@ impl Receipt {
     /// satisfies the policy; returns that checkpoint.
     pub fn verify(&self, leaf: &Hash, policy: &Policy) -> Result<Verified<Checkpoint>, VerifyError> {
         let checkpoint = Checkpoint::open(&self.checkpoint, policy)?;
+        self.verify_under(leaf, &checkpoint)?;
+        Ok(checkpoint)
+    }
+
+    /// Checks the inclusion proof against a checkpoint that was opened before: many receipts share one.
+    pub fn verify_under(&self, leaf: &Hash, checkpoint: &Verified<Checkpoint>) -> Result<(), VerifyError> {
         let head = checkpoint.head();
         let proof = InclusionProof { index: self.index, size: head.size, hashes: self.hashes.clone() };
-        match proof.verify(leaf, &head.root) {
-            Ok(()) => Ok(checkpoint),
-            Err(source) => Err(VerifyError::Proof { index: self.index, source }),
-        }
+        proof.verify(leaf, &head.root).map_err(|source| VerifyError::Proof { index: self.index, source })
     }
 }

@@ -90,8 +90,8 @@ impl Frontier {
         let mut hash = leaf;
         completed(0, before, hash);
         // Adding a leaf is a binary increment: each trailing one carries into the subtree one height up.
-        for height in 1..=before.trailing_ones() {
-            let Some(left) = self.hashes.pop() else { unreachable!("one hash for each set bit of the size") };
+        let kept = self.hashes.len().saturating_sub(before.trailing_ones() as usize);
+        for (height, left) in (1..).zip(self.hashes.drain(kept..).rev()) {
             hash = node_hash(&left, &hash);
             completed(height, before >> height, hash);
         }

@@ -1,1 +1,39 @@
+//! The gRPC edge of Epigraph.
+//!
+//! It owns the generated wire types ([`v1`]) and their conversion to the types of the core ([`convert`]), the one
+//! status mapping ([`status`]), mutual TLS and its two ends ([`tls`], [`accept`], [`channel`]), names ([`identity`]),
+//! who may do what ([`authorize`]), the limits of the wire ([`limits`]), the server ([`server`]), and outgoing calls
+//! ([`peer`]). It does not know what a call does, what a checkpoint says, or where anything is stored.
 
+pub mod accept;
+pub mod authorize;
+pub mod channel;
+pub mod convert;
+mod gate;
+pub mod identity;
+pub mod limits;
+pub mod peer;
+mod quota;
+pub mod server;
+pub mod status;
+pub mod tls;
+
+pub use accept::{ConnectionRefused, OnRefused, PeerIdentity, log_refused};
+pub use authorize::{Authorized, Authorizer, Caller, Grant, GrantError, Logs, Role, SpiffePattern};
+pub use convert::{ConvertError, Producer, Wait};
+pub use gate::{MAX_RECEIVING_BYTES, MAX_RECEIVING_BYTES_PER_IDENTITY};
+pub use identity::{SpiffeError, SpiffeId, Usage};
+pub use quota::Exceeded;
+pub use server::{log_service, serve};
+pub use status::{CallError, Reason, Refusal};
+pub use tls::{ClientTls, Credentials, ServerTls, TlsError, TrustBundle};
+pub use tonic::service::Routes;
+
+/// The generated messages and services of `proto/epigraph/v1/`.
+#[expect(missing_docs, reason = "generated: the documentation is in the .proto files")]
+pub mod v1 {
+    tonic::include_proto!("epigraph.v1");
+}
+
+/// The encoded `google.protobuf.FileDescriptorSet` of `proto/epigraph/v1/`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/epigraph.v1.descriptors"));

@@ -5,6 +5,10 @@
 
 use std::io;
 
+pub mod fault;
+pub mod memory;
+pub mod real;
+
 /// One open file, read and written at offsets. There is no cursor and no buffering: `write_at` hands all bytes
 /// to the system or fails.
 pub trait File: Send + Sync {
@@ -19,7 +23,7 @@ pub trait File: Send + Sync {
     fn sync(&self) -> io::Result<()>;
 
     /// The length in bytes.
-    fn len(&self) -> io::Result<u64>;
+    fn length(&self) -> io::Result<u64>;
 }
 
 /// One directory and the flat files in it. Names carry no path separators.
@@ -41,6 +45,9 @@ pub trait Dir: Send + Sync {
 
     /// Takes the write permission off a file that will not change any more.
     fn protect(&self, name: &str) -> io::Result<()>;
+
+    /// Whether [`Dir::protect`] was called on it (or somebody took the write permission off by hand).
+    fn is_protected(&self, name: &str) -> io::Result<bool>;
 
     /// The names of the files in it, sorted.
     fn list(&self) -> io::Result<Vec<String>>;

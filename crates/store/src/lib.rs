@@ -3,4 +3,11 @@
 //! Everything here is synchronous; one thread owns each file. It knows bytes, files and when they are durable.
 //! It does not know signatures, networks, clocks or randomness.
 
+mod fields;
 pub mod file;
+pub mod follow;
+pub mod head;
+pub mod journal;
+pub mod lock;
+pub mod published;
+pub mod tree;

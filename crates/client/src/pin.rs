@@ -1,0 +1,121 @@
+//! The client's pin: the newest checkpoint that it accepted, kept on disk, replaced only by proven growth.
+//!
+//! It is what makes a client notice that a log was put back. Whoever can write the file can make the client forget;
+//! a file that cannot be read or does not verify is an error, never a fresh start.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use epigraph_core::checkpoint::CheckpointError;
+use epigraph_core::note::MAX_NOTE_BYTES;
+use epigraph_core::{Checkpoint, Origin, Policy, Verified};
+use thiserror::Error;
+
+/// Why the pin could not be read or replaced.
+#[derive(Debug, Error)]
+pub enum PinError {
+    /// The file system.
+    #[error("cannot {action} the pinned checkpoint {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The content does not verify any more.
+    #[error(
+        "the pinned checkpoint {} is not valid under this policy: {source}. If you changed the policy on purpose, move the \
+         file away; if not, somebody changed it", path.display()
+    )]
+    Invalid {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: CheckpointError,
+    },
+}
+
+/// The pin of one log, in a directory of the client's own.
+#[derive(Clone, Debug)]
+pub struct Pin {
+    path: PathBuf,
+}
+
+/// The pin, held under its lock: no other process replaces it meanwhile.
+pub struct LockedPin<'a> {
+    pin: &'a Pin,
+    _lock: File,
+}
+
+impl Pin {
+    /// The pin of the log `origin` in the directory `state`, which is created if need be.
+    pub fn new(state: &Path, origin: &Origin) -> Result<Pin, PinError> {
+        let path = state.join(format!("{}.checkpoint", origin.hash()));
+        fs::create_dir_all(state).map_err(|source| PinError::Io {
+            action: "create",
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Pin { path })
+    }
+
+    /// Waits for the lock, which is held for the time of a read and a rename.
+    pub fn lock(&self) -> Result<LockedPin<'_>, PinError> {
+        let lock = || {
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(self.path.with_extension("lock"))?;
+            file.lock()?;
+            Ok(file)
+        };
+        let file = lock().map_err(|source| self.error("lock", source))?;
+        Ok(LockedPin { pin: self, _lock: file })
+    }
+
+    fn error(&self, action: &'static str, source: io::Error) -> PinError {
+        PinError::Io { action, path: self.path.clone(), source }
+    }
+}
+
+impl LockedPin<'_> {
+    /// The pinned checkpoint; `None` only if there never was one.
+    pub fn read(&self, policy: &Policy) -> Result<Option<Verified<Checkpoint>>, PinError> {
+        let file = match File::open(&self.pin.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.pin.error("read", error)),
+        };
+        let mut note = Vec::new();
+        file.take(MAX_NOTE_BYTES as u64 + 1)
+            .read_to_end(&mut note)
+            .map_err(|error| self.pin.error("read", error))?;
+        Checkpoint::open(&note, policy)
+            .map(Some)
+            .map_err(|source| PinError::Invalid { path: self.pin.path.clone(), source })
+    }
+
+    /// Replaces the pin, durably. The caller has proven that the checkpoint extends the one that was read.
+    pub fn replace(&self, checkpoint: &Verified<Checkpoint>) -> Result<(), PinError> {
+        let path = &self.pin.path;
+        let fresh = path.with_extension("new");
+        let write = || {
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            file.write_all(checkpoint.note())?;
+            file.sync_all()?;
+            // A crash before the rename leaves the old pin, after it the new one.
+            fs::rename(&fresh, path)?;
+            match path.parent() {
+                Some(directory) => File::open(directory)?.sync_all(),
+                None => Ok(()),
+            }
+        };
+        write().map_err(|error| self.pin.error("replace", error))
+    }
+}

@@ -1,0 +1,327 @@
+//! From a listening socket to connections whose other side is known.
+//!
+//! tonic could accept by itself, but without a limit on handshakes in flight, without a deadline for them, and with
+//! errors that nobody sees. Here every connection is counted, has a time to live, and carries the name of its peer,
+//! parsed once.
+
+use std::future::poll_fn;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+
+use crate::identity::{IdentityError, SpiffeId};
+use crate::quota::{Exceeded, Quota, Share};
+use crate::server::{CONNECTION_AGE, CONNECTION_GRACE};
+use crate::tls::{ServerTls, identity_error};
+
+/// Connections in all. Half of the customary limit of 1,024 file descriptors; the rest is for the files of the log.
+pub const MAX_CONNECTIONS: usize = 512;
+
+/// Connections of one identity, so that one client cannot take them all.
+pub const MAX_CONNECTIONS_PER_IDENTITY: usize = 32;
+
+/// Handshakes in flight. Strangers can start them, so what they can occupy is bounded; above it the kernel's queue
+/// holds the others back.
+pub const MAX_HANDSHAKES: usize = 128;
+
+/// Handshakes in flight from one address (of IPv6: one /64), so that one silent stranger cannot take them all.
+pub const MAX_HANDSHAKES_PER_ADDRESS: usize = 64;
+
+/// A handshake takes two round trips; who needs longer than this is not trying.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// After a refusal the rest of what the client sends is read, so that the alert which says why is not lost in a reset
+/// connection; this much and this long at most.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 64 * 1024;
+
+/// The pause after a failed accept, doubled up to the second value. Nothing but time gives file descriptors back.
+const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Who is on the other side of a connection; in the extensions of every request on it, as an `Arc`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerIdentity {
+    /// The name in the certificate, vouched for by the CA of its trust domain.
+    pub spiffe: SpiffeId,
+    /// Where it connects from.
+    pub address: SocketAddr,
+}
+
+/// Why a connection was not taken.
+#[derive(Debug, Error)]
+pub enum ConnectionRefused {
+    /// The handshake was not over in [`HANDSHAKE_TIMEOUT`].
+    #[error("the TLS handshake took longer than {} s", HANDSHAKE_TIMEOUT.as_secs())]
+    TooSlow,
+    /// Too many handshakes in flight from this address.
+    #[error("too many handshakes from this address: {0}")]
+    TooManyHandshakes(Exceeded),
+    /// Too many connections, in all or of this identity.
+    #[error("too many connections for {name}: {exceeded}")]
+    TooManyConnections {
+        /// Who wanted one more.
+        name: SpiffeId,
+        /// Which limit is reached.
+        exceeded: Exceeded,
+    },
+    /// The certificate is from the right CA, but does not name a client.
+    #[error("the client certificate is refused: {0}")]
+    Identity(IdentityError),
+    /// No TLS 1.3 handshake came about; the library says why.
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(io::Error),
+}
+
+/// Told of every refused connection.
+pub type OnRefused = Arc<dyn Fn(SocketAddr, &ConnectionRefused) + Send + Sync>;
+
+/// Writes a warning with the address and the reason.
+pub fn log_refused() -> OnRefused {
+    Arc::new(|address, reason| tracing::warn!(%address, %reason, "connection refused"))
+}
+
+/// A connection with a known peer. It ends by itself when its time is over.
+#[derive(Debug)]
+pub(crate) struct Connection<S = TlsStream<TcpStream>> {
+    stream: S,
+    peer: Arc<PeerIdentity>,
+    end: Pin<Box<Sleep>>,
+    _share: Share<SpiffeId>,
+}
+
+impl<S> Connection<S> {
+    fn new(stream: S, peer: PeerIdentity, share: Share<SpiffeId>) -> Connection<S> {
+        let end = Box::pin(sleep(CONNECTION_AGE + CONNECTION_GRACE));
+        Connection { stream, peer: Arc::new(peer), end, _share: share }
+    }
+}
+
+impl<S> Connected for Connection<S> {
+    type ConnectInfo = Arc<PeerIdentity>;
+
+    fn connect_info(&self) -> Arc<PeerIdentity> {
+        Arc::clone(&self.peer)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // tonic asks the client to leave at CONNECTION_AGE. With a grace period of its own set it would not ask, only
+        // cut (tonic 0.14.9, `connection_timeout_future`); so the cut is made here.
+        if self.end.is_elapsed() || self.end.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the connection's time is over")));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// What the handshakes of one listener share.
+struct Acceptor {
+    tls: Arc<ServerTls>,
+    on_refused: OnRefused,
+    connections: Arc<Quota<SpiffeId>>,
+    accepted: mpsc::Sender<io::Result<Connection>>,
+}
+
+/// Accepts until the receiver of `accepted` is gone. Handshakes in flight end with the future.
+pub(crate) async fn accept(
+    listener: TcpListener,
+    tls: Arc<ServerTls>,
+    on_refused: OnRefused,
+    accepted: mpsc::Sender<io::Result<Connection>>,
+) {
+    let connections = Quota::new(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_IDENTITY);
+    let acceptor = Arc::new(Acceptor { tls, on_refused, connections, accepted });
+    let slots = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let per_address = Quota::new(MAX_HANDSHAKES, MAX_HANDSHAKES_PER_ADDRESS);
+    let mut handshakes = JoinSet::new();
+    loop {
+        while handshakes.try_join_next().is_some() {}
+        let next = async {
+            let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
+            Some((slot, patiently(|cx| listener.poll_accept(cx)).await))
+        };
+        let (slot, (stream, address)) = tokio::select! {
+            () = acceptor.accepted.closed() => return,
+            next = next => match next {
+                Some(next) => next,
+                None => return,
+            },
+        };
+        match per_address.take(network(address.ip()), 1) {
+            Ok(share) => {
+                let acceptor = Arc::clone(&acceptor);
+                handshakes.spawn(async move {
+                    let connection = acceptor.handshake(stream, address).await;
+                    drop((slot, share));
+                    if let Some(connection) = connection {
+                        // Nobody is there to take it once the server shuts down.
+                        let _ = acceptor.accepted.send(Ok(connection)).await;
+                    }
+                });
+            }
+            Err(exceeded) => (acceptor.on_refused)(address, &ConnectionRefused::TooManyHandshakes(exceeded)),
+        }
+    }
+}
+
+impl Acceptor {
+    async fn handshake(&self, stream: TcpStream, address: SocketAddr) -> Option<Connection> {
+        let result = timeout(HANDSHAKE_TIMEOUT, self.establish(stream, address)).await;
+        result
+            .unwrap_or(Err(ConnectionRefused::TooSlow))
+            .inspect_err(|reason| (self.on_refused)(address, reason))
+            .ok()
+    }
+
+    async fn establish(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> Result<Connection, ConnectionRefused> {
+        // Without it small answers wait for the acknowledgement of the ones before: 11 calls a second.
+        stream.set_nodelay(true).map_err(ConnectionRefused::Handshake)?;
+        let handshake = TlsAcceptor::from(self.tls.config()).accept(stream).into_fallible();
+        let stream = match handshake.await {
+            Ok(stream) => stream,
+            Err((error, mut stream)) => {
+                let _ = timeout(LINGER, async {
+                    stream.shutdown().await?;
+                    tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await
+                })
+                .await;
+                return Err(refusal_of(error));
+            }
+        };
+        let name = self.tls.client_name(stream.get_ref().1.peer_certificates());
+        let spiffe = name.map_err(ConnectionRefused::Identity)?;
+        let share = self
+            .connections
+            .take(spiffe.clone(), 1)
+            .map_err(|exceeded| ConnectionRefused::TooManyConnections { name: spiffe.clone(), exceeded })?;
+        Ok(Connection::new(stream, PeerIdentity { spiffe, address }, share))
+    }
+}
+
+fn refusal_of(error: io::Error) -> ConnectionRefused {
+    let tls = error.get_ref().and_then(|error| error.downcast_ref());
+    match tls.and_then(identity_error) {
+        Some(identity) => ConnectionRefused::Identity(identity.clone()),
+        None => ConnectionRefused::Handshake(error),
+    }
+}
+
+/// What one party can be expected to have many addresses of: in IPv6 a /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+/// Accepts until it works. An error (no file descriptors are left, say) is reported and waited out: giving up would
+/// end the service, and trying again at once would burn the processor until the cause is gone.
+async fn patiently<T>(mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<T>>) -> T {
+    let mut pause = ACCEPT_PAUSE.0;
+    loop {
+        match poll_fn(&mut accept).await {
+            Ok(accepted) => return accepted,
+            // The other side gave up while it waited in the kernel's queue: that is its affair alone.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
+            Err(error) => {
+                tracing::error!(%error, ?pause, "no connection can be accepted; trying again after a pause");
+                sleep(pause).await;
+                pause = ACCEPT_PAUSE.1.min(pause * 2);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn failing_accepts_are_waited_out_with_growing_pauses() {
+        let start = Instant::now();
+        let mut pauses = Vec::new();
+        let accepted = patiently(|_| {
+            pauses.push(start.elapsed().as_millis());
+            Poll::Ready(if pauses.len() == 8 { Ok(()) } else { Err(io::Error::from_raw_os_error(24)) })
+        });
+        accepted.await;
+        assert_eq!(pauses, [0, 50, 150, 350, 750, 1_550, 2_550, 3_550]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_ends_when_its_time_is_over_whoever_holds_on_to_it() {
+        let start = Instant::now();
+        let (mut client, server) = tokio::io::duplex(64);
+        let spiffe: SpiffeId = "spiffe://td/epigraph/x/1".parse().unwrap();
+        let share = Quota::new(1, 1).take(spiffe.clone(), 1).unwrap();
+        let peer = PeerIdentity { spiffe, address: ([127, 0, 0, 1], 1).into() };
+        let mut connection = Connection::new(server, peer, share);
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(connection.read_u8().await.unwrap(), b'x');
+        assert_eq!(connection.read_u8().await.unwrap_err().kind(), ErrorKind::TimedOut);
+        assert_eq!(start.elapsed(), CONNECTION_AGE + CONNECTION_GRACE);
+        assert_eq!(connection.read_u8().await.unwrap_err().kind(), ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn addresses_of_one_party_count_as_one() {
+        let check = |a: &str, b: &str, same: bool| {
+            let [a, b] = [a, b].map(|text| network(text.parse().unwrap()));
+            assert_eq!(a == b, same, "{a} {b}");
+        };
+        check("2001:db8::1", "2001:db8::ffff:1", true);
+        check("2001:db8::1", "2001:db8:0:1::1", false);
+        check("192.0.2.1", "192.0.2.2", false);
+        check("192.0.2.1", "::ffff:192.0.2.1", true);
+    }
+}

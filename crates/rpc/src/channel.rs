@@ -1,0 +1,116 @@
+//! A client's connection to one server that it knows by name.
+
+use std::io;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use http::{HeaderMap, Response, Uri};
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::body::Body;
+use tonic::transport::Endpoint;
+use tower::ServiceExt;
+use tower::util::{MapResponse, service_fn};
+
+use crate::gate::GRPC_STATUS_DETAILS;
+use crate::identity::SpiffeId;
+use crate::tls::{ClientTls, TlsError};
+
+/// Until TCP and TLS are up.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the server is asked whether it is there, also while nothing is asked of it. Without this a connection
+/// that a network cut in two hangs for ever: the next call would go into it, and the one after.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A server that does not answer within this time is gone; the next call connects anew.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection that makes itself at the first call, and anew after each loss.
+pub type Channel = MapResponse<tonic::transport::Channel, fn(Response<Body>) -> Response<Body>>;
+
+/// Prepares the connection to `address` (`host:port`), where a server must prove to be `server`. Must be called
+/// within a tokio runtime.
+pub fn channel(address: &str, tls: &ClientTls, server: &SpiffeId) -> Result<Channel, TlsError> {
+    let bad_address = || TlsError::Address(address.into());
+    // The scheme is the transport library's switch for its own TLS, which has no say here; the requests say https.
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| bad_address())?;
+    let origin: Uri = format!("https://{address}").parse().map_err(|_| bad_address())?;
+    let (host, port) = origin.host().zip(origin.port_u16()).ok_or_else(bad_address)?;
+    if format!("{host}:{port}") != address {
+        return Err(bad_address());
+    }
+    let dialled = host.trim_start_matches('[').trim_end_matches(']').to_string();
+    let name = ServerName::try_from(dialled.clone()).map_err(|_| bad_address())?;
+
+    let tls = TlsConnector::from(tls.config(server)?);
+    let connector = service_fn(move |_: Uri| {
+        let (tls, dialled, name) = (tls.clone(), dialled.clone(), name.clone());
+        async move {
+            let stream = TcpStream::connect((dialled.as_str(), port)).await?;
+            stream.set_nodelay(true)?;
+            Ok::<_, io::Error>(TokioIo::new(tls.connect(name, stream).await?))
+        }
+    });
+    let channel = endpoint
+        .origin(origin)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_with_connector_lazy(connector);
+    Ok(channel.map_response(without_broken_details))
+}
+
+/// tonic 0.14 panics if the details of a status are not base64, in headers and in trailers alike. A server must not be
+/// able to do that to its client, so such details are dropped before tonic sees them.
+fn without_broken_details(mut response: Response<Body>) -> Response<Body> {
+    drop_broken_details(response.headers_mut());
+    response.map(|body| {
+        Body::new(body.map_frame(|mut frame| {
+            if let Some(trailers) = frame.trailers_mut() {
+                drop_broken_details(trailers);
+            }
+            frame
+        }))
+    })
+}
+
+/// As tonic decodes them.
+const DETAILS: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+fn drop_broken_details(headers: &mut HeaderMap) {
+    let broken =
+        headers.get(GRPC_STATUS_DETAILS).is_some_and(|value| DETAILS.decode(value.as_bytes()).is_err());
+    if broken {
+        headers.remove(GRPC_STATUS_DETAILS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Status;
+
+    #[test]
+    fn details_that_tonic_would_panic_on_are_dropped() {
+        for (details, kept) in
+            [("CAU", true), ("CAU=", true), ("", true), ("!", false), ("CAU==", false), ("C", false)]
+        {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-status", "5".parse().unwrap());
+            headers.insert(GRPC_STATUS_DETAILS, details.parse().unwrap());
+            drop_broken_details(&mut headers);
+            assert_eq!(headers.contains_key(GRPC_STATUS_DETAILS), kept, "{details}");
+            assert!(Status::from_header_map(&headers).is_some());
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The gate in front of every handler: who calls, may they, how long may it take, how much may they send. It runs
+//! before the body is decoded, and answers in the words of [`Refusal`] also where the gRPC library refuses.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use crate::accept::PeerIdentity;
+use crate::authorize::{Authorizer, Caller, RULES, Rule, unauthenticated};
+use crate::identity::SpiffeId;
+use crate::quota::{Exceeded, Quota, Share};
+use crate::status::{Reason, Refusal};
+
+/// Bytes of requests that are being received, in all: the gRPC library holds each until it is complete.
+pub const MAX_RECEIVING_BYTES: usize = 256 << 20;
+
+/// The same for one identity: sixteen of the largest appends at once.
+pub const MAX_RECEIVING_BYTES_PER_IDENTITY: usize = 64 << 20;
+
+/// How long to wait after [`Reason::Overloaded`]: the time in which some of the requests under way will be complete.
+const OVERLOADED_RETRY: Duration = Duration::from_millis(500);
+
+/// Puts a [`Gate`] in front of a service.
+#[derive(Clone)]
+pub(crate) struct GateLayer {
+    authorizer: Authorizer,
+    receiving: Arc<Quota<SpiffeId>>,
+}
+
+impl GateLayer {
+    pub(crate) fn new(authorizer: Authorizer) -> GateLayer {
+        let receiving = Quota::new(MAX_RECEIVING_BYTES, MAX_RECEIVING_BYTES_PER_IDENTITY);
+        GateLayer { authorizer, receiving }
+    }
+
+    fn admit(&self, request: &Request<Body>) -> Result<(&'static Rule, Caller, Share<SpiffeId>), Refusal> {
+        let peer: &Arc<PeerIdentity> = request.extensions().get().ok_or_else(unauthenticated)?;
+        let path = request.uri().path();
+        let rule = RULES.iter().find(|rule| rule.path == path);
+        let rule =
+            rule.ok_or_else(|| Refusal::new(Reason::UnknownRpc, format!("there is no call {path:?} here")))?;
+        let caller = self.authorizer.check(Arc::clone(peer), rule)?;
+        let share = self.receiving.take(peer.spiffe.clone(), 0).map_err(|exceeded| overloaded(&exceeded))?;
+        Ok((rule, caller, share))
+    }
+}
+
+fn overloaded(exceeded: &Exceeded) -> Refusal {
+    Refusal::new(Reason::Overloaded, format!("too many bytes of requests are on their way: {exceeded}"))
+        .retry_after(OVERLOADED_RETRY)
+}
+
+impl<S> Layer<S> for GateLayer {
+    type Service = Gate<S>;
+
+    fn layer(&self, inner: S) -> Gate<S> {
+        Gate { layer: self.clone(), inner }
+    }
+}
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct Gate<S> {
+    layer: GateLayer,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Gate<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let (rule, caller, share) = match self.layer.admit(&request) {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                tracing::info!(path = request.uri().path(), %refusal, "call refused");
+                return Box::pin(async { Ok(Status::from(refusal).into_http()) });
+            }
+        };
+        request.extensions_mut().insert(caller);
+        let answer = self.inner.call(request.map(|body| Body::new(Metered { body, share })));
+        Box::pin(async move {
+            let Ok(response) = tokio::time::timeout(rule.deadline, answer).await else {
+                let text = format!("the call was not over in {} s", rule.deadline.as_secs());
+                return Ok(Status::from(Refusal::new(Reason::DeadlineExceeded, text)).into_http());
+            };
+            response.map(in_our_words)
+        })
+    }
+}
+
+/// A refusal that carries no details was not made by a handler but by the gRPC library around it.
+fn in_our_words(response: Response<Body>) -> Response<Body> {
+    if response.headers().get(Status::GRPC_STATUS).is_none_or(|status| status == "0")
+        || response.headers().contains_key(GRPC_STATUS_DETAILS)
+    {
+        return response;
+    }
+    match Status::from_header_map(response.headers()) {
+        Some(status) => Status::from(Refusal::of_library(&status)).into_http(),
+        None => response,
+    }
+}
+
+/// The header with the encoded `google.rpc.Status`.
+pub(crate) const GRPC_STATUS_DETAILS: &str = "grpc-status-details-bin";
+
+/// A request's body, counted while it is received.
+struct Metered {
+    body: Body,
+    share: Share<SpiffeId>,
+}
+
+impl http_body::Body for Metered {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let bytes = match &frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, Buf::remaining),
+            _ => 0,
+        };
+        match self.share.grow(bytes) {
+            Ok(()) => Poll::Ready(frame),
+            Err(exceeded) => Poll::Ready(Some(Err(overloaded(&exceeded).into()))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authorize::{Grant, Logs, Role};
+    use http_body_util::BodyExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tower::ServiceExt;
+    use tower::util::service_fn;
+
+    const APPEND: &str = "/epigraph.v1.LogService/Append";
+
+    fn gate(role: Role) -> GateLayer {
+        let spiffe = "spiffe://td/epigraph/x/*".parse().unwrap();
+        let grant = Grant { spiffe, roles: [role].into(), logs: Logs::All };
+        GateLayer::new(Authorizer::new(vec![grant]).unwrap())
+    }
+
+    fn request(path: &str, peer: Option<&str>, body: Body) -> Request<Body> {
+        let mut request = Request::new(body);
+        *request.uri_mut() = path.parse().unwrap();
+        if let Some(peer) = peer {
+            let (spiffe, address) = (peer.parse().unwrap(), ([127, 0, 0, 1], 1).into());
+            request.extensions_mut().insert(Arc::new(PeerIdentity { spiffe, address }));
+        }
+        request
+    }
+
+    fn refusal(response: &Response<Body>) -> Refusal {
+        Refusal::from_status(&Status::from_header_map(response.headers()).unwrap()).unwrap()
+    }
+
+    /// Whether the handler behind the gate was reached, and why not.
+    async fn reached(role: Role, path: &str, peer: Option<&str>) -> Result<(), Reason> {
+        let reached = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&reached);
+        let handler = service_fn(move |request: Request<Body>| {
+            assert!(request.extensions().get::<Caller>().is_some());
+            seen.store(true, Ordering::SeqCst);
+            async { Ok(Response::new(Body::empty())) }
+        });
+        let response = gate(role).layer(handler).oneshot(request(path, peer, Body::empty())).await.unwrap();
+        if reached.load(Ordering::SeqCst) { Ok(()) } else { Err(refusal(&response).reason()) }
+    }
+
+    #[tokio::test]
+    async fn only_who_may_reaches_the_handler() {
+        let (known, unknown) = (Some("spiffe://td/epigraph/x/1"), Some("spiffe://td/epigraph/y/1"));
+        assert_eq!(reached(Role::Appender, APPEND, known).await, Ok(()));
+        assert_eq!(reached(Role::Appender, APPEND, None).await, Err(Reason::Unauthenticated));
+        assert_eq!(reached(Role::Appender, APPEND, unknown).await, Err(Reason::PermissionDenied));
+        assert_eq!(reached(Role::Reader, APPEND, known).await, Err(Reason::PermissionDenied));
+        for path in
+            ["/epigraph.v1.LogService/Appen", "/epigraph.v1.LogService/append", "/", &format!("{APPEND}/")]
+        {
+            assert_eq!(reached(Role::Appender, path, known).await, Err(Reason::UnknownRpc), "{path}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_does_not_answer_is_given_up_at_the_deadline() {
+        let start = tokio::time::Instant::now();
+        let never = service_fn(|_| std::future::pending());
+        let call =
+            request("/epigraph.v1.LogService/GetCheckpoint", Some("spiffe://td/epigraph/x/1"), Body::empty());
+        let response = gate(Role::Reader).layer(never).oneshot(call).await.unwrap();
+        assert_eq!(refusal(&response).reason(), Reason::DeadlineExceeded);
+        assert_eq!(start.elapsed(), crate::limits::CALL_DEADLINE);
+    }
+
+    #[tokio::test]
+    async fn one_identity_cannot_fill_the_memory_with_requests() {
+        let layer = gate(Role::Appender);
+        let receiving = Arc::clone(&layer.receiving);
+        let reader = service_fn(|request: Request<Body>| async {
+            let status = request.into_body().collect().await.err();
+            Ok(status.map_or_else(|| Response::new(Body::empty()), |status| status.into_http()))
+        });
+        let name: SpiffeId = "spiffe://td/epigraph/x/1".parse().unwrap();
+        let held = receiving.take(name.clone(), MAX_RECEIVING_BYTES_PER_IDENTITY - 10).unwrap();
+        let send = |peer: &'static str, bytes: usize| {
+            let body = Body::new(http_body_util::Full::new(Bytes::from(vec![0; bytes])));
+            layer.layer(reader).oneshot(request(APPEND, Some(peer), body))
+        };
+        let response = send("spiffe://td/epigraph/x/1", 11).await.unwrap();
+        assert_eq!(refusal(&response).reason(), Reason::Overloaded);
+        assert!(refusal(&response).retry_delay().is_some());
+        assert!(send("spiffe://td/epigraph/x/1", 10).await.unwrap().headers().is_empty());
+        assert!(send("spiffe://td/epigraph/x/2", 11).await.unwrap().headers().is_empty());
+        drop(held);
+        assert!(
+            receiving.take(name, MAX_RECEIVING_BYTES_PER_IDENTITY).is_ok(),
+            "what was received is given back"
+        );
+    }
+}

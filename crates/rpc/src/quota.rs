@@ -1,0 +1,120 @@
+//! Counting what is in use, in all and per holder, so that no holder can take what all share.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use thiserror::Error;
+
+/// A number of units that are handed out and come back by themselves.
+pub(crate) struct Quota<K> {
+    /// Units that all holders may have together.
+    total: usize,
+    /// Units that one holder may have.
+    each: usize,
+    used: Mutex<Used<K>>,
+}
+
+struct Used<K> {
+    total: usize,
+    /// Only holders that have units, so the map is never larger than the quota.
+    by_holder: BTreeMap<K, usize>,
+}
+
+/// There are no units left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum Exceeded {
+    /// For anybody.
+    #[error("all {0} are in use")]
+    Total(usize),
+    /// For this holder.
+    #[error("all {0} that one may have are in use")]
+    Each(usize),
+}
+
+/// Units in one holder's hand; they go back when it is dropped.
+pub(crate) struct Share<K: Ord> {
+    quota: Arc<Quota<K>>,
+    holder: K,
+    units: usize,
+}
+
+impl<K: Ord + Clone> Quota<K> {
+    pub(crate) fn new(total: usize, each: usize) -> Arc<Quota<K>> {
+        Arc::new(Quota { total, each, used: Mutex::new(Used { total: 0, by_holder: BTreeMap::new() }) })
+    }
+
+    /// Takes `units` for `holder`.
+    pub(crate) fn take(self: &Arc<Self>, holder: K, units: usize) -> Result<Share<K>, Exceeded> {
+        let mut share = Share { quota: Arc::clone(self), holder, units: 0 };
+        share.grow(units)?;
+        Ok(share)
+    }
+}
+
+impl<K> Quota<K> {
+    fn used(&self) -> MutexGuard<'_, Used<K>> {
+        // Every change under the lock is made of steps that cannot panic half way.
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Ord + Clone> Share<K> {
+    /// Takes `units` more; after an error the share is what it was.
+    pub(crate) fn grow(&mut self, units: usize) -> Result<(), Exceeded> {
+        let mut used = self.quota.used();
+        let total = used.total.saturating_add(units);
+        let held = used.by_holder.get(&self.holder).copied().unwrap_or(0).saturating_add(units);
+        if held > self.quota.each {
+            return Err(Exceeded::Each(self.quota.each));
+        }
+        if total > self.quota.total {
+            return Err(Exceeded::Total(self.quota.total));
+        }
+        used.total = total;
+        used.by_holder.insert(self.holder.clone(), held);
+        drop(used);
+        self.units += units;
+        Ok(())
+    }
+}
+
+impl<K: Ord> Drop for Share<K> {
+    fn drop(&mut self) {
+        let mut used = self.quota.used();
+        used.total -= self.units;
+        if let Some(held) = used.by_holder.get_mut(&self.holder) {
+            *held -= self.units;
+            if *held == 0 {
+                used.by_holder.remove(&self.holder);
+            }
+        }
+    }
+}
+
+impl<K: Ord> fmt::Debug for Share<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Share").field("units", &self.units).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holder_cannot_take_what_all_share() {
+        let quota = Quota::new(5, 3);
+        let mut a = quota.take('a', 2).unwrap();
+        assert_eq!(quota.take('a', 2).unwrap_err(), Exceeded::Each(3));
+        let b = quota.take('b', 2).unwrap();
+        assert_eq!(quota.take('c', 2).unwrap_err(), Exceeded::Total(5));
+        a.grow(1).unwrap();
+        assert_eq!(a.grow(1).unwrap_err(), Exceeded::Each(3));
+        drop(a);
+        assert!(quota.take('c', 3).is_ok());
+        drop(b);
+        let used = quota.used();
+        assert_eq!((used.total, used.by_holder.len()), (0, 0));
+    }
+}

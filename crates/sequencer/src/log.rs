@@ -1,0 +1,292 @@
+//! One log as the rest of the process calls it: append, prove, read. Plain methods; [`crate::service`] puts them on
+//! the wire, and the driver in [`crate::run`] does the work behind [`Log::append`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use epigraph_core::bundle::MAX_ENTRY_BYTES;
+use epigraph_core::hash::leaf_hash;
+use epigraph_core::proof::{
+    ConsistencyProof, InclusionProof, Nodes, ProofError, prove_consistency, prove_inclusion,
+};
+use epigraph_core::{Checkpoint, Hash, LeafIndex, Origin, TreeHead, TreeSize, Verified};
+use epigraph_store::tree::MemoryTree;
+use thiserror::Error;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use crate::machine::{Event, Refused, Submission};
+
+/// Entries in one call.
+pub const MAX_CALL_ENTRIES: usize = 4_096;
+
+/// Bytes of all entries in one call.
+pub const MAX_CALL_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long a call waits for publication if it does not say.
+pub const DEFAULT_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a call may wait for publication at most; longer waits hold memory that somebody else needs.
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// Calls that wait for publication at one time. Their proofs are what costs memory, one call at a time; a waiter
+/// itself is small.
+const MAX_WAITERS: usize = 16 * 1024;
+
+/// Proofs that are made before other tasks get their turn.
+const PROOFS_PER_TURN: usize = 256;
+
+/// Where the driver answers a submission.
+pub(crate) type Ticket = oneshot::Sender<Result<LeafIndex, Refused>>;
+
+/// The newest published checkpoint, if there is one.
+pub type PublishedReceiver = watch::Receiver<Option<Arc<Verified<Checkpoint>>>>;
+
+/// What a caller waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// The entries are on this log's disk and have their indexes: a promise.
+    Durable,
+    /// A published checkpoint covers them, or this time is over.
+    Published(Duration),
+}
+
+/// What a call reached. The entries are on disk in either case.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Appended {
+    /// The index of the first entry; the others follow without gaps.
+    pub first_index: LeafIndex,
+    /// How many entries.
+    pub count: u32,
+    /// The checkpoint that covers them and one proof for each, if that was waited for and reached.
+    pub published: Option<(Arc<Verified<Checkpoint>>, Vec<InclusionProof>)>,
+}
+
+/// Why nothing was appended.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum AppendError {
+    /// An empty list.
+    #[error("the call has no entries: send 1 to {MAX_CALL_ENTRIES}")]
+    NoEntries,
+    /// Too many at once.
+    #[error("the call has {0} entries: send at most {MAX_CALL_ENTRIES} in one call")]
+    TooManyEntries(usize),
+    /// One entry is too long.
+    #[error("entry {position} of the call has {bytes} bytes: an entry has at most {MAX_ENTRY_BYTES}")]
+    EntryTooLarge {
+        /// Its position in the call, from 0.
+        position: usize,
+        /// Its length.
+        bytes: usize,
+    },
+    /// All entries together.
+    #[error("the call has {0} bytes of entries: send at most {MAX_CALL_BYTES} in one call")]
+    CallTooLarge(usize),
+    /// Too many calls wait for publication.
+    #[error("too many calls wait for publication; try again shortly, or wait for DURABLE")]
+    TooManyWaiters,
+    /// The sequencer did not take them.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The sequencer ended before it answered. The entries may or may not be on disk.
+    #[error("the log stopped before it could say whether the entries are on disk: ask again when it is back")]
+    Stopped,
+}
+
+/// Why a read was refused.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum ReadError {
+    /// The log has not published its first checkpoint.
+    #[error("the log has not published a checkpoint yet; try again shortly")]
+    NothingPublished,
+    /// On disk, but no published checkpoint covers it yet.
+    #[error(
+        "{what} is on disk but not published yet: the newest checkpoint has {published} entries; try again shortly"
+    )]
+    NotYetPublished {
+        /// The entry or size asked for.
+        what: String,
+        /// The published size.
+        published: TreeSize,
+    },
+    /// Not in the log.
+    #[error("{what} is beyond the log, which has {durable} entries")]
+    BeyondTree {
+        /// The entry or size asked for.
+        what: String,
+        /// The durable size.
+        durable: TreeSize,
+    },
+    /// Sizes that no proof connects.
+    #[error(
+        "no consistency proof from size {old} to size {new}: sizes start at 1 and the old one is not the larger"
+    )]
+    BadSizes {
+        /// The old size.
+        old: TreeSize,
+        /// The new size.
+        new: TreeSize,
+    },
+    /// A stored hash is missing: this log is damaged.
+    #[error("the log cannot read its own tree: {0}")]
+    Damaged(String),
+}
+
+/// A leaf's proof under the newest published checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proven {
+    /// The proof.
+    pub proof: InclusionProof,
+    /// The checkpoint that it leads to.
+    pub checkpoint: Arc<Verified<Checkpoint>>,
+}
+
+/// A running log.
+pub struct Log {
+    origin: Origin,
+    events: mpsc::Sender<Event<Ticket>>,
+    wanted: watch::Sender<TreeSize>,
+    durable: watch::Receiver<TreeHead>,
+    published: PublishedReceiver,
+    tree: Arc<MemoryTree>,
+    waiters: Semaphore,
+}
+
+impl Log {
+    pub(crate) fn new(
+        origin: Origin,
+        events: mpsc::Sender<Event<Ticket>>,
+        wanted: watch::Sender<TreeSize>,
+        durable: watch::Receiver<TreeHead>,
+        published: PublishedReceiver,
+        tree: Arc<MemoryTree>,
+    ) -> Log {
+        Log { origin, events, wanted, durable, published, tree, waiters: Semaphore::new(MAX_WAITERS) }
+    }
+
+    /// The log's name.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Appends entries: all or none, without gaps between them, in the order given.
+    pub async fn append(&self, entries: Vec<Bytes>, wait: Wait) -> Result<Appended, AppendError> {
+        check_call(&entries)?;
+        let _waiter = match wait {
+            Wait::Durable => None,
+            Wait::Published(_) => Some(self.waiters.try_acquire().map_err(|_| AppendError::TooManyWaiters)?),
+        };
+        let count = entries.len() as u32;
+        let leaves: Vec<Hash> = entries.iter().map(|entry| leaf_hash(entry)).collect();
+        let (ticket, answer) = oneshot::channel();
+        let submission = Event::Submit(Submission { entries, leaves, ticket });
+        self.events.try_send(submission).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => AppendError::Refused(Refused::Overloaded),
+            mpsc::error::TrySendError::Closed(_) => AppendError::Refused(Refused::Draining),
+        })?;
+        let first_index = answer.await.map_err(|_| AppendError::Stopped)??;
+        let published = match wait {
+            Wait::Durable => None,
+            Wait::Published(time) => self.wait_published(first_index, count, time.min(MAX_WAIT)).await,
+        };
+        Ok(Appended { first_index, count, published })
+    }
+
+    /// Waits until a published checkpoint covers the entries; `None` if that takes too long. Never an error: the
+    /// entries are on disk.
+    async fn wait_published(
+        &self,
+        first_index: LeafIndex,
+        count: u32,
+        time: Duration,
+    ) -> Option<(Arc<Verified<Checkpoint>>, Vec<InclusionProof>)> {
+        let indexes = (0..u64::from(count)).filter_map(|offset| first_index.checked_add(offset));
+        let size = indexes.clone().next_back()?.size_after();
+        self.wanted.send_if_modified(|wanted| {
+            let more = *wanted < size;
+            *wanted = size.max(*wanted);
+            more
+        });
+        let mut published = self.published.clone();
+        let covers = |newest: &Option<Arc<Verified<Checkpoint>>>| {
+            newest.as_ref().is_some_and(|checkpoint| checkpoint.head().size >= size)
+        };
+        let checkpoint = timeout(time, published.wait_for(covers)).await.ok()?.ok()?.clone()?;
+        let mut proofs = Vec::with_capacity(count as usize);
+        for index in indexes {
+            if proofs.len() % PROOFS_PER_TURN == PROOFS_PER_TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+            proofs.push(prove_inclusion(&*self.tree, index, checkpoint.head().size).ok()?.ok()?);
+        }
+        Some((checkpoint, proofs))
+    }
+
+    /// The newest published checkpoint.
+    pub fn checkpoint(&self) -> Result<Arc<Verified<Checkpoint>>, ReadError> {
+        self.published.borrow().clone().ok_or(ReadError::NothingPublished)
+    }
+
+    /// Proves a leaf under the newest published checkpoint.
+    pub fn prove(&self, index: LeafIndex) -> Result<Proven, ReadError> {
+        let checkpoint = self.checkpoint()?;
+        self.check_published(&checkpoint, index.size_after(), || format!("entry {index}"))?;
+        let proof = read(prove_inclusion(&*self.tree, index, checkpoint.head().size))?;
+        Ok(Proven { proof, checkpoint })
+    }
+
+    /// Proves that the tree of `old` entries is the beginning of that of `new` entries, both published.
+    pub fn prove_consistency(&self, old: TreeSize, new: TreeSize) -> Result<ConsistencyProof, ReadError> {
+        if old == TreeSize::ZERO || old > new {
+            return Err(ReadError::BadSizes { old, new });
+        }
+        self.check_published(&*self.checkpoint()?, new, || format!("size {new}"))?;
+        read(prove_consistency(&*self.tree, old, new))
+    }
+
+    /// Takes no new entries from now on; what was taken is finished.
+    pub async fn drain(&self) {
+        // A closed channel means that the sequencer has ended already.
+        let _ = self.events.send(Event::Drain).await;
+    }
+
+    fn check_published(
+        &self,
+        checkpoint: &Checkpoint,
+        size: TreeSize,
+        what: impl FnOnce() -> String,
+    ) -> Result<(), ReadError> {
+        let (published, durable) = (checkpoint.head().size, self.durable.borrow().size);
+        if size <= published {
+            Ok(())
+        } else if size <= durable {
+            Err(ReadError::NotYetPublished { what: what(), published })
+        } else {
+            Err(ReadError::BeyondTree { what: what(), durable })
+        }
+    }
+}
+
+fn check_call(entries: &[Bytes]) -> Result<(), AppendError> {
+    if entries.is_empty() {
+        return Err(AppendError::NoEntries);
+    }
+    if entries.len() > MAX_CALL_ENTRIES {
+        return Err(AppendError::TooManyEntries(entries.len()));
+    }
+    if let Some(position) = entries.iter().position(|entry| entry.len() > MAX_ENTRY_BYTES) {
+        return Err(AppendError::EntryTooLarge { position, bytes: entries[position].len() });
+    }
+    let bytes = entries.iter().map(Bytes::len).sum();
+    if bytes > MAX_CALL_BYTES { Err(AppendError::CallTooLarge(bytes)) } else { Ok(()) }
+}
+
+/// Sizes were checked against a published head, so whatever fails now is damage.
+fn read<P>(result: Result<Result<P, ProofError>, <MemoryTree as Nodes>::Error>) -> Result<P, ReadError> {
+    match result {
+        Ok(Ok(proof)) => Ok(proof),
+        Ok(Err(error)) => Err(ReadError::Damaged(error.to_string())),
+        Err(error) => Err(ReadError::Damaged(error.to_string())),
+    }
+}

@@ -1,0 +1,181 @@
+//! The driver: the loop that feeds the [`crate::machine`] and carries out its effects, and the thread that builds the
+//! tree behind the journal.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc as blocking;
+use std::thread;
+
+use epigraph_core::{Clock, Origin, TreeHead, TreeSize};
+use epigraph_store::follow::Follower;
+use epigraph_store::journal::{AppendError, Journal, JournalHandle};
+use epigraph_store::tree::MemoryTree;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+
+use crate::log::{Log, PublishedReceiver, Ticket};
+use crate::machine::{Effect, Event, Limits, Machine, NoSpace};
+
+/// Events that wait for the sequencer's task; more calls than that at once are refused.
+const EVENT_QUEUE: usize = 16 * 1024;
+
+/// Events taken at once, so that answers do not starve.
+const EVENTS_PER_TURN: usize = 1024;
+
+/// Why the log cannot go on; the process must end.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum Fatal {
+    /// The journal failed. Nobody knows what is on the disk until it is opened again.
+    #[error("{0}")]
+    Journal(String),
+    /// The tree does not follow from the journal.
+    #[error("{0}")]
+    Tree(String),
+}
+
+/// What a log is made of.
+pub struct Setup {
+    /// Its name.
+    pub origin: Origin,
+    /// How far it runs ahead of publication.
+    pub limits: Limits,
+    /// Its journal, opened.
+    pub journal: Journal,
+    /// The tree, caught up with the journal.
+    pub tree: Arc<MemoryTree>,
+    /// What feeds the tree from now on.
+    pub follower: Follower,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Where publication is seen.
+    pub published: PublishedReceiver,
+}
+
+/// A log that is ready to run.
+pub struct Ready {
+    /// What callers use. When the last one is dropped the driver finishes and ends.
+    pub log: Arc<Log>,
+    /// The newest head whose tree was checked against the journal: what may be signed. Closed when the log has ended
+    /// and the last head was offered.
+    pub offered: watch::Receiver<TreeHead>,
+    /// The size up to which somebody waits for publication.
+    pub wanted: watch::Receiver<TreeSize>,
+    /// To be run to its end.
+    pub driver: Driver,
+}
+
+/// The running half of a log.
+pub struct Driver {
+    machine: Machine<Ticket>,
+    events: mpsc::Receiver<Event<Ticket>>,
+    journal: JournalHandle,
+    written:
+        (mpsc::UnboundedSender<Result<(), AppendError>>, mpsc::UnboundedReceiver<Result<(), AppendError>>),
+    durable: watch::Sender<TreeHead>,
+    grown: blocking::Sender<TreeSize>,
+    tree_failed: mpsc::Receiver<String>,
+    published: PublishedReceiver,
+    clock: Arc<dyn Clock>,
+}
+
+/// Starts the log's threads. Nothing is appended before [`Driver::run`].
+pub fn start(setup: Setup) -> io::Result<Ready> {
+    let Setup { origin, limits, journal, tree, follower, clock, published } = setup;
+    let published_size =
+        published.borrow().as_ref().map_or(TreeSize::ZERO, |checkpoint| checkpoint.head().size);
+    let machine = Machine::new(limits, journal.frontier().clone(), published_size, clock.now());
+    let head = journal.head();
+    let (submit, events) = mpsc::channel(EVENT_QUEUE);
+    let (wanted, wanted_receiver) = watch::channel(TreeSize::ZERO);
+    let (durable, durable_receiver) = watch::channel(head);
+    let (offer, offered) = watch::channel(head);
+    let (grown, growth) = blocking::channel();
+    let (fail, tree_failed) = mpsc::channel(1);
+    thread::Builder::new().name("tree".into()).spawn(move || {
+        if let Err(why) = build_tree(follower, &growth, &offer) {
+            let _ = fail.blocking_send(why);
+        }
+    })?;
+    let driver = Driver {
+        machine,
+        events,
+        journal: JournalHandle::spawn(journal)?,
+        written: mpsc::unbounded_channel(),
+        durable,
+        grown,
+        tree_failed,
+        published: published.clone(),
+        clock,
+    };
+    let log = Arc::new(Log::new(origin, submit, wanted, durable_receiver, published, tree));
+    Ok(Ready { log, offered, wanted: wanted_receiver, driver })
+}
+
+/// Follows the journal until the driver ends. Only what was read back from disk and hashed again is offered.
+fn build_tree(
+    mut follower: Follower,
+    growth: &blocking::Receiver<TreeSize>,
+    offer: &watch::Sender<TreeHead>,
+) -> Result<(), String> {
+    while let Ok(size) = growth.recv() {
+        let newest = growth.try_iter().last().unwrap_or(size);
+        let head = follower.catch_up(newest, &mut |_| ()).map_err(|error| error.to_string())?;
+        offer.send_replace(head);
+    }
+    Ok(())
+}
+
+impl Driver {
+    /// Runs until every [`Log`] is gone and everything that was taken is answered.
+    pub async fn run(mut self) -> Result<(), Fatal> {
+        let mut turn = Vec::with_capacity(EVENTS_PER_TURN);
+        let mut effects = Vec::new();
+        let mut open = true;
+        while open || !self.machine.is_idle() {
+            tokio::select! {
+                biased;
+                Some(why) = self.tree_failed.recv() => return Err(Fatal::Tree(why)),
+                Some(result) = self.written.1.recv() => turn.push(match result {
+                    Ok(()) => Event::Written,
+                    Err(AppendError::NoSpace(error)) => {
+                        tracing::error!(%error, "no space for the next journal segment; appends are refused");
+                        Event::NotWritten(NoSpace)
+                    }
+                    Err(error) => return Err(Fatal::Journal(error.to_string())),
+                }),
+                Ok(()) = self.published.changed() => {
+                    let newest = self.published.borrow_and_update().as_ref().map(|checkpoint| checkpoint.head().size);
+                    turn.extend(newest.map(Event::Published));
+                }
+                taken = self.events.recv_many(&mut turn, EVENTS_PER_TURN), if open => open = taken > 0,
+            }
+            let now = self.clock.now();
+            for event in turn.drain(..) {
+                self.machine.step(event, now, &mut effects);
+            }
+            self.machine.stage(now, &mut effects);
+            for effect in effects.drain(..) {
+                self.carry_out(effect);
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&self, effect: Effect<Ticket>) {
+        match effect {
+            Effect::Write(batch) => {
+                let written = self.written.0.clone();
+                // The driver outlives every write: it ends only when none is under way, or with the process.
+                self.journal.append(batch, Box::new(move |result| drop(written.send(result))));
+            }
+            // A caller that hung up gets no answer; its entries stay.
+            Effect::Durable { ticket, first_index } => drop(ticket.send(Ok(first_index))),
+            Effect::Refuse { ticket, why } => drop(ticket.send(Err(why))),
+            Effect::Grown(head) => {
+                self.durable.send_replace(head);
+                // If the tree's thread has ended, `tree_failed` says so.
+                let _ = self.grown.send(head.size);
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Key files: the one door through which a private key enters or leaves the process.
+//!
+//! `<name>.key` holds the signing key in its text form and is readable by its owner alone; `<name>.vkey` beside it
+//! holds the public half.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use epigraph_core::SigningKey;
+use epigraph_core::key::KeyError;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// The longest key file in bytes; an Ed25519 key with the longest name has 333.
+const MAX_KEY_FILE_BYTES: u64 = 4096;
+
+/// Why a key file was refused. Never quotes what is in it.
+#[derive(Debug, Error)]
+pub enum KeyFileError {
+    /// The file system.
+    #[error("cannot {action} the key file {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Group or others may read it.
+    #[error("the key file {} can be read by others (mode {mode:03o}): run `chmod 600 {}`", path.display(), path.display())]
+    Exposed {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The content.
+    #[error("the key file {} holds no usable key: {source}", path.display())]
+    Key {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: KeyError,
+    },
+    /// Too long or not text.
+    #[error("the key file {} is not a key file: it is too long or not text", path.display())]
+    NotText {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+/// Reads a signing key from a file that its owner alone can read.
+pub fn load(path: &Path) -> Result<SigningKey, KeyFileError> {
+    let io_error = |source| KeyFileError::Io { action: "read", path: path.to_owned(), source };
+    let file = fs::File::open(path).map_err(io_error)?;
+    // The mode of the open file, so that it cannot be exchanged between the check and the read.
+    let mode = file.metadata().map_err(io_error)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(KeyFileError::Exposed { path: path.to_owned(), mode });
+    }
+    // Room for all of it from the start: a growing buffer would leave copies behind that nobody wipes.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_KEY_FILE_BYTES as usize + 1));
+    file.take(MAX_KEY_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io_error)?;
+    let text = std::str::from_utf8(&bytes).ok().filter(|text| text.len() as u64 <= MAX_KEY_FILE_BYTES);
+    let text = text.ok_or_else(|| KeyFileError::NotText { path: path.to_owned() })?;
+    let key = text.strip_suffix('\n').unwrap_or(text).parse();
+    key.map_err(|source| KeyFileError::Key { path: path.to_owned(), source })
+}
+
+/// Writes a key and its vkey to files that must not exist yet: `path` with mode 0600, and beside it `.vkey`.
+pub fn create(path: &Path, key: &SigningKey) -> Result<(), KeyFileError> {
+    let vkey_path = path.with_extension("vkey");
+    let io_error = |path: &Path, source| KeyFileError::Io { action: "create", path: path.to_owned(), source };
+    let write = |path: &Path, mode: u32, content: &str| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        file.write_all(content.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()
+    };
+    write(path, 0o600, &key.to_text()).map_err(|source| io_error(path, source))?;
+    write(&vkey_path, 0o644, &key.vkey().to_string()).map_err(|source| io_error(&vkey_path, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epigraph_core::KeyName;
+
+    fn key() -> SigningKey {
+        SigningKey::from_seed(KeyName::new("log.example").unwrap(), &Zeroizing::new([7; 32]))
+    }
+
+    #[test]
+    fn a_key_file_round_trips_and_is_private_from_its_first_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.key");
+        create(&path, &key()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(load(&path).unwrap().vkey(), key().vkey());
+        let vkey = fs::read_to_string(dir.path().join("log.vkey")).unwrap();
+        assert_eq!(vkey, format!("{}\n", key().vkey()));
+        assert!(create(&path, &key()).is_err(), "an existing key must never be overwritten");
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused_with_the_way_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.key");
+        create(&path, &key()).unwrap();
+        for mode in [0o640, 0o604, 0o660, 0o777] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let error = load(&path).unwrap_err().to_string();
+            assert!(error.contains(&format!("mode {mode:03o}")) && error.contains("chmod 600"), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_error_and_no_debug_output_shows_key_material() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.key");
+        let text = key().to_text();
+        let secret = text.rsplit('+').next().unwrap();
+        assert!(!format!("{:?}", key()).contains(secret));
+        for damaged in [text.replace("log.example", "other"), format!("{}x", *text), text[8..].to_owned()] {
+            fs::write(&path, damaged).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            let error = load(&path).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains(&secret[..20]), "{error}");
+        }
+    }
+}

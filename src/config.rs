@@ -1,0 +1,196 @@
+//! The configuration file of the log process: one TOML, unknown keys refused, paths relative to the file. What is
+//! read here is checked here; the rest of the program sees ready values.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use epigraph_core::KeyName;
+use epigraph_rpc::{Grant, GrantError, Logs};
+use epigraph_sequencer::machine::Limits;
+use serde::Deserialize;
+
+use crate::failure::{Failure, Outcome};
+
+/// A configuration file has a few hundred lines at most.
+const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
+
+/// The smallest segment that holds a frame of the largest batch, its header and the segment's own.
+const MIN_SEGMENT_MIB: u64 = 16;
+/// A segment is written with zeros before it is used: larger ones take longer without saving anything.
+const MAX_SEGMENT_MIB: u64 = 1024;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    directory: PathBuf,
+    listen: RawListen,
+    tls: RawTls,
+    #[serde(default)]
+    limits: RawLimits,
+    log: Vec<RawLog>,
+    authorize: Vec<RawGrant>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawListen {
+    address: SocketAddr,
+}
+
+/// The `[tls]` table of servers and clients.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawTls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub trust_bundle: PathBuf,
+    pub trust_domain: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLimits {
+    unpublished_max_entries: u64,
+    unpublished_max_age_ms: u64,
+}
+
+impl Default for RawLimits {
+    fn default() -> RawLimits {
+        RawLimits { unpublished_max_entries: 10_000_000, unpublished_max_age_ms: 600_000 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLog {
+    origin: String,
+    #[serde(default = "default_interval")]
+    checkpoint_interval_ms: u64,
+    #[serde(default = "default_segment")]
+    segment_mib: u64,
+    signer: RawSigner,
+}
+
+fn default_interval() -> u64 {
+    1_000
+}
+
+fn default_segment() -> u64 {
+    64
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSigner {
+    directory: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawGrant {
+    spiffe: String,
+    roles: Vec<String>,
+    logs: Vec<String>,
+}
+
+impl RawGrant {
+    /// `logs = ["*"]` means every log of this process, also those to come.
+    fn check(self) -> Result<Grant, GrantError> {
+        let logs = if self.logs == ["*"] { Logs::All } else { Logs::Only(self.logs.into_iter().collect()) };
+        let roles = self.roles.iter().map(|role| role.parse()).collect::<Result<_, _>>()?;
+        Ok(Grant { spiffe: self.spiffe.parse()?, roles, logs })
+    }
+}
+
+/// The checked configuration of a log process.
+pub struct LogConfig {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Certificate, key and the CAs that it trusts.
+    pub tls: RawTls,
+    /// Who may do what.
+    pub grants: Vec<Grant>,
+    /// How far it runs ahead of publication.
+    pub limits: Limits,
+    /// The log's name.
+    pub origin: KeyName,
+    /// How long a head waits for publication when nobody waits for it.
+    pub checkpoint_interval: Duration,
+    /// The size of a journal segment; taken by `init`, then read from the log's own directory.
+    pub segment_bytes: u64,
+    /// The embedded signer's directory.
+    pub signer_directory: PathBuf,
+    /// The embedded signer's key file.
+    pub signer_key: PathBuf,
+}
+
+impl LogConfig {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Outcome<LogConfig> {
+        let raw: RawConfig = load_toml(path)?;
+        let bad = |what: String| Failure::usage(format!("{}: {what}", path.display()));
+        let base = path.parent().unwrap_or(Path::new(""));
+        let [log] = <[RawLog; 1]>::try_from(raw.log).map_err(|logs| {
+            bad(format!("it has {} [[log]] tables; this version runs exactly one log", logs.len()))
+        })?;
+        let origin = KeyName::new(log.origin).map_err(|error| bad(format!("origin: {error}")))?;
+        if !(10..=3_600_000).contains(&log.checkpoint_interval_ms) {
+            return Err(bad("checkpoint_interval_ms is 10 to 3600000".into()));
+        }
+        if !(MIN_SEGMENT_MIB..=MAX_SEGMENT_MIB).contains(&log.segment_mib) {
+            return Err(bad(format!("segment_mib is {MIN_SEGMENT_MIB} to {MAX_SEGMENT_MIB}")));
+        }
+        let grant = |grant: RawGrant| grant.check().map_err(|error| bad(format!("[[authorize]]: {error}")));
+        let directory = base.join(raw.directory);
+        let signer_directory = base.join(log.signer.directory);
+        if signer_directory.starts_with(&directory) {
+            return Err(bad(format!(
+                "the signer's directory {} lies inside the log's: whoever restores an old copy of one would restore \
+                 both, and nobody could notice. Put it beside, best on another disk",
+                signer_directory.display()
+            )));
+        }
+        Ok(LogConfig {
+            directory,
+            listen: raw.listen.address,
+            tls: raw.tls.relative_to(base),
+            grants: raw.authorize.into_iter().map(grant).collect::<Outcome<_>>()?,
+            limits: Limits {
+                unpublished_max_entries: raw.limits.unpublished_max_entries,
+                unpublished_max_age_ms: raw.limits.unpublished_max_age_ms,
+            },
+            origin,
+            checkpoint_interval: Duration::from_millis(log.checkpoint_interval_ms),
+            segment_bytes: log.segment_mib * 1024 * 1024,
+            signer_directory,
+            signer_key: base.join(log.signer.key),
+        })
+    }
+}
+
+impl RawTls {
+    /// Resolves the paths against the directory of the file they stand in.
+    pub fn relative_to(self, base: &Path) -> RawTls {
+        RawTls {
+            certificate: base.join(self.certificate),
+            key: base.join(self.key),
+            trust_bundle: base.join(self.trust_bundle),
+            trust_domain: self.trust_domain,
+        }
+    }
+}
+
+/// Reads a TOML file into its raw form.
+pub fn load_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Outcome<T> {
+    let cannot = |error: std::io::Error| Failure::usage(format!("cannot read {}: {error}", path.display()));
+    if fs::metadata(path).map_err(cannot)?.len() > MAX_CONFIG_BYTES {
+        return Err(Failure::usage(format!("{} is too long for a configuration file", path.display())));
+    }
+    let text = fs::read_to_string(path).map_err(cannot)?;
+    toml::from_str(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}

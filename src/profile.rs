@@ -1,0 +1,94 @@
+//! A client's directory: `client.toml`, the policy it names, and its state. What every command that calls a log uses.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use epigraph_client::pin::{Pin, PinError};
+use epigraph_client::{Client, ClientError};
+use epigraph_core::{Origin, Policy};
+use epigraph_rpc::{CallError, ClientTls, Credentials, SpiffeId, TrustBundle, Usage, peer};
+use serde::Deserialize;
+
+use crate::cli::verify::read_policy;
+use crate::config::{RawTls, load_toml};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::runtime;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawProfile {
+    origin: String,
+    address: String,
+    server: String,
+    policy: PathBuf,
+    state: PathBuf,
+    tls: RawTls,
+}
+
+/// A checked client directory.
+pub struct Profile {
+    pub origin: Origin,
+    pub policy: Policy,
+    address: String,
+    server: SpiffeId,
+    state: PathBuf,
+    tls: RawTls,
+}
+
+impl Profile {
+    /// Reads and checks `client.toml` in `dir`.
+    pub fn load(dir: &Path) -> Outcome<Profile> {
+        let path = dir.join("client.toml");
+        if !fs::exists(&path).unwrap_or(true) {
+            return Err(Failure::usage(format!(
+                "{} is no client directory: it has no client.toml. `epigraph quickstart` makes one to look at",
+                dir.display()
+            )));
+        }
+        let raw: RawProfile = load_toml(&path)?;
+        let bad = |what: &str, why: &dyn std::fmt::Display| {
+            Failure::usage(format!("{}: {what}: {why}", path.display()))
+        };
+        let policy = read_policy(&dir.join(&raw.policy))?;
+        let origin = Origin::new(raw.origin).map_err(|error| bad("origin", &error))?;
+        if !policy.logs().iter().any(|log| log.name().as_str() == origin.as_str()) {
+            return Err(bad(
+                "policy",
+                &format_args!("it has no `log` line for {origin}, so nothing could be verified"),
+            ));
+        }
+        Ok(Profile {
+            origin,
+            policy,
+            address: raw.address,
+            server: raw.server.parse().map_err(|error| bad("server", &error))?,
+            state: dir.join(raw.state),
+            tls: raw.tls.relative_to(dir),
+        })
+    }
+
+    /// The verifying client of the log. Must be called within a tokio runtime.
+    pub fn client(self) -> Outcome<Client> {
+        let clock = runtime::clock();
+        let own = Credentials::from_files(&self.tls.certificate, &self.tls.key, Usage::Client, clock.now());
+        let trust = TrustBundle::from_file(&self.tls.trust_domain, &self.tls.trust_bundle);
+        let tls = ClientTls::new(own.map_err(Failure::usage)?, trust.map_err(Failure::usage)?, clock);
+        let log = peer::Log::new(&self.address, &tls.map_err(Failure::usage)?, &self.server)
+            .map_err(Failure::usage)?;
+        let pin = Pin::new(&self.state, &self.origin)
+            .map_err(|error| Failure::state(PinError::to_string(&error)))?;
+        Ok(Client::new(log, self.origin, self.policy, pin))
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        let kind = match &error {
+            ClientError::Call(CallError::Refused(_)) => Kind::Refused,
+            ClientError::Call(_) => Kind::Unreachable,
+            ClientError::Pin(_) => Kind::State,
+            _ => Kind::No,
+        };
+        Failure::new(kind, error)
+    }
+}

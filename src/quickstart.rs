@@ -1,0 +1,286 @@
+//! `epigraph quickstart`: the whole house on loopback, with throw-away keys, and a look at why to believe it.
+//!
+//! The log is a child process from the first day, as it would be in production; this process is its client.
+
+mod directory;
+mod pki;
+mod process;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use epigraph_core::hash::leaf_hash;
+use epigraph_core::tlog_proof::Receipt;
+use epigraph_core::{LeafIndex, Policy, TreeSize};
+use epigraph_rpc::Wait;
+
+use crate::cli::Quickstart;
+use crate::cli::append::{Totals, append_lines, open, rate, skipped};
+use crate::failure::{Failure, Outcome};
+use crate::input::Lines;
+use crate::profile::Profile;
+use crate::receipts::ReceiptDir;
+use crate::runtime::{self, Stopwatch};
+use crate::terminal::Terminal;
+use directory::Directory;
+use process::LogProcess;
+
+/// Audit events to begin with, where no input is given.
+const SAMPLE: &[u8] = include_bytes!("quickstart/sample.jsonl");
+
+/// Receipts that are kept as files; the others are verified and can be fetched again at any time.
+const KEPT_RECEIPTS: u64 = 100;
+
+/// The entry that the tampering is shown on, counted from the first of this run.
+const SHOWN_ENTRY: usize = 3;
+
+pub fn run(args: &Quickstart, terminal: Terminal) -> Outcome {
+    let input: Box<dyn std::io::BufRead> = match &args.input {
+        Some(path) => open(path)?,
+        None => Box::new(SAMPLE),
+    };
+    terminal.line(format_args!(
+        "{} in {}: everything in it is throw-away, keys and CA included; for trying out, not for production",
+        terminal.bold("Epigraph quickstart"),
+        args.dir.display()
+    ));
+    terminal.line("");
+    let runtime = runtime::runtime().map_err(Failure::state)?;
+    runtime.block_on(show(args, Lines::new(input), terminal))
+}
+
+async fn show(args: &Quickstart, lines: Lines<Box<dyn std::io::BufRead>>, terminal: Terminal) -> Outcome {
+    let stop = runtime::stop_signal().map_err(Failure::state)?;
+    let whole = Stopwatch::start();
+    let mut phases = Phases { terminal, json: Vec::new() };
+
+    let watch = Stopwatch::start();
+    let directory = Directory::prepare(&args.dir)?;
+    phases.done(
+        if directory.is_new { "keys and certificates" } else { "directory found" },
+        watch.elapsed(),
+        format_args!("log {}", directory.origin),
+    );
+
+    let watch = Stopwatch::start();
+    let mut log = LogProcess::start(&directory).await?;
+    let state =
+        if directory.is_new { "new".to_owned() } else { format!("continues with {} entries", log.entries) };
+    phases.done("log is serving", watch.elapsed(), format_args!("{}, mutual TLS 1.3, {state}", log.address));
+
+    let shown = tokio::select! {
+        shown = append_and_verify(&directory, lines, &mut phases) => shown,
+        status = log.ended() => Err(status),
+    };
+    let shown = match shown {
+        Ok(shown) => shown,
+        Err(failure) => {
+            log.stop().await;
+            return Err(failure);
+        }
+    };
+    let tampering = shown.example.as_ref().map(|example| show_tampering(example, terminal)).transpose()?;
+    if let Some(example) = &shown.example {
+        show_next(args, &directory, example, terminal);
+    }
+    terminal.object(&serde_json::json!({
+        "directory": args.dir,
+        "continued": !directory.is_new,
+        "origin": directory.origin,
+        "address": log.address,
+        "phases": phases.json,
+        "appended": shown.totals.entries,
+        "bytes": shown.totals.bytes,
+        "first_index": shown.totals.first_index.map(LeafIndex::get),
+        "last_index": shown.totals.last_index.map(LeafIndex::get),
+        "skipped_lines": shown.totals.skipped,
+        "receipts_verified": shown.verified,
+        "receipts_kept": shown.kept,
+        "tampering_refused": tampering,
+        "total_ms": whole.elapsed().as_millis() as u64,
+    }));
+
+    if !args.once {
+        terminal.line(format_args!(
+            "\nServing on {} until Ctrl-C. Come back with the same command: the log continues where it was.",
+            log.address
+        ));
+        tokio::select! {
+            () = stop => {}
+            failure = log.ended() => return Err(failure),
+        }
+    }
+    log.stop().await;
+    if !args.once {
+        terminal.line(format_args!(
+            "\nStopped. The log is in {}; to go on: {} quickstart --dir {}",
+            args.dir.display(),
+            program().display(),
+            args.dir.display()
+        ));
+    }
+    if shown.totals.skipped.is_empty() { Ok(()) } else { Err(skipped(&shown.totals.skipped)) }
+}
+
+/// The ticked-off phases, with their times.
+struct Phases {
+    terminal: Terminal,
+    json: Vec<serde_json::Value>,
+}
+
+impl Phases {
+    fn done(&mut self, name: &str, time: Duration, detail: impl std::fmt::Display) {
+        let terminal = self.terminal;
+        let millis = time.as_millis() as u64;
+        terminal.line(format_args!(
+            "  {} {name:<22} {millis:>6} ms   {}",
+            terminal.good("✓"),
+            terminal.dim(&detail)
+        ));
+        self.json.push(serde_json::json!({ "name": name, "ms": millis, "detail": detail.to_string() }));
+    }
+}
+
+/// One entry with its receipt, to show things on.
+struct Example {
+    entry: Bytes,
+    receipt: Receipt,
+    path: PathBuf,
+    policy: Policy,
+    size: TreeSize,
+}
+
+struct Shown {
+    totals: Totals,
+    verified: u64,
+    kept: u64,
+    example: Option<Example>,
+}
+
+/// Appends everything, and verifies each receipt from its bytes and the public keys alone.
+async fn append_and_verify(
+    directory: &Directory,
+    lines: Lines<Box<dyn std::io::BufRead>>,
+    phases: &mut Phases,
+) -> Outcome<Shown> {
+    let terminal = phases.terminal;
+    let profile = Profile::load(&directory.path)?;
+    let policy = profile.policy.clone();
+    let client = profile.client()?;
+    let receipts = ReceiptDir::create(&directory.path.join("receipts"))?;
+    let (mut verified, mut kept) = (0, 0);
+    let mut verifying = Duration::ZERO;
+    let mut example = None;
+    let watch = Stopwatch::start();
+    let mut check = |receipt: &Receipt, entry: &Bytes| {
+        let watch = Stopwatch::start();
+        let receipt = Receipt::parse(&receipt.encode()).map_err(Failure::no)?;
+        let checkpoint = receipt.verify(&leaf_hash(entry), &policy).map_err(Failure::no)?;
+        verifying += watch.elapsed();
+        verified += 1;
+        if kept < KEPT_RECEIPTS {
+            receipts.keep(&receipt, entry)?;
+            kept += 1;
+        }
+        if example.is_none() || verified == SHOWN_ENTRY as u64 + 1 {
+            example = Some(Example {
+                entry: entry.clone(),
+                path: receipts.receipt_path(receipt.index),
+                size: checkpoint.head().size,
+                policy: policy.clone(),
+                receipt,
+            });
+        }
+        Ok(())
+    };
+    let mut progress = |totals: &Totals| {
+        terminal.progress(format_args!("{} entries, {}", totals.entries, rate(totals.entries, watch)));
+    };
+    let totals = append_lines(&client, lines, Wait::Published, terminal, &mut check, &mut progress).await?;
+    let (Some(first), Some(last)) = (totals.first_index, totals.last_index) else {
+        return Err(Failure::usage("the input has no lines, so there is nothing to show"));
+    };
+    if totals.unpublished > 0 {
+        let message = format!("{} entries are on disk but were not published in time", totals.unpublished);
+        return Err(Failure::unreachable(message));
+    }
+    let elapsed = watch.elapsed();
+    phases.done(
+        "entries appended",
+        elapsed.saturating_sub(verifying),
+        format_args!(
+            "{} entries, indexes {first} to {last}, {}",
+            totals.entries,
+            rate(totals.entries, watch)
+        ),
+    );
+    phases.done(
+        "receipts verified",
+        verifying,
+        format_args!(
+            "{verified} of {}, offline, with public keys alone; {kept} kept as files",
+            totals.entries
+        ),
+    );
+    Ok(Shown { totals, verified, kept, example })
+}
+
+/// Changes one byte of a copy, shows that the receipt refuses it, and that it accepts the original. Returns the refusal.
+fn show_tampering(example: &Example, terminal: Terminal) -> Outcome<String> {
+    let mut changed = example.entry.to_vec();
+    match changed.last_mut() {
+        Some(byte) => *byte ^= 1,
+        None => changed.push(0),
+    }
+    let index = example.receipt.index;
+    let refusal = match example.receipt.verify(&leaf_hash(&changed), &example.policy) {
+        Err(refusal) => refusal.to_string(),
+        Ok(_) => {
+            return Err(Failure::no("a changed entry was accepted: this program is broken, do not use it"));
+        }
+    };
+    example.receipt.verify(&leaf_hash(&example.entry), &example.policy).map_err(Failure::no)?;
+    terminal.line("\nA proof is worth what it refuses:");
+    terminal.line(format_args!(
+        "  a copy of entry {index} with one byte changed   {} {refusal}",
+        terminal.bad("refused:")
+    ));
+    terminal.line(format_args!(
+        "  entry {index} as it was appended                {} at index {index}, under a checkpoint of size {}",
+        terminal.good("verified"),
+        example.size
+    ));
+    Ok(refusal)
+}
+
+/// Commands that can be pasted as they stand, and what is not proven yet.
+fn show_next(args: &Quickstart, directory: &Directory, example: &Example, terminal: Terminal) {
+    let (program, dir) = (program(), args.dir.display());
+    let program = program.display();
+    terminal.line("\nTry it yourself:");
+    terminal.line(format_args!("  {program} verify {} --vkey {}", example.path.display(), directory.vkey));
+    if !args.once {
+        terminal.line(format_args!("  echo 'it was me' | {program} append --profile {dir}"));
+        terminal.line(format_args!("  {program} checkpoint --profile {dir}"));
+    } else {
+        terminal.line(format_args!("  cat {}", example.path.display()));
+        terminal.line(format_args!("  {program} quickstart --once --dir {dir}"));
+    }
+    terminal.line(
+        "\nNot proven yet: that everybody sees this same history. One operator with the log's key could still show two\n\
+         histories to two people; independent witnesses make that impossible, and this log has none.",
+    );
+}
+
+/// How to call this program again from the current directory.
+fn program() -> PathBuf {
+    let program = env::current_exe().unwrap_or_else(|_| PathBuf::from("epigraph"));
+    let here = env::current_dir().unwrap_or_default();
+    match program.strip_prefix(&here) {
+        Ok(relative) if relative.components().count() > 1 => relative.to_owned(),
+        Ok(relative) => Path::new(".").join(relative),
+        Err(_) => program,
+    }
+}

@@ -1,0 +1,219 @@
+//! `epigraph serve log`: opens the state, passes the gate, wires sequencer, publisher and signer together, and serves.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use epigraph_core::proof::{prove_consistency, root_at};
+use epigraph_core::{Checkpoint, Origin, Policy, TreeHead, Verified};
+use epigraph_rpc::{
+    Authorizer, Credentials, Routes, ServerTls, TrustBundle, Usage, log_refused, log_service,
+};
+use epigraph_sequencer::run::{Setup, start};
+use epigraph_sequencer::service::LogServer;
+use epigraph_signer::embedded::EmbeddedSigner;
+use epigraph_signer::publish::Publisher;
+use epigraph_signer::signer::Signer;
+use epigraph_store::follow::Follower;
+use epigraph_store::head::HeadStore;
+use epigraph_store::tree::MemoryTree;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::cli::ServeLog;
+use crate::config::{LogConfig, RawTls};
+use crate::failure::{Failure, Outcome};
+use crate::runtime;
+use crate::state;
+use crate::terminal::Terminal;
+
+/// Entries between two lines about the tree's rebuilding.
+const REBUILD_REPORT: u64 = 1_000_000;
+
+pub fn run(args: &ServeLog, terminal: Terminal) -> Outcome {
+    let config = LogConfig::load(&args.config.config)?;
+    let runtime = runtime::runtime().map_err(Failure::state)?;
+    runtime.block_on(serve(config, args.until_stdin_closes, terminal))
+}
+
+async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) -> Outcome {
+    let stop = runtime::stop_signal().map_err(Failure::state)?;
+    let tls = server_tls(&config.tls)?;
+    let authorizer = Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
+
+    let entropy = runtime::entropy();
+    let mut state = state::open(&config, &entropy)?;
+    let tree = Arc::new(MemoryTree::new());
+    let mut follower = Follower::new(Arc::clone(&state.journal_dir), state.origin.hash(), Arc::clone(&tree));
+    let durable = state.journal.head();
+    let mut reported = 0;
+    let mut report = |size: epigraph_core::TreeSize| {
+        if size.get() - reported >= REBUILD_REPORT {
+            reported = size.get();
+            tracing::info!(
+                entries = reported,
+                of = durable.size.get(),
+                "rebuilding the tree from the journal"
+            );
+        }
+    };
+    follower.catch_up(durable.size, &mut report).map_err(Failure::state)?;
+    let newest = pass_gate(&state.origin, &state.policy, state.published.current(), &mut state.heads, &tree)?;
+
+    let listener = listen(config.listen).await?;
+    let address = listener.local_addr().map_err(Failure::state)?;
+    let (published, published_receiver) = watch::channel(newest.map(Arc::new));
+    let ready = start(Setup {
+        origin: state.origin.clone(),
+        limits: config.limits,
+        journal: state.journal,
+        tree: Arc::clone(&tree),
+        follower,
+        clock: runtime::clock(),
+        published: published_receiver,
+    })
+    .map_err(Failure::state)?;
+    let prove = move |old, new| match prove_consistency(&*tree, old, new) {
+        Ok(Ok(proof)) => Ok(proof.hashes),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let signer = Signer::new(vec![state.key], state.heads);
+    let publisher = Publisher {
+        origin: state.origin.clone(),
+        policy: state.policy,
+        checkpoint_interval: config.checkpoint_interval,
+        signer: EmbeddedSigner::spawn(signer, runtime::clock()).map_err(Failure::state)?,
+        prove: Arc::new(prove),
+        store: state.published,
+        published,
+    };
+
+    terminal.line(format_args!("serving {} on {address} with {} entries", state.origin, durable.size));
+    terminal.object(&serde_json::json!({
+        "serving": state.origin.as_str(),
+        "address": address.to_string(),
+        "entries": durable.size.get(),
+    }));
+
+    let log = ready.log;
+    let server = async move {
+        let draining = Arc::clone(&log);
+        let shutdown = async move {
+            tokio::select! {
+                () = stop => {}
+                () = closed_stdin(until_stdin_closes) => {}
+            }
+            tracing::info!("stopping: finishing what was taken");
+            draining.drain().await;
+        };
+        let routes = Routes::new(log_service(LogServer::new(log)));
+        epigraph_rpc::serve(listener, tls, authorizer, routes, log_refused(), shutdown)
+            .await
+            .map_err(Failure::state)
+    };
+    let driver = async { ready.driver.run().await.map_err(Failure::state) };
+    let publisher = async { publisher.run(ready.offered, ready.wanted).await.map_err(Failure::state) };
+    tokio::try_join!(server, driver, publisher)?;
+    drop(state.locks);
+    Ok(())
+}
+
+/// The gate: before anything is acknowledged or signed, the journal, the published checkpoint and what the signer is bound
+/// to must be of one history, and the journal the longest of them. Returns the published checkpoint.
+fn pass_gate(
+    origin: &Origin,
+    policy: &Policy,
+    published: Option<&[u8]>,
+    heads: &mut HeadStore,
+    tree: &MemoryTree,
+) -> Outcome<Option<Verified<Checkpoint>>> {
+    let journal = tree.head();
+    let published = published
+        .map(|note| Checkpoint::open(note, policy))
+        .transpose()
+        .map_err(|error| Failure::state(format!("the published checkpoint on disk is not valid: {error}")))?;
+    let published_head = published.as_ref().map(|checkpoint| checkpoint.head());
+    if let Some(head) = published_head {
+        check_contained(origin, "the published checkpoint", head, journal, tree)?;
+    }
+
+    let suspect = heads.suspects().find(|(log, _)| *log == origin).map(|(_, held)| held.head);
+    if let Some(held) = suspect {
+        if published_head.is_some_and(|published| published.size > held.size) {
+            return Err(signer_behind(origin, held, published_head));
+        }
+        tracing::warn!(
+            size = held.size.get(),
+            "the signer fell back to an older head, and nothing newer is published"
+        );
+        heads.clear_suspicion(origin).map_err(Failure::state)?;
+    }
+    let held = heads.get(origin).map_err(Failure::state)?.head;
+    check_contained(origin, "the head that the signer is bound to", held, journal, tree)?;
+    if published_head.is_some_and(|published| published.size > held.size) {
+        return Err(signer_behind(origin, held, published_head));
+    }
+    Ok(published)
+}
+
+fn check_contained(
+    origin: &Origin,
+    what: &str,
+    head: TreeHead,
+    journal: TreeHead,
+    tree: &MemoryTree,
+) -> Outcome {
+    if head.size > journal.size {
+        return Err(Failure::state(format!(
+            "the journal of {origin} went back: it has {} entries (root {}), but {what} has {} (root {}). An older copy of the \
+             log's directory was put in place, or files are missing. Put the newest copy back; nothing was signed or changed",
+            journal.size, journal.root, head.size, head.root
+        )));
+    }
+    let root = root_at(tree, head.size).map_err(Failure::state)?;
+    if root != head.root {
+        return Err(Failure::state(format!(
+            "the journal of {origin} is of another history: at size {} its root is {root}, but {what} has root {}. The \
+             directories do not belong together. Put back those that do; nothing was signed or changed",
+            head.size, head.root
+        )));
+    }
+    Ok(())
+}
+
+fn signer_behind(origin: &Origin, held: TreeHead, published: Option<TreeHead>) -> Failure {
+    let published = published.unwrap_or(TreeHead::EMPTY);
+    Failure::state(format!(
+        "the signer of {origin} went back: it is bound to size {} (root {}), but size {} (root {}) is published under its key. An \
+         older copy of the signer's directory was put in place. Put the newest copy back; nothing was signed or changed",
+        held.size, held.root, published.size, published.root
+    ))
+}
+
+fn server_tls(tls: &RawTls) -> Outcome<Arc<ServerTls>> {
+    let clock = runtime::clock();
+    let own = Credentials::from_files(&tls.certificate, &tls.key, Usage::Server, clock.now());
+    let own = own.map_err(Failure::usage)?;
+    let trust = TrustBundle::from_file(&tls.trust_domain, &tls.trust_bundle).map_err(Failure::usage)?;
+    Ok(Arc::new(ServerTls::new(&own, &trust, clock).map_err(Failure::usage)?))
+}
+
+async fn listen(address: SocketAddr) -> Outcome<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::usage(format!(
+            "cannot listen on {address}: {error}. Stop the program that uses it, or set another [listen] address and tell the \
+             clients"
+        ))
+    })
+}
+
+/// Completes when standard input ends, if that is asked for: how a parent process takes its children with it.
+async fn closed_stdin(asked: bool) {
+    if !asked {
+        return std::future::pending().await;
+    }
+    let mut byte = [0];
+    let mut stdin = tokio::io::stdin();
+    while stdin.read(&mut byte).await.is_ok_and(|read| read > 0) {}
+}

@@ -1,0 +1,204 @@
+//! The directories of the log process: created once by `init`, opened and checked by `serve`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use epigraph_core::progress::Held;
+use epigraph_core::{Entropy, Hash, Origin, Policy, SigningKey, UnixMillis, VKey};
+use epigraph_signer::keys;
+use epigraph_store::file::Dir;
+use epigraph_store::file::real::RealDir;
+use epigraph_store::head::HeadStore;
+use epigraph_store::journal::{Config, Journal, MAX_FRAME_BYTES};
+use epigraph_store::lock::{DirLock, FormatFile, Kind};
+use epigraph_store::published::PublishedStore;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::config::{LogConfig, load_toml};
+use crate::failure::{Failure, Outcome};
+
+/// `log.toml` in the log's own directory: what never changes about it, written once by `init`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogFile {
+    origin: String,
+    vkey: String,
+    segment_bytes: u64,
+}
+
+/// The log's directory and the signer's, locked, checked, and open.
+pub struct LogState {
+    pub origin: Origin,
+    pub policy: Policy,
+    pub key: SigningKey,
+    pub heads: HeadStore,
+    pub published: PublishedStore,
+    pub journal: Journal,
+    pub journal_dir: Arc<dyn Dir>,
+    /// Held as long as the process runs.
+    pub locks: [DirLock; 2],
+}
+
+/// Creates the state of a log and of its embedded signer. Returns the log's vkey.
+pub fn init(config: &LogConfig, now: UnixMillis, entropy: &Arc<dyn Entropy>) -> Outcome<VKey> {
+    let origin = config.origin.to_origin();
+    for dir in [&config.directory, &config.signer_directory] {
+        create_dir(dir)?;
+        let format = dir.join("format");
+        if format.exists() {
+            return Err(Failure::state(format!(
+                "{} is initialised already ({} exists); nothing was changed",
+                dir.display(),
+                format.display()
+            )));
+        }
+    }
+    let _locks = lock(config)?;
+    let key = if config.signer_key.exists() {
+        keys::load(&config.signer_key).map_err(Failure::state)?
+    } else {
+        let mut seed = Zeroizing::new([0; 32]);
+        entropy.fill(&mut *seed);
+        let key = SigningKey::from_seed(config.origin.clone(), &seed);
+        if let Some(dir) = config.signer_key.parent() {
+            create_dir(dir)?;
+        }
+        keys::create(&config.signer_key, &key).map_err(Failure::state)?;
+        key
+    };
+    let vkey = key.vkey().clone();
+    if *vkey.name() != config.origin {
+        return Err(wrong_name(config, &vkey));
+    }
+
+    let mut heads =
+        HeadStore::create(open_dir(&config.signer_directory)?, 1, &**entropy).map_err(Failure::state)?;
+    heads.init_log(&origin, Held::EMPTY).map_err(Failure::state)?;
+    FormatFile::of(Kind::Signer).create(&config.signer_directory).map_err(Failure::state)?;
+
+    let log = log_directory(config);
+    let (journal, checkpoints) = (log.join("journal"), log.join("checkpoints"));
+    create_dir(&journal)?;
+    create_dir(&checkpoints)?;
+    PublishedStore::create(open_dir(&checkpoints)?).map_err(Failure::state)?;
+    let sizes = journal_config(config.segment_bytes)?;
+    Journal::create(open_dir(&journal)?, origin.hash(), sizes, now, Arc::clone(entropy))
+        .map_err(Failure::state)?;
+    let file = LogFile {
+        origin: origin.as_str().into(),
+        vkey: vkey.to_string(),
+        segment_bytes: config.segment_bytes,
+    };
+    let text = toml::to_string(&file).map_err(Failure::state)?;
+    let path = log.join("log.toml");
+    write_durably(&path, &text)
+        .map_err(|error| Failure::state(format!("cannot write {}: {error}", path.display())))?;
+    // Last: a directory without it was not initialised to the end.
+    FormatFile::of(Kind::Log).create(&config.directory).map_err(Failure::state)?;
+    Ok(vkey)
+}
+
+/// Opens what `init` created. A missing piece is a refusal, never a fresh start.
+pub fn open(config: &LogConfig, entropy: &Arc<dyn Entropy>) -> Outcome<LogState> {
+    FormatFile::of(Kind::Log).check(&config.directory).map_err(Failure::state)?;
+    FormatFile::of(Kind::Signer).check(&config.signer_directory).map_err(Failure::state)?;
+    let locks = lock(config)?;
+    let log = log_directory(config);
+    let path = log.join("log.toml");
+    let file: LogFile = load_toml(&path).map_err(|error| {
+        Failure::state(format!(
+            "{error}. The directory {} holds no log of the origin {}, or it lost this file: check `origin` and \
+             `directory`",
+            config.directory.display(),
+            config.origin
+        ))
+    })?;
+    let origin = config.origin.to_origin();
+    let vkey: VKey =
+        file.vkey.parse().map_err(|error| Failure::state(format!("{}: {error}", path.display())))?;
+    if file.origin != origin.as_str() || vkey.name() != &config.origin {
+        let message = format!("{} is of the log {}, not of {origin}", path.display(), file.origin);
+        return Err(Failure::state(message));
+    }
+    let key = keys::load(&config.signer_key).map_err(Failure::state)?;
+    if *key.vkey().name() != config.origin {
+        return Err(wrong_name(config, key.vkey()));
+    }
+    if *key.vkey() != vkey {
+        return Err(Failure::state(format!(
+            "the key in {} is not the log's: its vkey is {}, and {} says {vkey}. Nothing was signed; put the log's own key \
+             back",
+            config.signer_key.display(),
+            key.vkey(),
+            path.display()
+        )));
+    }
+    let (heads, warnings) = HeadStore::open(open_dir(&config.signer_directory)?)
+        .map_err(|error| Failure::state(format!("{}: {error}", config.signer_directory.display())))?;
+    for warning in warnings {
+        tracing::warn!(directory = %config.signer_directory.display(), %warning, "the signer's state");
+    }
+    let checkpoints = log.join("checkpoints");
+    let (published, repaired) = PublishedStore::open(open_dir(&checkpoints)?)
+        .map_err(|error| Failure::state(format!("{}: {error}", checkpoints.display())))?;
+    if let Some(repaired) = repaired {
+        tracing::warn!(directory = %checkpoints.display(), %repaired, "the published checkpoint");
+    }
+    let journal_path = log.join("journal");
+    let journal_dir = open_dir(&journal_path)?;
+    let sizes = journal_config(file.segment_bytes)?;
+    let (journal, opened) =
+        Journal::open(Arc::clone(&journal_dir), origin.hash(), sizes, Arc::clone(entropy))
+            .map_err(|error| Failure::state(format!("{}: {error}", journal_path.display())))?;
+    if let Some(cut) = opened.cut {
+        tracing::warn!(directory = %journal_path.display(), ?cut, "an unfinished frame was cut off; it was never acknowledged");
+    }
+    let policy = Policy::of_log(vkey);
+    Ok(LogState { origin, policy, key, heads, published, journal, journal_dir, locks })
+}
+
+/// Where one log's files are: `<directory>/<hex sha256(origin)>`.
+fn log_directory(config: &LogConfig) -> PathBuf {
+    let hash: Hash = config.origin.to_origin().hash();
+    config.directory.join(hash.to_string())
+}
+
+fn journal_config(segment_bytes: u64) -> Outcome<Config> {
+    Config::new(segment_bytes, MAX_FRAME_BYTES).map_err(Failure::usage)
+}
+
+fn lock(config: &LogConfig) -> Outcome<[DirLock; 2]> {
+    let lock = |dir: &Path| DirLock::acquire(dir).map_err(Failure::state);
+    Ok([lock(&config.directory)?, lock(&config.signer_directory)?])
+}
+
+fn wrong_name(config: &LogConfig, vkey: &VKey) -> Failure {
+    Failure::state(format!(
+        "the key in {} is named {}, but the log is {}: a log's key carries the log's name",
+        config.signer_key.display(),
+        vkey.name(),
+        config.origin
+    ))
+}
+
+fn create_dir(dir: &Path) -> Outcome {
+    fs::create_dir_all(dir)
+        .map_err(|error| Failure::state(format!("cannot create {}: {error}", dir.display())))
+}
+
+fn open_dir(dir: &Path) -> Outcome<Arc<dyn Dir>> {
+    let dir = RealDir::open(dir)
+        .map_err(|error| Failure::state(format!("cannot open the directory {}: {error}", dir.display())))?;
+    Ok(Arc::new(dir))
+}
+
+fn write_durably(path: &Path, text: &str) -> std::io::Result<()> {
+    fs::write(path, text)?;
+    fs::File::open(path)?.sync_all()?;
+    match path.parent() {
+        Some(dir) => fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,112 @@
+//! What people see: styles where a terminal can show them, plain text everywhere else. The one place that prints.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this module is the program's output")]
+
+use std::env;
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+use clap::ValueEnum;
+
+use crate::failure::Kind;
+
+/// When to use colour.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    /// Also into files and pipes.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The program's output, as the global options want it.
+#[derive(Clone, Copy, Debug)]
+pub struct Terminal {
+    color: bool,
+    moving: bool,
+    json: bool,
+}
+
+impl Terminal {
+    pub fn new(color: Color, json: bool) -> Terminal {
+        let terminal = io::stdout().is_terminal();
+        let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let color = match color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => terminal && !no_color,
+        };
+        Terminal { color: color && !json, moving: terminal && !json, json }
+    }
+
+    /// A line of text; nothing with `--json`.
+    pub fn line(self, text: impl Display) {
+        if !self.json {
+            self.clear();
+            println!("{text}");
+        }
+    }
+
+    /// The one JSON object; nothing without `--json`.
+    pub fn object(self, object: &serde_json::Value) {
+        if self.json {
+            println!("{object}");
+        }
+    }
+
+    /// A line that the next one replaces; only where a terminal can replace it.
+    pub fn progress(self, text: impl Display) {
+        if self.moving {
+            print!("\r\x1b[2K  {text}");
+            // Progress that cannot be shown is not worth failing for.
+            let _ = io::stdout().flush();
+        }
+    }
+
+    fn clear(self) {
+        if self.moving {
+            print!("\r\x1b[2K");
+        }
+    }
+
+    /// What went wrong, on standard error; with `--json` as an object.
+    pub fn failure(self, kind: Kind, message: impl Display) {
+        if self.json {
+            eprintln!(
+                "{}",
+                serde_json::json!({ "error": { "exit_code": kind as u8, "message": message.to_string() } })
+            );
+        } else {
+            self.clear();
+            eprintln!("epigraph: {message}");
+        }
+    }
+
+    /// Something that people should know but that stops nothing, on standard error.
+    pub fn note(self, message: impl Display) {
+        self.clear();
+        eprintln!("epigraph: {message}");
+    }
+
+    pub fn good(self, text: impl Display) -> String {
+        self.styled("32", text)
+    }
+
+    pub fn bad(self, text: impl Display) -> String {
+        self.styled("31", text)
+    }
+
+    pub fn bold(self, text: impl Display) -> String {
+        self.styled("1", text)
+    }
+
+    pub fn dim(self, text: impl Display) -> String {
+        self.styled("2", text)
+    }
+
+    fn styled(self, code: &str, text: impl Display) -> String {
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    }
+}
