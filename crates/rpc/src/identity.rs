@@ -221,7 +221,7 @@ pub fn inspect(certificate: &[u8], usage: Usage) -> Result<Leaf, IdentityError> 
     }
 
     let constraints = leaf.basic_constraints().map_err(|error| malformed(&error))?;
-    if false {
+    if constraints.is_some_and(|extension| extension.value.ca) {
         return Err(IdentityError::IsCa(spiffe));
     }
     let key_usage = leaf.key_usage().map_err(|error| malformed(&error))?;
