@@ -42,7 +42,7 @@ pub fn run(args: &Quickstart, terminal: Terminal) -> Outcome {
         None => Box::new(SAMPLE),
     };
     terminal.line(format_args!(
-        "{} in {}: everything in it is throw-away, keys and CA included; for trying out, not for production",
+        "{} in {}: throw-away keys and a throw-away CA, not for production",
         terminal.bold("Epigraph quickstart"),
         args.dir.display()
     ));
@@ -196,7 +196,11 @@ async fn append_and_verify(
         Ok(())
     };
     let mut progress = |totals: &Totals| {
-        terminal.progress(format_args!("{} entries, {}", totals.entries, rate(totals.entries, watch)));
+        terminal.progress(format_args!(
+            "{} entries, {}",
+            totals.entries,
+            rate(totals.entries, watch.elapsed())
+        ));
     };
     let totals = append_lines(&client, lines, Wait::Published, terminal, &mut check, &mut progress).await?;
     let (Some(first), Some(last)) = (totals.first_index, totals.last_index) else {
@@ -213,7 +217,7 @@ async fn append_and_verify(
         format_args!(
             "{} entries, indexes {first} to {last}, {}",
             totals.entries,
-            rate(totals.entries, watch)
+            rate(totals.entries, watch.elapsed())
         ),
     );
     phases.done(
@@ -265,7 +269,11 @@ fn show_next(args: &Quickstart, directory: &Directory, example: &Example, termin
         terminal.line(format_args!("  echo 'it was me' | {program} append --profile {dir}"));
         terminal.line(format_args!("  {program} checkpoint --profile {dir}"));
     } else {
-        terminal.line(format_args!("  cat {}", example.path.display()));
+        terminal.line(format_args!(
+            "  {program} verify {} --profile {dir} --leaf-hash {}",
+            example.path.display(),
+            leaf_hash(&example.entry)
+        ));
         terminal.line(format_args!("  {program} quickstart --once --dir {dir}"));
     }
     terminal.line(

@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use epigraph_client::Client;
 use epigraph_core::LeafIndex;
+use epigraph_core::bundle::MAX_ENTRY_BYTES;
 use epigraph_core::tlog_proof::Receipt;
 use epigraph_rpc::Wait;
 
@@ -49,7 +51,11 @@ pub fn run(args: &Append, terminal: Terminal) -> Outcome {
     let totals = runtime::runtime().map_err(Failure::state)?.block_on(async {
         let client = profile.client()?;
         append_lines(&client, Lines::new(input), wait, terminal, &mut keep, &mut |totals| {
-            terminal.progress(format_args!("{} entries, {}", totals.entries, rate(totals.entries, watch)));
+            terminal.progress(format_args!(
+                "{} entries, {}",
+                totals.entries,
+                rate(totals.entries, watch.elapsed())
+            ));
         })
         .await
     })?;
@@ -107,7 +113,7 @@ pub async fn append_lines(
             }
             (number, Line::TooLong(bytes)) => {
                 terminal.note(format_args!(
-                    "line {number} has {bytes} bytes; an entry has at most 65535: skipped"
+                    "line {number} has {bytes} bytes, an entry at most {MAX_ENTRY_BYTES}: left out"
                 ));
                 totals.skipped.push(number);
             }
@@ -162,10 +168,9 @@ async fn append_batch(
     Ok(())
 }
 
-/// Entries per second since the stopwatch was started.
-pub fn rate(entries: u64, watch: runtime::Stopwatch) -> String {
-    let seconds = watch.elapsed().as_secs_f64().max(1e-9);
-    format!("{:.0} entries/s", entries as f64 / seconds)
+/// Entries per second.
+pub fn rate(entries: u64, time: Duration) -> String {
+    format!("{:.0} entries/s", entries as f64 / time.as_secs_f64().max(1e-9))
 }
 
 /// What to say when lines were left out: the command did not do all that it was asked.
@@ -174,8 +179,7 @@ pub fn skipped(lines: &[u64]) -> Failure {
     let shown: Vec<_> = lines.iter().take(SHOWN).map(u64::to_string).collect();
     let more = if lines.len() > SHOWN { ", …" } else { "" };
     Failure::usage(format!(
-        "{} lines are too long for an entry and were left out (numbers {}{more}); all others are in the log",
-        lines.len(),
+        "left out, because an entry has at most {MAX_ENTRY_BYTES} bytes: line {}{more}; all others are in the log",
         shown.join(", ")
     ))
 }

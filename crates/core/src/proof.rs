@@ -62,7 +62,7 @@ pub enum ProofError {
     #[error("the proof has the wrong number of hashes")]
     WrongLength,
     /// The hashes lead to another root.
-    #[error("the proof leads to another root than the checkpoint's")]
+    #[error("the hashes lead to another root than the signed one")]
     RootMismatch,
 }
 

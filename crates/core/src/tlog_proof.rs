@@ -63,6 +63,9 @@ pub enum VerifyError {
     /// The checkpoint in it is not to be believed.
     #[error("the receipt's checkpoint is not valid: {0}")]
     Checkpoint(#[from] CheckpointError),
+    /// The receipt was to be checked under another checkpoint than its own.
+    #[error("the receipt of entry {0} is not for the checkpoint that it was checked under")]
+    OtherCheckpoint(LeafIndex),
     /// The hashes do not lead from this entry to the checkpoint.
     #[error("entry {index} is not proven: {source}")]
     Proof {
@@ -139,8 +142,11 @@ impl Receipt {
         Ok(checkpoint)
     }
 
-    /// Checks the inclusion proof against a checkpoint that was opened before: many receipts share one.
+    /// Like [`Receipt::verify`], where the receipt's checkpoint was opened before: many receipts share one.
     pub fn verify_under(&self, leaf: &Hash, checkpoint: &Verified<Checkpoint>) -> Result<(), VerifyError> {
+        if self.checkpoint != checkpoint.note() {
+            return Err(VerifyError::OtherCheckpoint(self.index));
+        }
         let head = checkpoint.head();
         let proof = InclusionProof { index: self.index, size: head.size, hashes: self.hashes.clone() };
         proof.verify(leaf, &head.root).map_err(|source| VerifyError::Proof { index: self.index, source })

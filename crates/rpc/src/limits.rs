@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-/// Entries in one `Append`: one entry bundle of C2SP holds 256, and sixteen of them keep a frame of the journal
-/// below the size that a disk writes in one go.
+/// Entries in one `Append`: sixteen entry bundles of C2SP, and few enough that one answer carries a proof for each.
 pub const MAX_APPEND_ENTRIES: usize = 4_096;
 
 /// Bytes of all entries in one `Append`: half of the journal's largest frame.
@@ -16,8 +15,7 @@ pub const MAX_REQUEST_BYTES: usize = MAX_APPEND_BYTES + 64 * 1024;
 /// The largest answer: 4,096 proofs of 63 hashes, each with two bytes of tag and length, are below 9 MiB.
 pub const MAX_RESPONSE_BYTES: usize = 16 << 20;
 
-/// Hashes in one proof: the height of the tree of 2^63 - 1 leaves (C2SP tlog-witness has the same limit).
-pub const MAX_PROOF_HASHES: usize = 63;
+pub use epigraph_core::proof::MAX_PROOF_HASHES;
 
 /// How long an `Append` waits for publication if it does not say.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(10);

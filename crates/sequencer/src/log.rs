@@ -11,6 +11,7 @@ use epigraph_core::proof::{
     ConsistencyProof, InclusionProof, Nodes, ProofError, prove_consistency, prove_inclusion,
 };
 use epigraph_core::{Checkpoint, Hash, LeafIndex, Origin, TreeHead, TreeSize, Verified};
+use epigraph_rpc::limits::{MAX_APPEND_BYTES, MAX_APPEND_ENTRIES};
 use epigraph_store::tree::MemoryTree;
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -18,21 +19,16 @@ use tokio::time::timeout;
 
 use crate::machine::{Event, Refused, Submission};
 
-/// Entries in one call.
-pub const MAX_CALL_ENTRIES: usize = 4_096;
-
-/// Bytes of all entries in one call.
-pub const MAX_CALL_BYTES: usize = 4 * 1024 * 1024;
-
-/// How long a call waits for publication if it does not say.
-pub const DEFAULT_WAIT: Duration = Duration::from_secs(10);
-
-/// How long a call may wait for publication at most; longer waits hold memory that somebody else needs.
-pub const MAX_WAIT: Duration = Duration::from_secs(60);
-
 /// Calls that wait for publication at one time. Their proofs are what costs memory, one call at a time; a waiter
 /// itself is small.
 const MAX_WAITERS: usize = 16 * 1024;
+
+/// Bytes of entries that are on their way to the disk: eight full batches, so that whoever comes after waits about as
+/// long as eight syncs take, or is told to.
+const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
+
+/// What an entry takes in memory beside its bytes: its handle and its leaf hash.
+const ENTRY_OVERHEAD_BYTES: usize = 64;
 
 /// Proofs that are made before other tasks get their turn.
 const PROOFS_PER_TURN: usize = 256;
@@ -67,10 +63,10 @@ pub struct Appended {
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum AppendError {
     /// An empty list.
-    #[error("the call has no entries: send 1 to {MAX_CALL_ENTRIES}")]
+    #[error("the call has no entries: send 1 to {MAX_APPEND_ENTRIES}")]
     NoEntries,
     /// Too many at once.
-    #[error("the call has {0} entries: send at most {MAX_CALL_ENTRIES} in one call")]
+    #[error("the call has {0} entries: send at most {MAX_APPEND_ENTRIES} in one call")]
     TooManyEntries(usize),
     /// One entry is too long.
     #[error("entry {position} of the call has {bytes} bytes: an entry has at most {MAX_ENTRY_BYTES}")]
@@ -81,7 +77,7 @@ pub enum AppendError {
         bytes: usize,
     },
     /// All entries together.
-    #[error("the call has {0} bytes of entries: send at most {MAX_CALL_BYTES} in one call")]
+    #[error("the call has {0} bytes of entries: send at most {MAX_APPEND_BYTES} in one call")]
     CallTooLarge(usize),
     /// Too many calls wait for publication.
     #[error("too many calls wait for publication; try again shortly, or wait for DURABLE")]
@@ -151,6 +147,7 @@ pub struct Log {
     published: PublishedReceiver,
     tree: Arc<MemoryTree>,
     waiters: Semaphore,
+    in_flight: Semaphore,
 }
 
 impl Log {
@@ -162,7 +159,16 @@ impl Log {
         published: PublishedReceiver,
         tree: Arc<MemoryTree>,
     ) -> Log {
-        Log { origin, events, wanted, durable, published, tree, waiters: Semaphore::new(MAX_WAITERS) }
+        Log {
+            origin,
+            events,
+            wanted,
+            durable,
+            published,
+            tree,
+            waiters: Semaphore::new(MAX_WAITERS),
+            in_flight: Semaphore::new(MAX_IN_FLIGHT_BYTES),
+        }
     }
 
     /// The log's name.
@@ -172,11 +178,13 @@ impl Log {
 
     /// Appends entries: all or none, without gaps between them, in the order given.
     pub async fn append(&self, entries: Vec<Bytes>, wait: Wait) -> Result<Appended, AppendError> {
-        check_call(&entries)?;
+        let bytes = check_call(&entries)?;
         let _waiter = match wait {
             Wait::Durable => None,
             Wait::Published(_) => Some(self.waiters.try_acquire().map_err(|_| AppendError::TooManyWaiters)?),
         };
+        let in_flight = (bytes + entries.len() * ENTRY_OVERHEAD_BYTES) as u32;
+        let in_flight = self.in_flight.try_acquire_many(in_flight).map_err(|_| Refused::Overloaded)?;
         let count = entries.len() as u32;
         let leaves: Vec<Hash> = entries.iter().map(|entry| leaf_hash(entry)).collect();
         let (ticket, answer) = oneshot::channel();
@@ -186,9 +194,10 @@ impl Log {
             mpsc::error::TrySendError::Closed(_) => AppendError::Refused(Refused::Draining),
         })?;
         let first_index = answer.await.map_err(|_| AppendError::Stopped)??;
+        drop(in_flight);
         let published = match wait {
             Wait::Durable => None,
-            Wait::Published(time) => self.wait_published(first_index, count, time.min(MAX_WAIT)).await,
+            Wait::Published(time) => self.wait_published(first_index, count, time).await,
         };
         Ok(Appended { first_index, count, published })
     }
@@ -268,18 +277,19 @@ impl Log {
     }
 }
 
-fn check_call(entries: &[Bytes]) -> Result<(), AppendError> {
+/// The limits of one call; returns its bytes.
+fn check_call(entries: &[Bytes]) -> Result<usize, AppendError> {
     if entries.is_empty() {
         return Err(AppendError::NoEntries);
     }
-    if entries.len() > MAX_CALL_ENTRIES {
+    if entries.len() > MAX_APPEND_ENTRIES {
         return Err(AppendError::TooManyEntries(entries.len()));
     }
     if let Some(position) = entries.iter().position(|entry| entry.len() > MAX_ENTRY_BYTES) {
         return Err(AppendError::EntryTooLarge { position, bytes: entries[position].len() });
     }
     let bytes = entries.iter().map(Bytes::len).sum();
-    if bytes > MAX_CALL_BYTES { Err(AppendError::CallTooLarge(bytes)) } else { Ok(()) }
+    if bytes > MAX_APPEND_BYTES { Err(AppendError::CallTooLarge(bytes)) } else { Ok(bytes) }
 }
 
 /// Sizes were checked against a published head, so whatever fails now is damage.

@@ -69,8 +69,9 @@ pub struct Driver {
     machine: Machine<Ticket>,
     events: mpsc::Receiver<Event<Ticket>>,
     journal: JournalHandle,
-    written:
-        (mpsc::UnboundedSender<Result<(), AppendError>>, mpsc::UnboundedReceiver<Result<(), AppendError>>),
+    written: mpsc::UnboundedReceiver<Result<(), AppendError>>,
+    /// Where the journal's thread reports; at most one write is under way.
+    report: mpsc::UnboundedSender<Result<(), AppendError>>,
     durable: watch::Sender<TreeHead>,
     grown: blocking::Sender<TreeSize>,
     tree_failed: mpsc::Receiver<String>,
@@ -96,11 +97,13 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
             let _ = fail.blocking_send(why);
         }
     })?;
+    let (report, written) = mpsc::unbounded_channel();
     let driver = Driver {
         machine,
         events,
         journal: JournalHandle::spawn(journal)?,
-        written: mpsc::unbounded_channel(),
+        written,
+        report,
         durable,
         grown,
         tree_failed,
@@ -135,7 +138,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 Some(why) = self.tree_failed.recv() => return Err(Fatal::Tree(why)),
-                Some(result) = self.written.1.recv() => turn.push(match result {
+                Some(result) = self.written.recv() => turn.push(match result {
                     Ok(()) => Event::Written,
                     Err(AppendError::NoSpace(error)) => {
                         tracing::error!(%error, "no space for the next journal segment; appends are refused");
@@ -164,9 +167,9 @@ impl Driver {
     fn carry_out(&self, effect: Effect<Ticket>) {
         match effect {
             Effect::Write(batch) => {
-                let written = self.written.0.clone();
+                let report = self.report.clone();
                 // The driver outlives every write: it ends only when none is under way, or with the process.
-                self.journal.append(batch, Box::new(move |result| drop(written.send(result))));
+                self.journal.append(batch, Box::new(move |result| drop(report.send(result))));
             }
             // A caller that hung up gets no answer; its entries stay.
             Effect::Durable { ticket, first_index } => drop(ticket.send(Ok(first_index))),

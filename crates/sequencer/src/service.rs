@@ -9,7 +9,7 @@ use epigraph_rpc::v1::log_service_server::LogService;
 use epigraph_rpc::{Authorized, Caller, ConvertError, Reason, Refusal, convert, v1};
 use tonic::{Request, Response, Status};
 
-use crate::log::{AppendError, Appended, DEFAULT_WAIT, Log, ReadError, Wait};
+use crate::log::{AppendError, Appended, Log, ReadError, Wait};
 use crate::machine::Refused;
 
 /// When to try again if the log is busy.
@@ -55,8 +55,7 @@ impl LogService for LogServer {
         }
         let wait = match convert::Wait::asked(request.wait).map_err(malformed)? {
             convert::Wait::Durable => Wait::Durable,
-            convert::Wait::Published if request.wait_ms == 0 => Wait::Published(DEFAULT_WAIT),
-            convert::Wait::Published => Wait::Published(Duration::from_millis(u64::from(request.wait_ms))),
+            convert::Wait::Published => Wait::Published(convert::wait_for(request.wait_ms)),
         };
         let Appended { first_index, count, published } =
             self.log.append(request.entries, wait).await.map_err(append_refusal)?;

@@ -4,6 +4,7 @@
 use epigraph_core::Frontier;
 use epigraph_core::hash::Hash;
 use epigraph_core::proof::{Nodes, ProofError, prove_consistency, prove_inclusion, root_at};
+use epigraph_core::tile::{Level, MAX_LEVEL, Row, levels, row_shape};
 
 use crate::reference::{Reference, Rows, index, leaf, node, path, proof, size};
 
@@ -145,5 +146,23 @@ fn proofs_work_to_the_end_of_the_range() {
             let old_root = if position == 0 { Hash::EMPTY_ROOT } else { endless.mth(position) };
             assert_eq!(made.verify(&old_root, &root), Ok(()));
         }
+    }
+}
+
+#[test]
+fn every_row_has_the_tiles_of_the_definition() {
+    for leaves in far_positions().into_iter().chain(0..=MAX) {
+        let mut want = Vec::new();
+        for level in (0..=MAX_LEVEL).filter_map(Level::new) {
+            // Level l has a hash for each 256^l leaves; beyond 16 bytes of them there is none.
+            let below = 256u128.checked_pow(level.get().into()).unwrap_or(u128::MAX);
+            let hashes = u128::from(leaves) / below;
+            let shape = ((hashes / 256) as u64, (hashes % 256) as u16);
+            assert_eq!(row_shape(Row::Hashes(level), size(leaves)), shape, "level {level:?}, size {leaves}");
+            want.extend((hashes > 0).then_some(level));
+        }
+        assert_eq!(levels(size(leaves)).collect::<Vec<_>>(), want, "size {leaves}");
+        let leaf_row = Row::Hashes(want.first().copied().unwrap_or(Level::new(0).unwrap()));
+        assert_eq!(row_shape(Row::Entries, size(leaves)), row_shape(leaf_row, size(leaves)));
     }
 }
