@@ -83,12 +83,14 @@ impl Profile {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
-        let kind = match &error {
-            ClientError::Call(CallError::Refused(_)) => Kind::Refused,
-            ClientError::Call(_) => Kind::Unreachable,
-            ClientError::Pin(_) => Kind::State,
-            _ => Kind::No,
-        };
-        Failure::new(kind, error)
+        match &error {
+            ClientError::Call(CallError::Refused(_)) => Failure::new(Kind::Refused, error),
+            ClientError::Call(CallError::Unreachable(_)) => Failure::unreachable(format_args!(
+                "{error}. Is the log running, and are `address` and [tls] in client.toml right?"
+            )),
+            ClientError::Call(_) => Failure::unreachable(error),
+            ClientError::Pin(_) => Failure::state(error),
+            _ => Failure::no(error),
+        }
     }
 }

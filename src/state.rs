@@ -44,14 +44,24 @@ pub struct LogState {
 /// Creates the state of a log and of its embedded signer. Returns the log's vkey.
 pub fn init(config: &LogConfig, now: UnixMillis, entropy: &Arc<dyn Entropy>) -> Outcome<VKey> {
     let origin = config.origin.to_origin();
-    for dir in [&config.directory, &config.signer_directory] {
-        create_dir(dir)?;
-        let format = dir.join("format");
-        if format.exists() {
+    let (log, signer) = (&config.directory, &config.signer_directory);
+    create_dir(log)?;
+    create_dir(signer)?;
+    let initialised = |dir: &Path| dir.join("format").exists();
+    match (initialised(log), initialised(signer)) {
+        (false, false) => {}
+        (true, true) => {
+            let message = format!("{} is initialised already; nothing was changed", log.display());
+            return Err(Failure::state(message));
+        }
+        (one, _) => {
+            let (whole, not) = if one { (log, signer) } else { (signer, log) };
             return Err(Failure::state(format!(
-                "{} is initialised already ({} exists); nothing was changed",
-                dir.display(),
-                format.display()
+                "{} is initialised, {} is not. If a directory was lost, put its newest copy back: a fresh one could sign a second \
+                 history. If an earlier `init` was cut off and nothing was ever served, delete both and run it again. Nothing \
+                 was changed",
+                whole.display(),
+                not.display()
             )));
         }
     }

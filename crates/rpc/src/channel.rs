@@ -52,7 +52,10 @@ pub fn channel(address: &str, tls: &ClientTls, server: &SpiffeId) -> Result<Chan
     let connector = service_fn(move |_: Uri| {
         let (tls, dialled, name) = (tls.clone(), dialled.clone(), name.clone());
         async move {
-            let stream = TcpStream::connect((dialled.as_str(), port)).await?;
+            let cannot = |error: io::Error| {
+                io::Error::new(error.kind(), format!("cannot connect to {dialled}:{port}: {error}"))
+            };
+            let stream = TcpStream::connect((dialled.as_str(), port)).await.map_err(cannot)?;
             stream.set_nodelay(true)?;
             Ok::<_, io::Error>(TokioIo::new(tls.connect(name, stream).await?))
         }

@@ -249,7 +249,9 @@ fn transport_failure(error: &(dyn StdError + 'static)) -> CallError {
         return CallError::TimedOut;
     }
     let mut text = String::new();
-    for error in &chain {
+    // tonic's own layer says no more than "transport error".
+    let telling = chain.iter().filter(|error| !error.is::<tonic::transport::Error>() || chain.len() == 1);
+    for error in telling {
         let identity = error.downcast_ref().and_then(identity_error);
         let message = identity.map_or_else(|| error.to_string(), ToString::to_string);
         if !text.ends_with(&message) {

@@ -1,0 +1,16 @@
+//! The program as people and scripts see it: real processes, real files, what is printed, and the exit code.
+//!
+//! Every test makes its own log through `epigraph quickstart`, on ports that the system chooses, and waits for lines of
+//! output and for processes to end, never for time to pass.
+#![expect(unreachable_pub, reason = "a test binary has no outside; `pub` says what another module may use")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "whatever does not work here is a failed test")]
+
+mod bad_input;
+mod certificates;
+mod damage;
+mod first_minute;
+mod gate;
+mod kill;
+mod quickstart;
+mod receipts;
+mod support;

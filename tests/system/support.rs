@@ -1,0 +1,378 @@
+//! What the tests share: a log that `quickstart` made, the program run on it, and how it ended.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use epigraph_client::Client;
+use epigraph_client::pin::Pin;
+use epigraph_core::{Clock, Hash, Origin, Policy, UnixMillis};
+use epigraph_rpc::channel::{Channel, channel};
+use epigraph_rpc::v1::log_service_client::LogServiceClient;
+use epigraph_rpc::{ClientTls, Credentials, SpiffeId, TrustBundle, Usage, peer};
+use tempfile::TempDir;
+
+/// The trust domain of a quickstart.
+pub const DOMAIN: &str = "epigraph.quickstart";
+
+/// The name of a quickstart's server.
+pub const SERVER: &str = "spiffe://epigraph.quickstart/epigraph/log/quickstart";
+
+/// Runs the program with these arguments to its end.
+pub fn epigraph(args: &[&dyn AsRef<OsStr>]) -> Ended {
+    command(args).output().unwrap().into()
+}
+
+/// The program, with nothing of this process's environment that changes what it does.
+pub fn command(args: &[&dyn AsRef<OsStr>]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_epigraph"));
+    args.iter().for_each(|arg| drop(command.arg(arg)));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for name in ["NO_COLOR", "EPIGRAPH_LOG", "EPIGRAPH_PROFILE"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Lets a future and all that it calls run on this thread.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// How a process ended.
+pub struct Ended {
+    /// `None` if a signal ended it.
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Ended {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "exit code {:?}\n--- output\n{}\n--- messages\n{}", self.code, self.out, self.err)
+    }
+}
+
+impl Ended {
+    /// It did what it was asked, and printed these texts.
+    #[track_caller]
+    pub fn succeeded(&self, says: &[&str]) -> &Ended {
+        assert_eq!(self.code, Some(0), "{self}");
+        says.iter().for_each(|text| assert!(self.out.contains(text), "{text:?} is missing: {self}"));
+        self
+    }
+
+    /// It said no, with this exit code, in one message of its own that has these texts.
+    #[track_caller]
+    pub fn refused(&self, code: i32, says: &[&str]) -> &Ended {
+        assert_eq!(self.code, Some(code), "{self}");
+        assert!(!self.err.contains("panicked"), "{self}");
+        let message = self.err.lines().last().unwrap_or_default();
+        assert!(message.starts_with("epigraph: "), "{self}");
+        says.iter().for_each(|text| assert!(message.contains(text), "{text:?} is missing: {self}"));
+        self
+    }
+
+    /// The one object that `--json` prints.
+    #[track_caller]
+    pub fn object(&self) -> serde_json::Value {
+        assert_eq!(self.out.lines().count(), 1, "{self}");
+        let value: serde_json::Value = serde_json::from_str(&self.out).unwrap();
+        assert!(value.is_object(), "{self}");
+        value
+    }
+}
+
+/// A log with its signer, its client and their keys, as `quickstart` makes them, in a directory of its own.
+pub struct House {
+    dir: TempDir,
+}
+
+impl House {
+    /// Three small entries.
+    pub fn new() -> House {
+        House::with_lines(b"one\ntwo\nthree\n")
+    }
+
+    /// An entry for each line. Later starts of the log choose a port anew, so that two tests never meet on one.
+    pub fn with_lines(lines: &[u8]) -> House {
+        let dir = TempDir::new().unwrap();
+        let house = House { dir };
+        let input = house.dir.path().join("input");
+        fs::write(&input, lines).unwrap();
+        let home = house.path("");
+        epigraph(&[&"quickstart", &"--once", &"--dir", &home, &"--input", &input]).succeeded(&[]);
+        let address = value(&house.path("log.toml"), "address");
+        house.edit("log.toml", &address, "127.0.0.1:0");
+        house
+    }
+
+    /// A path in the quickstart's directory.
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.dir.path().join("home").join(relative)
+    }
+
+    /// A path beside the quickstart's directory.
+    pub fn outside(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Replaces one text in a file, which must have it.
+    #[track_caller]
+    pub fn edit(&self, file: &str, from: &str, to: &str) {
+        let text = fs::read_to_string(self.path(file)).unwrap();
+        assert!(text.contains(from), "{file} has no {from:?}");
+        fs::write(self.path(file), text.replacen(from, to, 1)).unwrap();
+    }
+
+    pub fn origin(&self) -> Origin {
+        Origin::new(value(&self.path("client.toml"), "origin")).unwrap()
+    }
+
+    pub fn policy(&self) -> Policy {
+        fs::read_to_string(self.path("policy")).unwrap().parse().unwrap()
+    }
+
+    pub fn vkey(&self) -> String {
+        self.policy().logs()[0].to_string()
+    }
+
+    /// A path in the directory of this log within the log process's directory.
+    pub fn log(&self, relative: &str) -> PathBuf {
+        self.path("log").join(self.origin().hash().to_string()).join(relative)
+    }
+
+    /// The journal's segments, the first first.
+    pub fn segments(&self) -> Vec<PathBuf> {
+        let mut segments: Vec<_> = fs::read_dir(self.log("journal"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension() == Some(OsStr::new("seg")))
+            .collect();
+        segments.sort();
+        segments
+    }
+
+    /// The receipt of an entry of the quickstart's; its entry lies beside it.
+    pub fn receipt(&self, index: u64) -> PathBuf {
+        self.path(&format!("receipts/{index:06}.tlog-proof"))
+    }
+
+    /// Starts the log, which must serve.
+    #[track_caller]
+    pub fn serve(&self) -> Serving {
+        match self.try_serve() {
+            Ok(serving) => serving,
+            Err(ended) => panic!("the log did not start: {ended}"),
+        }
+    }
+
+    /// Starts the log, which must refuse, with this exit code and in a message that has these texts.
+    #[track_caller]
+    pub fn serve_refused(&self, code: i32, says: &[&str]) {
+        match self.try_serve() {
+            Ok(serving) => panic!("the log serves {} entries: {}", serving.entries, serving.messages()),
+            Err(ended) => drop(ended.refused(code, says)),
+        }
+    }
+
+    fn try_serve(&self) -> Result<Serving, Ended> {
+        let messages = self.outside("messages");
+        let mut child =
+            command(&[&"serve", &"log", &"--until-stdin-closes", &"--config", &self.path("log.toml")])
+                .stdin(Stdio::piped())
+                .stderr(File::create(&messages).unwrap())
+                .spawn()
+                .unwrap();
+        let stdin = child.stdin.take();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        // serving <origin> on <address> with <count> entries
+        let words: Vec<_> = line.split_whitespace().collect();
+        let ["serving", _, "on", address, "with", entries, "entries"] = words[..] else {
+            let code = child.wait().unwrap().code();
+            return Err(Ended { code, out: line, err: fs::read_to_string(messages).unwrap() });
+        };
+        let (address, entries) = (address.to_owned(), entries.parse().unwrap());
+        let old = value(&self.path("client.toml"), "address");
+        self.edit("client.toml", &old, &address);
+        Ok(Serving { child, stdin, stdout, messages, address, entries })
+    }
+
+    /// A client command with this house's profile.
+    pub fn call(&self, command: &str, args: &[&dyn AsRef<OsStr>]) -> Ended {
+        let profile = self.path("");
+        let mut all: Vec<&dyn AsRef<OsStr>> = vec![&command];
+        all.extend(args);
+        all.extend([&"--profile" as &dyn AsRef<OsStr>, &profile]);
+        epigraph(&all)
+    }
+
+    /// The verifying client with this house's profile. Within a runtime.
+    pub fn client(&self, serving: &Serving) -> Client {
+        let log = peer::Log::new(&serving.address, &self.tls(), &server()).unwrap();
+        let pin = Pin::new(&self.path("state"), &self.origin()).unwrap();
+        Client::new(log, self.origin(), self.policy(), pin)
+    }
+
+    /// A client that sends whatever it is told to. Within a runtime.
+    pub fn raw_client(&self, serving: &Serving) -> LogServiceClient<Channel> {
+        LogServiceClient::new(channel(&serving.address, &self.tls(), &server()).unwrap())
+    }
+
+    fn tls(&self) -> ClientTls {
+        let clock = Arc::new(Then::of(&self.path("pki/ca.pem")));
+        let (chain, key) = (self.path("pki/client/client.pem"), self.path("pki/client/client.key"));
+        let own = Credentials::from_files(&chain, &key, Usage::Client, clock.now()).unwrap();
+        let trust = TrustBundle::from_file(DOMAIN, &self.path("pki/ca.pem")).unwrap();
+        ClientTls::new(own, trust, clock).unwrap()
+    }
+
+    /// Keeps a copy of a directory, to be put back later.
+    pub fn save(&self, directory: &str) -> Saved {
+        let (original, copy) = (self.path(directory), TempDir::new_in(self.dir.path()).unwrap());
+        copy_directory(&original, &copy.path().join("copy"));
+        Saved { original, copy }
+    }
+}
+
+/// The value of a key in a TOML file that `quickstart` wrote: `key = "value"` on a line of its own.
+fn value(file: &Path, key: &str) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_prefix("= \""));
+    value.unwrap().trim_end_matches('"').to_owned()
+}
+
+fn server() -> SpiffeId {
+    SERVER.parse().unwrap()
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+}
+
+/// A copy of a directory.
+pub struct Saved {
+    original: PathBuf,
+    copy: TempDir,
+}
+
+impl Saved {
+    /// What an operator does with a backup: the directory as it was, whatever happened since.
+    pub fn put_back(&self) {
+        fs::remove_dir_all(&self.original).unwrap();
+        copy_directory(&self.copy.path().join("copy"), &self.original);
+    }
+}
+
+/// A running log.
+pub struct Serving {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    messages: PathBuf,
+    pub address: String,
+    pub entries: u64,
+}
+
+impl Serving {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn messages(&self) -> String {
+        fs::read_to_string(&self.messages).unwrap()
+    }
+
+    /// Lets it finish; it must end well.
+    #[track_caller]
+    pub fn stop(mut self) -> Ended {
+        drop(self.stdin.take());
+        let ended = self.ended();
+        ended.succeeded(&[]);
+        ended
+    }
+
+    /// Waits until it ended by itself.
+    pub fn ended(&mut self) -> Ended {
+        let mut out = String::new();
+        self.stdout.read_to_string(&mut out).unwrap();
+        Ended { code: self.child.wait().unwrap().code(), out, err: self.messages() }
+    }
+
+    /// SIGKILL, and nothing of it is left when this returns.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal by its name to a process, or with a minus sign to a process group.
+pub fn signal(name: &str, target: &str) {
+    assert!(Command::new("kill").args(["-s", name, "--", target]).status().unwrap().success());
+}
+
+/// The clock of a test stands still at the time when a file was made.
+struct Then(UnixMillis);
+
+impl Then {
+    fn of(path: &Path) -> Then {
+        let since = fs::metadata(path).unwrap().modified().unwrap().duration_since(UNIX_EPOCH).unwrap();
+        Then(UnixMillis(since.as_millis() as u64))
+    }
+}
+
+impl Clock for Then {
+    fn now(&self) -> UnixMillis {
+        self.0
+    }
+}
+
+/// Overwrites bytes of a file in place, write-protected or not, and leaves its mode as it was.
+pub fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
+    let mode = fs::metadata(path).unwrap().permissions();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    File::options().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
+    fs::set_permissions(path, mode).unwrap();
+}
+
+/// Flips one bit of a file.
+pub fn flip(path: &Path, offset: u64) {
+    let mut byte = [0];
+    File::open(path).unwrap().read_exact_at(&mut byte, offset).unwrap();
+    overwrite(path, offset, &[byte[0] ^ 1]);
+}
+
+/// Where the first occurrence of some bytes starts in a file.
+#[track_caller]
+pub fn find(path: &Path, bytes: &[u8]) -> u64 {
+    let content = fs::read(path).unwrap();
+    content.windows(bytes.len()).position(|window| window == bytes).unwrap() as u64
+}
+
+/// The leaf hash of an entry.
+pub fn leaf(entry: &[u8]) -> Hash {
+    epigraph_core::hash::leaf_hash(entry)
+}
