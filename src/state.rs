@@ -193,9 +193,21 @@ fn wrong_name(config: &LogConfig, vkey: &VKey) -> Failure {
     ))
 }
 
+/// Creates a directory and what is missing above it, durably: an entry that is synced in a directory which itself is lost
+/// with the power would be lost with it.
 fn create_dir(dir: &Path) -> Outcome {
-    fs::create_dir_all(dir)
-        .map_err(|error| Failure::state(format!("cannot create {}: {error}", dir.display())))
+    let create = |dir: &Path| {
+        let mut missing: Vec<&Path> =
+            dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
+        while let Some(dir) = missing.pop() {
+            fs::create_dir(dir)?;
+            let parent =
+                dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            fs::File::open(parent)?.sync_all()?;
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    create(dir).map_err(|error| Failure::state(format!("cannot create {}: {error}", dir.display())))
 }
 
 fn open_dir(dir: &Path) -> Outcome<Arc<dyn Dir>> {

@@ -90,8 +90,8 @@ fn a_receipt_with_any_line_changed_or_cut_off_is_refused_and_python_agrees() {
     check(&with(1, "index 1"), "entry 1 is not proven");
     check(&with(1, "index 3"), "entry 3 is not proven: leaf 3 is not in a tree of 3 leaves");
     check(&with(1, "index 00"), "line 2 of the receipt is malformed");
-    check(&with(2, &other_hash), "entry 0 is not proven: the proof leads to another root");
-    check(&with(3, &other_hash), "entry 0 is not proven: the proof leads to another root");
+    check(&with(2, &other_hash), "another root");
+    check(&with(3, &other_hash), "another root");
     check(&with(3, "AAAA"), "line 4 of the receipt is malformed");
     check(&good.replacen(&format!("{}\n", lines[3]), "", 1), "entry 0 is not proven");
     check(&with(5, "elsewhere.example"), "the checkpoint is of the log \"elsewhere.example\"");

@@ -32,7 +32,7 @@ pub fn epigraph(args: &[&dyn AsRef<OsStr>]) -> Ended {
 /// The program, with nothing of this process's environment that changes what it does.
 pub fn command(args: &[&dyn AsRef<OsStr>]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_epigraph"));
-    args.iter().for_each(|arg| drop(command.arg(arg)));
+    command.args(args);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in ["NO_COLOR", "EPIGRAPH_LOG", "EPIGRAPH_PROFILE"] {
         command.env_remove(name);
