@@ -149,11 +149,7 @@ impl LogConfig {
         let directory = base.join(raw.directory);
         let signer_directory = base.join(log.signer.directory);
         if signer_directory.starts_with(&directory) {
-            return Err(bad(format!(
-                "the signer's directory {} lies inside the log's: whoever restores an old copy of one would restore \
-                 both, and nobody could notice. Put it beside, best on another disk",
-                signer_directory.display()
-            )));
+            return Err(bad(signer_inside_log(&signer_directory)));
         }
         Ok(LogConfig {
             directory,
@@ -171,6 +167,15 @@ impl LogConfig {
             signer_key: base.join(log.signer.key),
         })
     }
+}
+
+/// Why the signer's directory must not lie in the log's, and what to do about it.
+pub fn signer_inside_log(signer_directory: &Path) -> String {
+    format!(
+        "the signer's directory {} lies inside the log's: whoever restores an old copy of one would restore both, and \
+         nobody could notice. Put it beside, best on another disk",
+        signer_directory.display()
+    )
 }
 
 impl RawTls {
@@ -192,5 +197,6 @@ pub fn load_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Outcome<T> {
         return Err(Failure::usage(format!("{} is too long for a configuration file", path.display())));
     }
     let text = fs::read_to_string(path).map_err(cannot)?;
-    toml::from_str(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    toml::from_str(&text)
+        .map_err(|error| Failure::usage(format!("{}: {}", path.display(), error.to_string().trim_end())))
 }

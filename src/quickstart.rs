@@ -108,6 +108,8 @@ async fn show(args: &Quickstart, lines: Lines<Box<dyn std::io::BufRead>>, termin
             log.address
         ));
         tokio::select! {
+            // First: Ctrl-C in a terminal reaches the log as well, which then ends as it should.
+            biased;
             () = stop => {}
             failure = log.ended() => return Err(failure),
         }
@@ -117,8 +119,8 @@ async fn show(args: &Quickstart, lines: Lines<Box<dyn std::io::BufRead>>, termin
         terminal.line(format_args!(
             "\nStopped. The log is in {}; to go on: {} quickstart --dir {}",
             args.dir.display(),
-            program().display(),
-            args.dir.display()
+            shell(&program()),
+            shell(&args.dir)
         ));
     }
     if shown.totals.skipped.is_empty() { Ok(()) } else { Err(skipped(&shown.totals.skipped)) }
@@ -261,17 +263,15 @@ fn show_tampering(example: &Example, terminal: Terminal) -> Outcome<String> {
 
 /// Commands that can be pasted as they stand, and what is not proven yet.
 fn show_next(args: &Quickstart, directory: &Directory, example: &Example, terminal: Terminal) {
-    let (program, dir) = (program(), args.dir.display());
-    let program = program.display();
+    let (program, dir, receipt) = (shell(&program()), shell(&args.dir), shell(&example.path));
     terminal.line("\nTry it yourself:");
-    terminal.line(format_args!("  {program} verify {} --vkey {}", example.path.display(), directory.vkey));
+    terminal.line(format_args!("  {program} verify {receipt} --vkey {}", directory.vkey));
     if !args.once {
         terminal.line(format_args!("  echo 'it was me' | {program} append --profile {dir}"));
         terminal.line(format_args!("  {program} checkpoint --profile {dir}"));
     } else {
         terminal.line(format_args!(
-            "  {program} verify {} --profile {dir} --leaf-hash {}",
-            example.path.display(),
+            "  {program} verify {receipt} --profile {dir} --leaf-hash {}",
             leaf_hash(&example.entry)
         ));
         terminal.line(format_args!("  {program} quickstart --once --dir {dir}"));
@@ -291,4 +291,11 @@ fn program() -> PathBuf {
         Ok(relative) => Path::new(".").join(relative),
         Err(_) => program,
     }
+}
+
+/// A path as one word of a shell command.
+fn shell(path: &Path) -> String {
+    let path = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '-' | '_');
+    if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::{io, thread};
 
 use epigraph_core::proof::{prove_consistency, root_at};
 use epigraph_core::{Checkpoint, Origin, Policy, TreeHead, Verified};
@@ -16,9 +17,8 @@ use epigraph_signer::signer::Signer;
 use epigraph_store::follow::Follower;
 use epigraph_store::head::HeadStore;
 use epigraph_store::tree::MemoryTree;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::cli::ServeLog;
 use crate::config::{LogConfig, RawTls};
@@ -213,7 +213,15 @@ async fn closed_stdin(asked: bool) {
     if !asked {
         return std::future::pending().await;
     }
-    let mut byte = [0];
-    let mut stdin = tokio::io::stdin();
-    while stdin.read(&mut byte).await.is_ok_and(|read| read > 0) {}
+    let (closed, is_closed) = oneshot::channel::<()>();
+    // Not the runtime's own standard input: at its end the runtime waits for a read that never returns, and a log that
+    // failed, or was told to stop otherwise, would stay.
+    let watch = move || {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        drop(closed);
+    };
+    match thread::Builder::new().name("stdin".into()).spawn(watch) {
+        Ok(_) => drop(is_closed.await),
+        Err(error) => tracing::error!(%error, "cannot watch standard input; stopping"),
+    }
 }

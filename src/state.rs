@@ -16,7 +16,7 @@ use epigraph_store::published::PublishedStore;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::config::{LogConfig, load_toml};
+use crate::config::{LogConfig, load_toml, signer_inside_log};
 use crate::failure::{Failure, Outcome};
 
 /// `log.toml` in the log's own directory: what never changes about it, written once by `init`.
@@ -180,6 +180,14 @@ fn journal_config(segment_bytes: u64) -> Outcome<Config> {
 }
 
 fn lock(config: &LogConfig) -> Outcome<[DirLock; 2]> {
+    // The configuration was checked by its text, behind which links and `..` can hide.
+    let real = |dir: &Path| {
+        fs::canonicalize(dir)
+            .map_err(|error| Failure::state(format!("cannot find the directory {}: {error}", dir.display())))
+    };
+    if real(&config.signer_directory)?.starts_with(real(&config.directory)?) {
+        return Err(Failure::usage(signer_inside_log(&config.signer_directory)));
+    }
     let lock = |dir: &Path| DirLock::acquire(dir).map_err(Failure::state);
     Ok([lock(&config.directory)?, lock(&config.signer_directory)?])
 }

@@ -46,8 +46,9 @@ impl Quickstart {
 
 impl Drop for Quickstart {
     fn drop(&mut self) {
-        // Its log ends with it: that is what closes the log's standard input.
-        let _ = self.child.kill();
+        // With its log, which is in the same group. After a test that went well there is nobody left to be found.
+        let group = format!("-{}", self.child.id());
+        let _ = Command::new("kill").args(["-s", "KILL", "--", &group]).stderr(Stdio::null()).status();
         let _ = self.child.wait();
     }
 }
@@ -89,7 +90,7 @@ fn the_proposed_commands_work_as_they_stand_after_a_single_run() {
         .into();
     let ended = run_proposed(&ended.succeeded(&[]).out, dir.path());
     ended[0].succeeded(&["verified: entry 3 is in the log"]);
-    ended[1].succeeded(&["c2sp.org/tlog-proof@v1\nindex 3\n"]);
+    ended[1].succeeded(&["verified: entry 3 is in the log"]);
     ended[2].succeeded(&["continues with 48 entries"]);
 }
 

@@ -4,6 +4,10 @@
 //! output and for processes to end, never for time to pass.
 #![expect(unreachable_pub, reason = "a test binary has no outside; `pub` says what another module may use")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "whatever does not work here is a failed test")]
+#![expect(
+    clippy::print_stdout,
+    reason = "a test says what it skipped, and from which seed it can be played again"
+)]
 
 mod bad_input;
 mod certificates;

@@ -31,6 +31,17 @@ fn a_receipt_verifies_with_every_way_to_name_the_entry_and_the_keys() {
 }
 
 #[test]
+fn a_refusal_in_json_is_one_object_on_standard_error() {
+    let house = House::new();
+    let ended =
+        epigraph(&[&"verify", &house.receipt(0), &"--json", &"--vkey", &house.vkey(), &"--leaf-hash", &"00"]);
+    assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""));
+    let object: serde_json::Value = serde_json::from_str(&ended.err).unwrap();
+    assert_eq!(object["error"]["exit_code"], 2);
+    assert!(object["error"]["message"].as_str().unwrap().contains("--leaf-hash"), "{object}");
+}
+
+#[test]
 fn verifying_needs_no_state_and_leaves_none() {
     let house = House::new();
     for gone in ["log", "signer", "state", "pki"] {

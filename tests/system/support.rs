@@ -75,13 +75,13 @@ impl Ended {
         self
     }
 
-    /// It said no, with this exit code, in one message of its own that has these texts.
+    /// It said no, with this exit code, and its last message has these texts.
     #[track_caller]
     pub fn refused(&self, code: i32, says: &[&str]) -> &Ended {
         assert_eq!(self.code, Some(code), "{self}");
         assert!(!self.err.contains("panicked"), "{self}");
-        let message = self.err.lines().last().unwrap_or_default();
-        assert!(message.starts_with("epigraph: "), "{self}");
+        let at = self.err.rfind("epigraph: ").unwrap_or_else(|| panic!("it does not say why: {self}"));
+        let message = &self.err[at..];
         says.iter().for_each(|text| assert!(message.contains(text), "{text:?} is missing: {self}"));
         self
     }
@@ -243,8 +243,8 @@ impl House {
     }
 
     /// Keeps a copy of a directory, to be put back later.
-    pub fn save(&self, directory: &str) -> Saved {
-        let (original, copy) = (self.path(directory), TempDir::new_in(self.dir.path()).unwrap());
+    pub fn save(&self, original: PathBuf) -> Saved {
+        let copy = TempDir::new_in(self.dir.path()).unwrap();
         copy_directory(&original, &copy.path().join("copy"));
         Saved { original, copy }
     }

@@ -131,11 +131,12 @@ impl Client {
         self.check(index, leaf, answer.hashes, &checkpoint)
     }
 
-    /// Fetches the newest published checkpoint, verified, and proven to extend everything this client accepted before.
+    /// Fetches the newest published checkpoint, verified, and proven to extend everything that was accepted before the call.
     pub async fn checkpoint(&self) -> Result<Verified<Checkpoint>, ClientError> {
+        // From before the question: what somebody else pins meanwhile may well be newer than the answer.
+        let pinned = self.pin.lock()?.read(&self.policy)?.map(|pinned| pinned.head());
         let note = self.log.checkpoint(self.origin.as_str()).await?;
         let checkpoint = self.accept(&note).await?;
-        let pinned = self.pin.lock()?.read(&self.policy)?.map(|pinned| pinned.head());
         match pinned {
             Some(pinned) if checkpoint.head().size < pinned.size => {
                 Err(ClientError::RolledBack { served: checkpoint.head(), pinned })

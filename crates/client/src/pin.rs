@@ -26,6 +26,19 @@ pub enum PinError {
         /// What the system said.
         source: io::Error,
     },
+    /// The checkpoint of another log.
+    #[error(
+        "the pinned checkpoint {} is of the log {found}, not of {wanted}: somebody changed it. Put the right one back from a \
+         backup", path.display()
+    )]
+    OtherLog {
+        /// Which file.
+        path: PathBuf,
+        /// The log that it is of.
+        found: Origin,
+        /// The log that it should be of.
+        wanted: Origin,
+    },
     /// The content does not verify any more.
     #[error(
         "the pinned checkpoint {} is not valid under this policy: {source}. If you changed the policy on purpose, move the \
@@ -42,6 +55,7 @@ pub enum PinError {
 /// The pin of one log, in a directory of the client's own.
 #[derive(Clone, Debug)]
 pub struct Pin {
+    origin: Origin,
     path: PathBuf,
 }
 
@@ -60,7 +74,7 @@ impl Pin {
             path: path.clone(),
             source,
         })?;
-        Ok(Pin { path })
+        Ok(Pin { origin: origin.clone(), path })
     }
 
     /// Waits for the lock, which is held for the time of a read and a rename.
@@ -70,6 +84,7 @@ impl Pin {
                 .write(true)
                 .create(true)
                 .truncate(false)
+                .mode(0o600)
                 .open(self.path.with_extension("lock"))?;
             file.lock()?;
             Ok(file)
@@ -95,9 +110,14 @@ impl LockedPin<'_> {
         file.take(MAX_NOTE_BYTES as u64 + 1)
             .read_to_end(&mut note)
             .map_err(|error| self.pin.error("read", error))?;
-        Checkpoint::open(&note, policy)
-            .map(Some)
-            .map_err(|source| PinError::Invalid { path: self.pin.path.clone(), source })
+        let path = || self.pin.path.clone();
+        let pinned =
+            Checkpoint::open(&note, policy).map_err(|source| PinError::Invalid { path: path(), source })?;
+        if *pinned.origin() != self.pin.origin {
+            let (found, wanted) = (pinned.origin().clone(), self.pin.origin.clone());
+            return Err(PinError::OtherLog { path: path(), found, wanted });
+        }
+        Ok(Some(pinned))
     }
 
     /// Replaces the pin, durably. The caller has proven that the checkpoint extends the one that was read.

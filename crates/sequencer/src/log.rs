@@ -14,14 +14,14 @@ use epigraph_core::{Checkpoint, Hash, LeafIndex, Origin, TreeHead, TreeSize, Ver
 use epigraph_rpc::limits::{MAX_APPEND_BYTES, MAX_APPEND_ENTRIES};
 use epigraph_store::tree::MemoryTree;
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::machine::{Event, Refused, Submission};
 
-/// Calls that wait for publication at one time. Their proofs are what costs memory, one call at a time; a waiter
-/// itself is small.
-const MAX_WAITERS: usize = 16 * 1024;
+/// Entries that wait for publication at one time. One checkpoint can answer all of them at once, and each answer is a
+/// proof: 2 KiB in the largest tree, half of that in one of a billion entries.
+pub const MAX_WAITING_ENTRIES: usize = 256 * 1024;
 
 /// Bytes of entries that are on their way to the disk: eight full batches, so that whoever comes after waits about as
 /// long as eight syncs take, or is told to.
@@ -33,8 +33,19 @@ const ENTRY_OVERHEAD_BYTES: usize = 64;
 /// Proofs that are made before other tasks get their turn.
 const PROOFS_PER_TURN: usize = 256;
 
-/// Where the driver answers a submission.
-pub(crate) type Ticket = oneshot::Sender<Result<LeafIndex, Refused>>;
+/// Where the driver answers a submission. It keeps the submission's room in memory until then, whether or not the caller
+/// is still there.
+pub(crate) struct Ticket {
+    caller: oneshot::Sender<Result<LeafIndex, Refused>>,
+    _in_flight: OwnedSemaphorePermit,
+}
+
+impl Ticket {
+    /// A caller that hung up gets no answer.
+    pub(crate) fn answer(self, answer: Result<LeafIndex, Refused>) {
+        let _ = self.caller.send(answer);
+    }
+}
 
 /// The newest published checkpoint, if there is one.
 pub type PublishedReceiver = watch::Receiver<Option<Arc<Verified<Checkpoint>>>>;
@@ -79,8 +90,8 @@ pub enum AppendError {
     /// All entries together.
     #[error("the call has {0} bytes of entries: send at most {MAX_APPEND_BYTES} in one call")]
     CallTooLarge(usize),
-    /// Too many calls wait for publication.
-    #[error("too many calls wait for publication; try again shortly, or wait for DURABLE")]
+    /// Too many entries wait for publication.
+    #[error("too many entries wait for publication; try again shortly, or wait for DURABLE")]
     TooManyWaiters,
     /// The sequencer did not take them.
     #[error(transparent)]
@@ -147,7 +158,7 @@ pub struct Log {
     published: PublishedReceiver,
     tree: Arc<MemoryTree>,
     waiters: Semaphore,
-    in_flight: Semaphore,
+    in_flight: Arc<Semaphore>,
 }
 
 impl Log {
@@ -166,8 +177,8 @@ impl Log {
             durable,
             published,
             tree,
-            waiters: Semaphore::new(MAX_WAITERS),
-            in_flight: Semaphore::new(MAX_IN_FLIGHT_BYTES),
+            waiters: Semaphore::new(MAX_WAITING_ENTRIES),
+            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES)),
         }
     }
 
@@ -176,25 +187,29 @@ impl Log {
         &self.origin
     }
 
-    /// Appends entries: all or none, without gaps between them, in the order given.
+    /// Appends entries: all or none, without gaps between them, in the order given. A caller that gives up waiting does
+    /// not take its entries back.
     pub async fn append(&self, entries: Vec<Bytes>, wait: Wait) -> Result<Appended, AppendError> {
         let bytes = check_call(&entries)?;
-        let _waiter = match wait {
+        let count = entries.len() as u32;
+        let _waiting = match wait {
             Wait::Durable => None,
-            Wait::Published(_) => Some(self.waiters.try_acquire().map_err(|_| AppendError::TooManyWaiters)?),
+            Wait::Published(_) => {
+                Some(self.waiters.try_acquire_many(count).map_err(|_| AppendError::TooManyWaiters)?)
+            }
         };
         let in_flight = (bytes + entries.len() * ENTRY_OVERHEAD_BYTES) as u32;
-        let in_flight = self.in_flight.try_acquire_many(in_flight).map_err(|_| Refused::Overloaded)?;
-        let count = entries.len() as u32;
+        let in_flight = Arc::clone(&self.in_flight).try_acquire_many_owned(in_flight);
+        let _in_flight = in_flight.map_err(|_| Refused::Overloaded)?;
         let leaves: Vec<Hash> = entries.iter().map(|entry| leaf_hash(entry)).collect();
-        let (ticket, answer) = oneshot::channel();
+        let (caller, answer) = oneshot::channel();
+        let ticket = Ticket { caller, _in_flight };
         let submission = Event::Submit(Submission { entries, leaves, ticket });
         self.events.try_send(submission).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => AppendError::Refused(Refused::Overloaded),
             mpsc::error::TrySendError::Closed(_) => AppendError::Refused(Refused::Draining),
         })?;
         let first_index = answer.await.map_err(|_| AppendError::Stopped)??;
-        drop(in_flight);
         let published = match wait {
             Wait::Durable => None,
             Wait::Published(time) => self.wait_published(first_index, count, time).await,

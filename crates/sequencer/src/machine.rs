@@ -136,6 +136,11 @@ impl<T> Machine<T> {
         self.pool.is_empty() && self.staged.is_none()
     }
 
+    /// Whether nothing new is taken any more.
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
     /// Takes one event and appends what it calls for to `effects`.
     pub fn step(&mut self, event: Event<T>, now: UnixMillis, effects: &mut Vec<Effect<T>>) {
         match event {

@@ -11,7 +11,7 @@ use epigraph_store::follow::Follower;
 use epigraph_store::journal::{AppendError, Journal, JournalHandle};
 use epigraph_store::tree::MemoryTree;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::log::{Log, PublishedReceiver, Ticket};
 use crate::machine::{Effect, Event, Limits, Machine, NoSpace};
@@ -53,7 +53,7 @@ pub struct Setup {
 
 /// A log that is ready to run.
 pub struct Ready {
-    /// What callers use. When the last one is dropped the driver finishes and ends.
+    /// What callers use. When it is drained, or its last handle dropped, the driver finishes and ends.
     pub log: Arc<Log>,
     /// The newest head whose tree was checked against the journal: what may be signed. Closed when the log has ended
     /// and the last head was offered.
@@ -69,12 +69,11 @@ pub struct Driver {
     machine: Machine<Ticket>,
     events: mpsc::Receiver<Event<Ticket>>,
     journal: JournalHandle,
-    written: mpsc::UnboundedReceiver<Result<(), AppendError>>,
-    /// Where the journal's thread reports; at most one write is under way.
-    report: mpsc::UnboundedSender<Result<(), AppendError>>,
+    /// How the write that is under way ends; there is never a second one.
+    writing: Option<oneshot::Receiver<Result<(), AppendError>>>,
     durable: watch::Sender<TreeHead>,
     grown: blocking::Sender<TreeSize>,
-    tree_failed: mpsc::Receiver<String>,
+    tree_ended: oneshot::Receiver<Result<(), String>>,
     published: PublishedReceiver,
     clock: Arc<dyn Clock>,
 }
@@ -91,22 +90,18 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
     let (durable, durable_receiver) = watch::channel(head);
     let (offer, offered) = watch::channel(head);
     let (grown, growth) = blocking::channel();
-    let (fail, tree_failed) = mpsc::channel(1);
-    thread::Builder::new().name("tree".into()).spawn(move || {
-        if let Err(why) = build_tree(follower, &growth, &offer) {
-            let _ = fail.blocking_send(why);
-        }
-    })?;
-    let (report, written) = mpsc::unbounded_channel();
+    let (end, tree_ended) = oneshot::channel();
+    thread::Builder::new()
+        .name("tree".into())
+        .spawn(move || drop(end.send(build_tree(follower, &growth, &offer))))?;
     let driver = Driver {
         machine,
         events,
         journal: JournalHandle::spawn(journal)?,
-        written,
-        report,
+        writing: None,
         durable,
         grown,
-        tree_failed,
+        tree_ended,
         published: published.clone(),
         clock,
     };
@@ -129,7 +124,8 @@ fn build_tree(
 }
 
 impl Driver {
-    /// Runs until every [`Log`] is gone and everything that was taken is answered.
+    /// Runs until the log is drained or every [`Log`] is gone, and everything that was taken is answered and in the
+    /// tree. Whatever it returns, its threads write nothing any more.
     pub async fn run(mut self) -> Result<(), Fatal> {
         let mut turn = Vec::with_capacity(EVENTS_PER_TURN);
         let mut effects = Vec::new();
@@ -137,15 +133,19 @@ impl Driver {
         while open || !self.machine.is_idle() {
             tokio::select! {
                 biased;
-                Some(why) = self.tree_failed.recv() => return Err(Fatal::Tree(why)),
-                Some(result) = self.written.recv() => turn.push(match result {
-                    Ok(()) => Event::Written,
-                    Err(AppendError::NoSpace(error)) => {
-                        tracing::error!(%error, "no space for the next journal segment; appends are refused");
-                        Event::NotWritten(NoSpace)
-                    }
-                    Err(error) => return Err(Fatal::Journal(error.to_string())),
-                }),
+                // While it is told of growth, it ends only by failing.
+                ended = &mut self.tree_ended => return tree_outcome(ended),
+                result = written(&mut self.writing) => {
+                    self.writing = None;
+                    turn.push(match result {
+                        Ok(()) => Event::Written,
+                        Err(AppendError::NoSpace(error)) => {
+                            tracing::error!(%error, "no space for the next journal segment; appends are refused");
+                            Event::NotWritten(NoSpace)
+                        }
+                        Err(error) => return Err(Fatal::Journal(error.to_string())),
+                    });
+                }
                 Ok(()) = self.published.changed() => {
                     let newest = self.published.borrow_and_update().as_ref().map(|checkpoint| checkpoint.head().size);
                     turn.extend(newest.map(Event::Published));
@@ -160,25 +160,51 @@ impl Driver {
             for effect in effects.drain(..) {
                 self.carry_out(effect);
             }
+            if self.machine.is_draining() {
+                // Who is in the queue is still refused in order; a caller that never leaves cannot hold up the end.
+                self.events.close();
+            }
         }
-        Ok(())
+        let Driver { journal, grown, tree_ended, .. } = self;
+        drop(grown);
+        // It waits for the next segment that is being made ready, so not on a thread that serves.
+        let closed = tokio::task::spawn_blocking(move || journal.close()).await;
+        closed.map_err(|error| Fatal::Journal(error.to_string()))?;
+        tree_outcome(tree_ended.await)
     }
 
-    fn carry_out(&self, effect: Effect<Ticket>) {
+    fn carry_out(&mut self, effect: Effect<Ticket>) {
         match effect {
             Effect::Write(batch) => {
-                let report = self.report.clone();
-                // The driver outlives every write: it ends only when none is under way, or with the process.
+                let (report, writing) = oneshot::channel();
+                self.writing = Some(writing);
+                // Does not block: no other batch waits.
                 self.journal.append(batch, Box::new(move |result| drop(report.send(result))));
             }
-            // A caller that hung up gets no answer; its entries stay.
-            Effect::Durable { ticket, first_index } => drop(ticket.send(Ok(first_index))),
-            Effect::Refuse { ticket, why } => drop(ticket.send(Err(why))),
+            Effect::Durable { ticket, first_index } => ticket.answer(Ok(first_index)),
+            Effect::Refuse { ticket, why } => ticket.answer(Err(why)),
             Effect::Grown(head) => {
                 self.durable.send_replace(head);
-                // If the tree's thread has ended, `tree_failed` says so.
+                // If the tree's thread has ended, `tree_ended` says so.
                 let _ = self.grown.send(head.size);
             }
         }
     }
+}
+
+/// How the write that is under way ended; pends if there is none.
+async fn written(
+    writing: &mut Option<oneshot::Receiver<Result<(), AppendError>>>,
+) -> Result<(), AppendError> {
+    match writing {
+        Some(result) => {
+            result.await.unwrap_or_else(|_| Err(AppendError::Fatal("its thread has ended".into())))
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// A thread that panicked has said nothing.
+fn tree_outcome(ended: Result<Result<(), String>, oneshot::error::RecvError>) -> Result<(), Fatal> {
+    ended.unwrap_or_else(|_| Err("the thread that builds the tree has ended".into())).map_err(Fatal::Tree)
 }

@@ -141,7 +141,8 @@ fn append_refusal(error: AppendError) -> Refusal {
         }
         AppendError::Refused(Refused::Draining) => refusal(Reason::Draining).retry_after(RETRY_SOON),
         AppendError::Refused(Refused::LogFull) => refusal(Reason::NoSpace),
-        AppendError::Stopped => refusal(Reason::Draining),
+        // Not DRAINING, which promises that nothing was appended.
+        AppendError::Stopped => refusal(Reason::Internal),
     }
 }
 

@@ -9,7 +9,7 @@ pub mod machine;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use epigraph_core::checkpoint::CheckpointError;
+use epigraph_core::checkpoint::{CheckpointError, encode_text};
 use epigraph_core::progress::Proposal;
 use epigraph_core::{Checkpoint, Hash, Origin, Policy, TreeHead, TreeSize, Verified};
 use epigraph_store::published::{PublishedError, PublishedStore};
@@ -136,9 +136,7 @@ impl<S: AskSigner> Publisher<S> {
                     }
                     Effect::Publish { head, note } => {
                         let checkpoint = Checkpoint::open(note.as_bytes(), &self.policy)?;
-                        if checkpoint.head() != head || *checkpoint.origin() != self.origin {
-                            return Err(PublishError::WrongAnswer("it is of another head".into()));
-                        }
+                        check_answer(&note, &checkpoint, &encode_text(&self.origin, &head))?;
                         let store = Arc::clone(&store);
                         // A crash before this is durable: nobody saw the checkpoint. After it: it is served at the start.
                         let write = move || {
@@ -172,4 +170,16 @@ impl<S: AskSigner> Publisher<S> {
             };
         }
     }
+}
+
+/// Only what was asked for and verified is published: this text, without extension lines, under the log's signature and
+/// no other.
+fn check_answer(note: &str, checkpoint: &Checkpoint, asked: &str) -> Result<(), PublishError> {
+    if !note.strip_prefix(asked).is_some_and(|rest| rest.starts_with('\n')) {
+        return Err(PublishError::WrongAnswer("it is of another head".into()));
+    }
+    if checkpoint.log_signed() != note {
+        return Err(PublishError::WrongAnswer("it carries signatures that nobody can check".into()));
+    }
+    Ok(())
 }

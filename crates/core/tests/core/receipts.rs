@@ -89,6 +89,9 @@ fn many_receipts_are_verified_under_one_checkpoint() {
     let smaller = Rows::of(&tree.leaves()[..5]);
     let opened = Checkpoint::open(&receipt(&smaller, 0, None).checkpoint, &policy(&key(1))).unwrap();
     let error = receipt(&rows, 5, None).verify_under(&tree.leaves()[5], &opened).unwrap_err();
+    assert_eq!(error, VerifyError::OtherCheckpoint(index(5)), "its checkpoint would have been ignored");
+    let moved = Receipt { checkpoint: opened.note().to_vec(), ..receipt(&rows, 5, None) };
+    let error = moved.verify_under(&tree.leaves()[5], &opened).unwrap_err();
     let source = ProofError::IndexBeyondTree { index: index(5), size: size(5) };
     assert_eq!(error, VerifyError::Proof { index: index(5), source });
 }

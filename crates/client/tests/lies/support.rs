@@ -1,0 +1,348 @@
+//! A log in memory behind mutual TLS, whose every answer can be twisted on its way out.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use epigraph_client::Client;
+use epigraph_client::pin::Pin;
+use epigraph_core::checkpoint::encode_text;
+use epigraph_core::hash::{leaf_hash, node_hash};
+use epigraph_core::proof::{Nodes, prove_consistency, prove_inclusion, root_at};
+use epigraph_core::{
+    Clock, Hash, KeyName, LeafIndex, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis, note,
+};
+use epigraph_rpc::peer::Log;
+use epigraph_rpc::v1::get_proof_request::Target;
+use epigraph_rpc::v1::log_service_server::LogService;
+use epigraph_rpc::{
+    Authorizer, Caller, ClientTls, Credentials, Grant, Logs, OnRefused, Reason, Refusal, Role, Routes,
+    ServerTls, TrustBundle, Usage, Wait, convert, log_service, serve, v1,
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tonic::{Request, Response, Status};
+use zeroize::Zeroizing;
+
+const SERVER: &str = "spiffe://test.example/epigraph/log/main";
+const APPENDER: &str = "spiffe://test.example/epigraph/appender/a";
+
+/// 2030-01-01T00:00:00Z, always.
+struct Fixed;
+
+impl Clock for Fixed {
+    fn now(&self) -> UnixMillis {
+        UnixMillis(1_893_456_000_000)
+    }
+}
+
+pub fn origin() -> Origin {
+    Origin::new("log.example").unwrap()
+}
+
+pub fn key_of(name: &str, seed: u8) -> SigningKey {
+    SigningKey::from_seed(KeyName::new(name).unwrap(), &Zeroizing::new([seed; 32]))
+}
+
+pub fn key() -> SigningKey {
+    key_of("log.example", 7)
+}
+
+pub fn size(leaves: u64) -> TreeSize {
+    TreeSize::new(leaves).unwrap()
+}
+
+/// The head as this key signs it, under the origin of the key's name.
+pub fn note_of(key: &SigningKey, head: &TreeHead) -> String {
+    let text = encode_text(&key.vkey().name().to_origin(), head);
+    note::encode(&text, [&key.sign_assertion(&text)])
+}
+
+/// A tree as the leaf hashes that it is made of.
+pub struct Tree(Vec<Hash>);
+
+impl Nodes for Tree {
+    type Error = String;
+
+    fn node(&self, height: u32, index: u64) -> Result<Hash, String> {
+        match height {
+            0 => self.0.get(index as usize).copied().ok_or(format!("there is no leaf {index}")),
+            _ => {
+                let below = |index| self.node(height - 1, index);
+                Ok(node_hash(&below(2 * index)?, &below(2 * index + 1)?))
+            }
+        }
+    }
+}
+
+impl Tree {
+    fn size(&self) -> TreeSize {
+        size(self.0.len() as u64)
+    }
+
+    fn grow(&mut self, entries: impl Iterator<Item = Bytes>) {
+        self.0.extend(entries.map(|entry| leaf_hash(&entry)));
+    }
+}
+
+/// The log's tree. Another world differs from leaf `fork` on.
+pub fn tree(leaves: u64, fork: u64, world: u8) -> Tree {
+    let mut tree = Tree(Vec::new());
+    tree.grow((0..leaves).map(|index| entry(index, if index < fork { 0 } else { world })));
+    tree
+}
+
+pub fn entry(index: u64, world: u8) -> Bytes {
+    Bytes::from(format!("entry {index} of world {world}"))
+}
+
+pub fn head(tree: &Tree, at: u64) -> TreeHead {
+    TreeHead { size: size(at), root: root_at(tree, size(at)).unwrap() }
+}
+
+/// An answer on its way out.
+pub enum Answer<'a> {
+    Append(&'a mut v1::AppendResponse),
+    Proof(&'a mut v1::GetProofResponse),
+    Consistency(&'a mut Result<v1::GetConsistencyProofResponse, Refusal>),
+    Checkpoint(&'a mut v1::GetCheckpointResponse),
+}
+
+type Twist = Box<dyn FnMut(Answer<'_>) + Send>;
+
+struct World {
+    tree: Tree,
+    twist: Option<Twist>,
+    /// Holds the next answer to `GetCheckpoint` back until it is released.
+    hold: Option<Arc<Notify>>,
+}
+
+/// The log, its address, and a client's directory.
+pub struct Liar {
+    world: Arc<Mutex<World>>,
+    held: Arc<Notify>,
+    address: String,
+    tls: ClientTls,
+    pub state: TempDir,
+}
+
+impl Liar {
+    /// A log of five entries, in its own words.
+    pub async fn start() -> Liar {
+        let ca = Ca::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let own = ca.issue(SERVER, ExtendedKeyUsagePurpose::ServerAuth, Usage::Server);
+        let tls = Arc::new(ServerTls::new(&own, &ca.trust(), Arc::new(Fixed)).unwrap());
+        let grant =
+            Grant { spiffe: APPENDER.parse().unwrap(), roles: [Role::Appender].into(), logs: Logs::All };
+        let authorizer = Authorizer::new(vec![grant]).unwrap();
+        let world = Arc::new(Mutex::new(World { tree: tree(5, 5, 0), twist: None, hold: None }));
+        let held = Arc::new(Notify::new());
+        let service = Service { world: Arc::clone(&world), held: Arc::clone(&held) };
+        let routes = Routes::new(log_service(service));
+        let refused: OnRefused = Arc::new(|_, _| ());
+        tokio::spawn(async move {
+            serve(listener, tls, authorizer, routes, refused, std::future::pending()).await.unwrap();
+        });
+        let own = ca.issue(APPENDER, ExtendedKeyUsagePurpose::ClientAuth, Usage::Client);
+        let tls = ClientTls::new(own, ca.trust(), Arc::new(Fixed)).unwrap();
+        Liar { world, held, address, tls, state: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn client(&self) -> Client {
+        self.client_trusting(Policy::of_log(key().vkey().clone()))
+    }
+
+    pub fn client_trusting(&self, policy: Policy) -> Client {
+        let log = Log::new(&self.address, &self.tls, &SERVER.parse().unwrap()).unwrap();
+        Client::new(log, origin(), policy, Pin::new(self.state.path(), &origin()).unwrap())
+    }
+
+    pub fn grow_to(&self, leaves: u64) {
+        let tree = &mut self.world().tree;
+        tree.grow((tree.size().get()..leaves).map(|index| entry(index, 0)));
+    }
+
+    /// From now on every answer goes through this.
+    pub fn twist(&self, twist: impl FnMut(Answer<'_>) + Send + 'static) {
+        self.world().twist = Some(Box::new(twist));
+    }
+
+    /// Serves this note in place of every checkpoint.
+    pub fn serve_note(&self, note: impl Into<Bytes>) {
+        let note = note.into();
+        self.twist(move |answer| replace_note(answer, &note));
+    }
+
+    pub fn be_honest(&self) {
+        self.world().twist = None;
+    }
+
+    /// Holds the next checkpoint back; what it says is decided when the question comes.
+    pub fn hold(&self) -> Arc<Notify> {
+        let release = Arc::new(Notify::new());
+        self.world().hold = Some(Arc::clone(&release));
+        release
+    }
+
+    /// Waits until a checkpoint is being held back.
+    pub async fn holding(&self) {
+        self.held.notified().await;
+    }
+
+    pub fn pin_file(&self) -> PathBuf {
+        self.state.path().join(format!("{}.checkpoint", origin().hash()))
+    }
+
+    /// The pinned note as it lies on disk.
+    pub fn pinned(&self) -> Vec<u8> {
+        std::fs::read(self.pin_file()).unwrap()
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+}
+
+pub fn replace_note(answer: Answer<'_>, note: &Bytes) {
+    match answer {
+        Answer::Append(answer) => answer.checkpoint = note.clone(),
+        Answer::Proof(answer) => answer.checkpoint = note.clone(),
+        Answer::Checkpoint(answer) => answer.checkpoint = note.clone(),
+        Answer::Consistency(_) => {}
+    }
+}
+
+struct Service {
+    world: Arc<Mutex<World>>,
+    held: Arc<Notify>,
+}
+
+impl Service {
+    fn authorize<T>(&self, request: &Request<T>, origin: &str) -> Result<MutexGuard<'_, World>, Status> {
+        Caller::of(request)?.authorize(origin)?;
+        Ok(self.world.lock().unwrap())
+    }
+}
+
+impl World {
+    fn note(&self) -> Bytes {
+        note_of(&key(), &head(&self.tree, self.tree.size().get())).into()
+    }
+
+    fn proof(&self, index: u64) -> Vec<Bytes> {
+        let index = LeafIndex::new(index).unwrap();
+        let proof = prove_inclusion(&self.tree, index, self.tree.size()).unwrap().unwrap();
+        convert::proof_to_wire(&proof.hashes)
+    }
+
+    fn twisted(&mut self, answer: Answer<'_>) {
+        if let Some(twist) = &mut self.twist {
+            twist(answer);
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl LogService for Service {
+    async fn append(
+        &self,
+        request: Request<v1::AppendRequest>,
+    ) -> Result<Response<v1::AppendResponse>, Status> {
+        let mut world = self.authorize(&request, &request.get_ref().origin)?;
+        let request = request.into_inner();
+        let first_index = world.tree.size().get();
+        let count = request.entries.len() as u32;
+        world.tree.grow(request.entries.into_iter());
+        let proofs = (first_index..first_index + u64::from(count))
+            .map(|index| v1::InclusionProof { hashes: world.proof(index) })
+            .collect();
+        let reached = Wait::Published.to_wire();
+        let mut answer = v1::AppendResponse { first_index, count, reached, checkpoint: world.note(), proofs };
+        world.twisted(Answer::Append(&mut answer));
+        Ok(Response::new(answer))
+    }
+
+    async fn get_proof(
+        &self,
+        request: Request<v1::GetProofRequest>,
+    ) -> Result<Response<v1::GetProofResponse>, Status> {
+        let mut world = self.authorize(&request, &request.get_ref().origin)?;
+        let Some(Target::LeafIndex(leaf_index)) = request.get_ref().target else { panic!("no target") };
+        let hashes = world.proof(leaf_index);
+        let mut answer = v1::GetProofResponse { leaf_index, hashes, checkpoint: world.note() };
+        world.twisted(Answer::Proof(&mut answer));
+        Ok(Response::new(answer))
+    }
+
+    async fn get_consistency_proof(
+        &self,
+        request: Request<v1::GetConsistencyProofRequest>,
+    ) -> Result<Response<v1::GetConsistencyProofResponse>, Status> {
+        let mut world = self.authorize(&request, &request.get_ref().origin)?;
+        let (old, new) = (request.get_ref().old_size, request.get_ref().new_size);
+        let mut answer = match prove_consistency(&world.tree, size(old), size(new)) {
+            Ok(proof) => {
+                let hashes = convert::proof_to_wire(&proof.unwrap().hashes);
+                Ok(v1::GetConsistencyProofResponse { hashes })
+            }
+            Err(_) => Err(Refusal::new(Reason::BeyondTree, "the log does not reach this far")),
+        };
+        world.twisted(Answer::Consistency(&mut answer));
+        Ok(Response::new(answer?))
+    }
+
+    async fn get_checkpoint(
+        &self,
+        request: Request<v1::GetCheckpointRequest>,
+    ) -> Result<Response<v1::GetCheckpointResponse>, Status> {
+        let (answer, hold) = {
+            let mut world = self.authorize(&request, &request.get_ref().origin)?;
+            let mut answer = v1::GetCheckpointResponse { checkpoint: world.note() };
+            world.twisted(Answer::Checkpoint(&mut answer));
+            (answer, world.hold.take())
+        };
+        if let Some(release) = hold {
+            self.held.notify_one();
+            release.notified().await;
+        }
+        Ok(Response::new(answer))
+    }
+}
+
+struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Ca {
+    fn new() -> Ca {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Ca { issuer: Issuer::new(params, key), pem }
+    }
+
+    fn issue(&self, name: &str, purpose: ExtendedKeyUsagePurpose, usage: Usage) -> Credentials {
+        let mut params = CertificateParams::new(vec!["localhost".to_string()]).unwrap();
+        params.subject_alt_names.push(SanType::URI(name.try_into().unwrap()));
+        params.extended_key_usages = vec![purpose];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let key = KeyPair::generate().unwrap();
+        let chain = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let key = key.serialize_pem();
+        Credentials::from_pem(chain.as_bytes(), key.as_bytes(), usage, Fixed.now()).unwrap()
+    }
+
+    fn trust(&self) -> TrustBundle {
+        TrustBundle::from_pem("test.example", self.pem.as_bytes()).unwrap()
+    }
+}

@@ -1,0 +1,14 @@
+//! What a running log promises its callers, over disks that fail and readers that hang up.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "a test ends where its promise is broken"
+)]
+
+mod appends;
+mod faults;
+mod limits;
+mod machine;
+mod support;

@@ -1,0 +1,12 @@
+//! What the signer never does, and what the publisher does only in order.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "a test ends where its promise is broken"
+)]
+
+mod publisher;
+mod signer;
+mod support;

@@ -1,0 +1,92 @@
+//! Trees that share a beginning, keys, and a head store in memory.
+
+use std::sync::Arc;
+
+use epigraph_core::checkpoint::encode_text;
+use epigraph_core::hash::leaf_hash;
+use epigraph_core::progress::{Held, Proposal};
+use epigraph_core::proof::{prove_consistency, root_at};
+use epigraph_core::{
+    Entropy, Hash, KeyName, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis, note,
+};
+use epigraph_signer::signer::Signer;
+use epigraph_store::file::Dir;
+use epigraph_store::file::memory::MemoryDir;
+use epigraph_store::head::{HeadError, HeadStore};
+use epigraph_store::tree::MemoryTree;
+use zeroize::Zeroizing;
+
+pub const NOW: UnixMillis = UnixMillis(1_000_000);
+
+pub fn origin() -> Origin {
+    Origin::new("log.example").unwrap()
+}
+
+pub fn key_of(name: &str, seed: u8) -> SigningKey {
+    SigningKey::from_seed(KeyName::new(name).unwrap(), &Zeroizing::new([seed; 32]))
+}
+
+pub fn key() -> SigningKey {
+    key_of("log.example", 7)
+}
+
+pub fn policy() -> Policy {
+    Policy::of_log(key().vkey().clone())
+}
+
+pub fn size(leaves: u64) -> TreeSize {
+    TreeSize::new(leaves).unwrap()
+}
+
+/// The head as this key signs it for this origin.
+pub fn note_of(key: &SigningKey, origin: &Origin, head: &TreeHead) -> String {
+    let text = encode_text(origin, head);
+    note::encode(&text, [&key.sign_assertion(&text)])
+}
+
+/// A tree of `leaves` leaves that differ from every other world's from leaf `fork` on.
+pub fn tree(leaves: u64, fork: u64, world: u8) -> MemoryTree {
+    let tree = MemoryTree::new();
+    let leaf =
+        |index: u64| leaf_hash(&[&index.to_be_bytes()[..], &[if index < fork { 0 } else { world }]].concat());
+    tree.apply(tree.stage((0..leaves).map(leaf)).unwrap()).unwrap();
+    tree
+}
+
+pub fn head(tree: &MemoryTree, at: u64) -> TreeHead {
+    TreeHead { size: size(at), root: root_at(tree, size(at)).unwrap() }
+}
+
+pub fn proof(tree: &MemoryTree, old: u64, new: u64) -> Vec<Hash> {
+    prove_consistency(tree, size(old), size(new)).unwrap().unwrap().hashes
+}
+
+/// An honest proposal of the tree's head at `new`.
+pub fn proposal(tree: &MemoryTree, old: u64, new: u64) -> Proposal {
+    Proposal { old_size: size(old), head: head(tree, new), proof: proof(tree, old, new), note: Vec::new() }
+}
+
+struct Fixed;
+
+impl Entropy for Fixed {
+    fn fill(&self, bytes: &mut [u8]) {
+        bytes.fill(9);
+    }
+}
+
+/// A directory with a head store that holds the empty tree for the log.
+pub fn store() -> MemoryDir {
+    let memory = MemoryDir::new();
+    let mut heads = HeadStore::create(Arc::new(memory.clone()), 1, &Fixed).unwrap();
+    heads.init_log(&origin(), Held::EMPTY).unwrap();
+    memory
+}
+
+/// The signer as a start opens it: where a newer head may have been lost, the gate is taken to have cleared it.
+pub fn open(dir: Arc<dyn Dir>) -> Result<Signer, HeadError> {
+    let (mut heads, _) = HeadStore::open(dir)?;
+    if heads.suspects().next().is_some() {
+        heads.clear_suspicion(&origin())?;
+    }
+    Ok(Signer::new(vec![key()], heads))
+}
