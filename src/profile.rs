@@ -86,7 +86,7 @@ impl From<ClientError> for Failure {
         match &error {
             ClientError::Call(CallError::Refused(_)) => Failure::new(Kind::Refused, error),
             ClientError::Call(CallError::Unreachable(_)) => Failure::unreachable(format_args!(
-                "{error}. Is the log running, and are `address` and [tls] in client.toml right?"
+                "{error} (is the log running, and are `address` and [tls] in client.toml right?)"
             )),
             ClientError::Call(_) => Failure::unreachable(error),
             ClientError::Pin(_) => Failure::state(error),

@@ -8,6 +8,7 @@ mod process;
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,7 +53,7 @@ pub fn run(args: &Quickstart, terminal: Terminal) -> Outcome {
 }
 
 async fn show(args: &Quickstart, lines: Lines<Box<dyn std::io::BufRead>>, terminal: Terminal) -> Outcome {
-    let stop = runtime::stop_signal().map_err(Failure::state)?;
+    let mut stop = pin!(runtime::stop_signal().map_err(Failure::state)?);
     let whole = Stopwatch::start();
     let mut phases = Phases { terminal, json: Vec::new() };
 
@@ -71,8 +72,14 @@ async fn show(args: &Quickstart, lines: Lines<Box<dyn std::io::BufRead>>, termin
     phases.done("log is serving", watch.elapsed(), format_args!("{}, mutual TLS 1.3, {state}", log.address));
 
     let shown = tokio::select! {
+        // First: Ctrl-C in a terminal reaches the log as well, which then ends as it should.
+        biased;
+        () = &mut stop => {
+            log.stop().await;
+            return Err(Failure::usage("stopped before everything was appended; the same command goes on with this log"));
+        }
         shown = append_and_verify(&directory, lines, &mut phases) => shown,
-        status = log.ended() => Err(status),
+        failure = log.ended() => Err(failure),
     };
     let shown = match shown {
         Ok(shown) => shown,
@@ -108,7 +115,6 @@ async fn show(args: &Quickstart, lines: Lines<Box<dyn std::io::BufRead>>, termin
             log.address
         ));
         tokio::select! {
-            // First: Ctrl-C in a terminal reaches the log as well, which then ends as it should.
             biased;
             () = stop => {}
             failure = log.ended() => return Err(failure),

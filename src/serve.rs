@@ -167,7 +167,7 @@ fn check_contained(
     if head.size > journal.size {
         return Err(Failure::state(format!(
             "the journal of {origin} went back: it has {} entries (root {}), but {what} has {} (root {}). An older copy of the \
-             log's directory was put in place, or files are missing. Put the newest copy back; nothing was signed or changed",
+             log's directory was put in place, or files are missing. Put the newest copy back; nothing was signed",
             journal.size, journal.root, head.size, head.root
         )));
     }
@@ -175,7 +175,7 @@ fn check_contained(
     if root != head.root {
         return Err(Failure::state(format!(
             "the journal of {origin} is of another history: at size {} its root is {root}, but {what} has root {}. The \
-             directories do not belong together. Put back those that do; nothing was signed or changed",
+             directories do not belong together. Put back those that do; nothing was signed",
             head.size, head.root
         )));
     }
@@ -186,7 +186,7 @@ fn signer_behind(origin: &Origin, held: TreeHead, published: Option<TreeHead>) -
     let published = published.unwrap_or(TreeHead::EMPTY);
     Failure::state(format!(
         "the signer of {origin} went back: it is bound to size {} (root {}), but size {} (root {}) is published under its key. An \
-         older copy of the signer's directory was put in place. Put the newest copy back; nothing was signed or changed",
+         older copy of the signer's directory was put in place. Put the newest copy back; nothing was signed",
         held.size, held.root, published.size, published.root
     ))
 }

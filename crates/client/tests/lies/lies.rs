@@ -16,6 +16,8 @@ fn two() -> Vec<Bytes> {
     vec![Bytes::from_static(b"mine"), Bytes::from_static(b"mine too")]
 }
 
+type TwistAppend = fn(&mut v1::AppendResponse);
+
 /// Whether the call failed for exactly this reason.
 type Expected = fn(&ClientError) -> bool;
 
@@ -257,7 +259,7 @@ async fn growth_that_the_log_will_not_prove_is_not_believed() {
 
 #[tokio::test]
 async fn an_answer_of_another_shape_is_not_used() {
-    let twists: [(&str, fn(&mut v1::AppendResponse)); 8] = [
+    let twists: [(&str, TwistAppend); 8] = [
         ("one proof less", |answer| drop(answer.proofs.pop())),
         ("one proof more", |answer| answer.proofs.push(answer.proofs[0].clone())),
         ("no proofs", |answer| answer.proofs.clear()),
@@ -283,7 +285,7 @@ async fn an_answer_of_another_shape_is_not_used() {
 /// The checkpoint is proven growth here, so the pin may remember it; the receipt is what must not come out.
 #[tokio::test]
 async fn a_proof_that_does_not_lead_to_the_entry_gives_no_receipt() {
-    let twists: [(&str, fn(&mut v1::AppendResponse)); 5] = [
+    let twists: [(&str, TwistAppend); 5] = [
         ("a changed hash", |answer| answer.proofs[1].hashes[0] = Bytes::from(vec![3; 32])),
         ("proofs swapped", |answer| answer.proofs.swap(0, 1)),
         ("another index", |answer| answer.first_index = 3),
