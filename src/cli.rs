@@ -2,12 +2,18 @@
 
 pub mod append;
 pub mod checkpoint;
+pub mod keys;
+pub mod manual;
 pub mod prove;
 pub mod verify;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use epigraph_core::KeyName;
+use epigraph_rpc::SpiffeId;
 
 use crate::terminal::Color;
 
@@ -48,6 +54,18 @@ pub enum Command {
     Checkpoint(Checkpoint),
     /// Check a receipt offline, with public keys alone
     Verify(Verify),
+    /// Make a log's signing key and its vkey
+    Keygen(Keygen),
+    /// A small CA for trying out: certificates with SPIFFE names
+    #[command(subcommand)]
+    Pki(Pki),
+    /// Work with configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the completions of a shell
+    Completions(Completions),
+    /// Write the manual pages
+    Man(Man),
 }
 
 #[derive(Args)]
@@ -183,4 +201,117 @@ pub struct Trust {
     /// Trust what the policy of this client directory says
     #[arg(long, value_name = "DIR", env = "EPIGRAPH_PROFILE")]
     pub profile: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Keygen {
+    /// The log's name, which is the name of its key: 1 to 255 bytes without white space and `+`
+    #[arg(value_name = "NAME")]
+    pub name: KeyName,
+
+    /// Where to write: FILE.key, readable by its owner alone, and FILE.vkey
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+#[derive(Subcommand)]
+pub enum Pki {
+    /// Make a CA
+    Ca(PkiCa),
+    /// Issue a certificate
+    Issue(PkiIssue),
+    /// Issue a certificate again, with the same names and a new key, in its place
+    Renew(PkiRenew),
+}
+
+#[derive(Args)]
+pub struct PkiCa {
+    /// Where to write ca.pem and ca.key
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// What people see as its name
+    #[arg(long, default_value = "Epigraph CA")]
+    pub name: String,
+
+    /// How long it is valid
+    #[arg(long, default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub days: u32,
+}
+
+#[derive(Args)]
+#[command(group(clap::ArgGroup::new("purpose").required(true)))]
+pub struct PkiIssue {
+    /// The directory of the CA
+    #[arg(long, value_name = "DIR")]
+    pub ca: PathBuf,
+
+    /// The name: spiffe://<trust domain>/epigraph/<role>/<name>
+    #[arg(long, value_name = "URI")]
+    pub spiffe: SpiffeId,
+
+    /// For a process that accepts connections
+    #[arg(long, group = "purpose")]
+    pub server: bool,
+
+    /// For a process that opens connections
+    #[arg(long, group = "purpose")]
+    pub client: bool,
+
+    /// A DNS name of the server, for stock clients; may be repeated
+    #[arg(long, value_name = "NAME", requires = "server")]
+    pub dns: Vec<String>,
+
+    /// An IP address of the server, for stock clients; may be repeated
+    #[arg(long, value_name = "ADDRESS", requires = "server")]
+    pub ip: Vec<IpAddr>,
+
+    /// Where to write: FILE.pem and FILE.key
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+
+    /// How long it is valid
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub days: u32,
+}
+
+#[derive(Args)]
+pub struct PkiRenew {
+    /// The directory of the CA
+    #[arg(long, value_name = "DIR")]
+    pub ca: PathBuf,
+
+    /// The certificate, a file that ends in .pem; its .key beside it is replaced, too
+    #[arg(value_name = "CERTIFICATE")]
+    pub certificate: PathBuf,
+
+    /// How long the new one is valid
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub days: u32,
+}
+
+#[derive(Subcommand)]
+pub enum ConfigCommand {
+    /// Read a log's configuration as `serve` would, with the files it names, and say what is wrong with it
+    Check(ConfigCheck),
+}
+
+#[derive(Args)]
+pub struct ConfigCheck {
+    /// The configuration of the process
+    #[arg(value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+#[derive(Args)]
+pub struct Completions {
+    /// The shell
+    pub shell: Shell,
+}
+
+#[derive(Args)]
+pub struct Man {
+    /// Where to write epigraph.1 and a page for each command
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }

@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod failure;
 mod input;
+mod pki;
 mod profile;
 mod quickstart;
 mod receipts;
@@ -16,7 +17,7 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{Cli, Command, ConfigFile, Init, Serve};
+use cli::{Cli, Command, ConfigCommand, ConfigFile, Init, Serve};
 use failure::Outcome;
 use terminal::Terminal;
 use tracing_subscriber::EnvFilter;
@@ -43,6 +44,11 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Prove(args) => cli::prove::run(&args, terminal),
         Command::Checkpoint(args) => cli::checkpoint::run(&args, terminal),
         Command::Verify(args) => cli::verify::run(&args, terminal),
+        Command::Keygen(args) => cli::keys::keygen(&args, terminal),
+        Command::Pki(args) => cli::keys::pki(&args, terminal),
+        Command::Config(ConfigCommand::Check(args)) => serve::check(&args.config, terminal),
+        Command::Completions(args) => cli::manual::completions(&args, terminal),
+        Command::Man(args) => cli::manual::pages(&args, terminal),
     }
 }
 

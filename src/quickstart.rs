@@ -3,7 +3,6 @@
 //! The log is a child process from the first day, as it would be in production; this process is its client.
 
 mod directory;
-mod pki;
 mod process;
 
 use std::env;

@@ -1,8 +1,9 @@
 //! `epigraph serve log`: opens the state, passes the gate, wires sequencer, publisher and signer together, and serves.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
-use std::{io, thread};
+use std::{fs, io, thread};
 
 use epigraph_core::proof::{prove_consistency, root_at};
 use epigraph_core::{Checkpoint, Origin, Policy, TreeHead, Verified};
@@ -12,6 +13,7 @@ use epigraph_rpc::{
 use epigraph_sequencer::run::{Setup, start};
 use epigraph_sequencer::service::LogServer;
 use epigraph_signer::embedded::EmbeddedSigner;
+use epigraph_signer::keys;
 use epigraph_signer::publish::Publisher;
 use epigraph_signer::signer::Signer;
 use epigraph_store::follow::Follower;
@@ -34,6 +36,27 @@ pub fn run(args: &ServeLog, terminal: Terminal) -> Outcome {
     let config = LogConfig::load(&args.config.config)?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
     runtime.block_on(serve(config, args.until_stdin_closes, terminal))
+}
+
+/// Reads a configuration as [`run`] would, and the files that it names; opens no state and listens nowhere.
+pub fn check(path: &Path, terminal: Terminal) -> Outcome {
+    let config = LogConfig::load(path)?;
+    server_tls(&config.tls)?;
+    Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
+    let key = fs::exists(&config.signer_key).unwrap_or(true);
+    if key {
+        keys::load(&config.signer_key).map_err(Failure::usage)?;
+    }
+    let note = if key { "" } else { "; the signing key is not there yet, `init` makes it" };
+    terminal.line(format_args!(
+        "{} describes the log {}, on {}{note}",
+        path.display(),
+        config.origin,
+        config.listen
+    ));
+    terminal
+        .object(&serde_json::json!({ "valid": true, "origin": config.origin.as_str(), "signing_key": key }));
+    Ok(())
 }
 
 async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) -> Outcome {

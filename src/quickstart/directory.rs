@@ -8,12 +8,19 @@ use std::path::{Path, PathBuf};
 use epigraph_core::{Entropy, Policy};
 use epigraph_store::lock::DirLock;
 
-use super::pki::{Authority, Purpose, write_new};
 use crate::config::LogConfig;
 use crate::failure::{Failure, Kind, Outcome};
+use crate::pki::{Authority, Names, Purpose, Subject, write_new};
 use crate::profile::Profile;
 use crate::runtime::{self, SystemEntropy};
 use crate::state;
+
+/// The CA outlives every certificate that it renews.
+const CA_DAYS: u32 = 3650;
+const VALID_DAYS: u32 = 365;
+
+/// A certificate is renewed when it is valid for less than this.
+const RENEW_DAYS: u32 = 30;
 
 const TRUST_DOMAIN: &str = "epigraph.quickstart";
 
@@ -64,6 +71,11 @@ impl Directory {
         if is_new {
             create(path).map_err(|error| Failure::new(Kind::State, format_args!("{error:#}")))?;
         }
+        if !is_new {
+            renew(path).map_err(|error| {
+                Failure::new(Kind::State, format_args!("cannot renew the certificates: {error:#}"))
+            })?;
+        }
         let Profile { origin, policy, .. } = Profile::load(path)?;
         let vkey = policy.logs().first().map(ToString::to_string).unwrap_or_default();
         Ok(Directory { path: path.to_owned(), origin: origin.as_str().to_owned(), vkey, is_new, _lock: lock })
@@ -84,6 +96,39 @@ fn cannot_use(path: &Path, error: &std::io::Error) -> Failure {
     Failure::usage(format!("cannot use the directory {}: {error}. Choose another with --dir", path.display()))
 }
 
+/// A certificate for loopback.
+fn issue(
+    authority: &Authority,
+    stem: &Path,
+    spiffe: &str,
+    purpose: Purpose,
+    replace: bool,
+) -> anyhow::Result<()> {
+    let (dns, ip) = match purpose {
+        Purpose::Server => (vec!["localhost".to_owned()], vec![[127, 0, 0, 1].into()]),
+        Purpose::Client => (Vec::new(), Vec::new()),
+    };
+    let subject = Subject { spiffe: &spiffe.parse()?, purpose, dns: &dns, ip: &ip, days: VALID_DAYS };
+    authority.issue(stem, &subject, replace)
+}
+
+/// Issues what has expired, or will soon, again: somebody came back to an old trial.
+fn renew(dir: &Path) -> anyhow::Result<()> {
+    let now = runtime::clock().now();
+    for stem in ["pki/log/server", "pki/client/client"] {
+        let names = Names::of(&dir.join(stem).with_extension("pem"))?;
+        if names.days_left(now) < i64::from(RENEW_DAYS) {
+            Authority::load(&dir.join("pki"), now)?.issue(
+                &dir.join(stem),
+                &names.subject(VALID_DAYS),
+                true,
+            )?;
+            tracing::info!(name = %names.spiffe, "the certificate was renewed");
+        }
+    }
+    Ok(())
+}
+
 fn create(dir: &Path) -> anyhow::Result<()> {
     let mut random = [0; 4];
     SystemEntropy.fill(&mut random);
@@ -92,14 +137,13 @@ fn create(dir: &Path) -> anyhow::Result<()> {
     // The system chooses a free port once; from then on it is this log's address.
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
 
-    let now = runtime::SystemClock;
     let pki = dir.join("pki");
     fs::create_dir(&pki)?;
-    let authority =
-        Authority::create(&pki, &format!("Epigraph quickstart {name}"), epigraph_core::Clock::now(&now))?;
+    let now = runtime::clock().now();
+    let authority = Authority::create(&pki, &format!("Epigraph quickstart {name}"), CA_DAYS, now)?;
     let spiffe = |role: &str| format!("spiffe://{TRUST_DOMAIN}/epigraph/{role}/quickstart");
-    authority.issue(&pki.join("log/server"), &spiffe("log"), Purpose::Server)?;
-    authority.issue(&pki.join("client/client"), &spiffe("appender"), Purpose::Client)?;
+    issue(&authority, &pki.join("log/server"), &spiffe("log"), Purpose::Server, false)?;
+    issue(&authority, &pki.join("client/client"), &spiffe("appender"), Purpose::Client, false)?;
 
     fs::create_dir(dir.join("run"))?;
     write_new(
@@ -136,8 +180,8 @@ logs = ["{origin}"]
         ),
     )?;
     let config = LogConfig::load(&dir.join("log.toml")).map_err(|failure| anyhow::anyhow!("{failure}"))?;
-    let vkey = state::init(&config, epigraph_core::Clock::now(&now), &runtime::entropy())
-        .map_err(|failure| anyhow::anyhow!("{failure}"))?;
+    let vkey =
+        state::init(&config, now, &runtime::entropy()).map_err(|failure| anyhow::anyhow!("{failure}"))?;
     write_new(
         &dir.join("client.toml"),
         0o600,

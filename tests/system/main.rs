@@ -10,6 +10,7 @@
 )]
 
 mod bad_input;
+mod by_hand;
 mod certificates;
 mod damage;
 mod first_minute;

@@ -86,6 +86,13 @@ impl Ended {
         self
     }
 
+    /// The command line itself was refused: exit 2, and the words at fault are named.
+    #[track_caller]
+    pub fn refused_by_usage(&self, says: &str) {
+        assert_eq!(self.code, Some(2), "{self}");
+        assert!(self.err.contains(says) && self.err.contains("--help"), "{self}");
+    }
+
     /// The one object that `--json` prints.
     #[track_caller]
     pub fn object(&self) -> serde_json::Value {
@@ -105,6 +112,13 @@ impl House {
     /// Three small entries.
     pub fn new() -> House {
         House::with_lines(b"one\ntwo\nthree\n")
+    }
+
+    /// A house that nothing is in yet.
+    pub fn empty() -> House {
+        let house = House { dir: TempDir::new().unwrap() };
+        fs::create_dir(house.path("")).unwrap();
+        house
     }
 
     /// An entry for each line. Later starts of the log choose a port anew, so that two tests never meet on one.

@@ -129,7 +129,7 @@ async fn an_answer_that_was_overtaken_by_a_newer_one_is_no_rollback() {
     let liar = Liar::start().await;
     let (slow, quick) = (liar.client(), liar.client());
     slow.checkpoint().await.unwrap();
-    let release = liar.hold();
+    let release = liar.hold(Hold::Checkpoint);
     let overtaken = tokio::spawn(async move { slow.checkpoint().await });
     liar.holding().await;
     liar.grow_to(8);
@@ -137,5 +137,22 @@ async fn an_answer_that_was_overtaken_by_a_newer_one_is_no_rollback() {
     let pinned = liar.pinned();
     release.notify_one();
     assert_eq!(overtaken.await.unwrap().unwrap().head().size, size(5));
+    assert_eq!(liar.pinned(), pinned);
+}
+
+#[tokio::test]
+async fn a_pin_that_somebody_moved_on_during_a_call_is_looked_at_again_and_not_moved_back() {
+    let liar = Liar::start().await;
+    let (slow, quick) = (liar.client(), liar.client());
+    slow.checkpoint().await.unwrap();
+    liar.grow_to(8);
+    let release = liar.hold(Hold::Consistency);
+    let overtaken = tokio::spawn(async move { slow.checkpoint().await });
+    liar.holding().await;
+    liar.grow_to(11);
+    assert_eq!(quick.checkpoint().await.unwrap().head().size, size(11));
+    let pinned = liar.pinned();
+    release.notify_one();
+    assert_eq!(overtaken.await.unwrap().unwrap().head().size, size(8));
     assert_eq!(liar.pinned(), pinned);
 }

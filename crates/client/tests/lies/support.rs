@@ -113,13 +113,20 @@ pub enum Answer<'a> {
     Checkpoint(&'a mut v1::GetCheckpointResponse),
 }
 
+/// A call whose answer can be held back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hold {
+    Checkpoint,
+    Consistency,
+}
+
 type Twist = Box<dyn FnMut(Answer<'_>) + Send>;
 
 struct World {
     tree: Tree,
     twist: Option<Twist>,
-    /// Holds the next answer to `GetCheckpoint` back until it is released.
-    hold: Option<Arc<Notify>>,
+    /// Holds the next answer to this call back until it is released.
+    hold: Option<(Hold, Arc<Notify>)>,
 }
 
 /// The log, its address, and a client's directory.
@@ -184,14 +191,14 @@ impl Liar {
         self.world().twist = None;
     }
 
-    /// Holds the next checkpoint back; what it says is decided when the question comes.
-    pub fn hold(&self) -> Arc<Notify> {
+    /// Holds the next answer to this call back; what it says is decided when the question comes.
+    pub fn hold(&self, call: Hold) -> Arc<Notify> {
         let release = Arc::new(Notify::new());
-        self.world().hold = Some(Arc::clone(&release));
+        self.world().hold = Some((call, Arc::clone(&release)));
         release
     }
 
-    /// Waits until a checkpoint is being held back.
+    /// Waits until an answer is being held back.
     pub async fn holding(&self) {
         self.held.notified().await;
     }
@@ -228,6 +235,14 @@ impl Service {
     fn authorize<T>(&self, request: &Request<T>, origin: &str) -> Result<MutexGuard<'_, World>, Status> {
         Caller::of(request)?.authorize(origin)?;
         Ok(self.world.lock().unwrap())
+    }
+
+    async fn hold(&self, call: Hold) {
+        let release = self.world.lock().unwrap().hold.take_if(|(held, _)| *held == call);
+        if let Some((_, release)) = release {
+            self.held.notify_one();
+            release.notified().await;
+        }
     }
 }
 
@@ -285,16 +300,20 @@ impl LogService for Service {
         &self,
         request: Request<v1::GetConsistencyProofRequest>,
     ) -> Result<Response<v1::GetConsistencyProofResponse>, Status> {
-        let mut world = self.authorize(&request, &request.get_ref().origin)?;
-        let (old, new) = (request.get_ref().old_size, request.get_ref().new_size);
-        let mut answer = match prove_consistency(&world.tree, size(old), size(new)) {
-            Ok(proof) => {
-                let hashes = convert::proof_to_wire(&proof.unwrap().hashes);
-                Ok(v1::GetConsistencyProofResponse { hashes })
-            }
-            Err(_) => Err(Refusal::new(Reason::BeyondTree, "the log does not reach this far")),
+        let answer = {
+            let mut world = self.authorize(&request, &request.get_ref().origin)?;
+            let (old, new) = (request.get_ref().old_size, request.get_ref().new_size);
+            let mut answer = match prove_consistency(&world.tree, size(old), size(new)) {
+                Ok(proof) => {
+                    let hashes = convert::proof_to_wire(&proof.unwrap().hashes);
+                    Ok(v1::GetConsistencyProofResponse { hashes })
+                }
+                Err(_) => Err(Refusal::new(Reason::BeyondTree, "the log does not reach this far")),
+            };
+            world.twisted(Answer::Consistency(&mut answer));
+            answer
         };
-        world.twisted(Answer::Consistency(&mut answer));
+        self.hold(Hold::Consistency).await;
         Ok(Response::new(answer?))
     }
 
@@ -302,16 +321,13 @@ impl LogService for Service {
         &self,
         request: Request<v1::GetCheckpointRequest>,
     ) -> Result<Response<v1::GetCheckpointResponse>, Status> {
-        let (answer, hold) = {
+        let answer = {
             let mut world = self.authorize(&request, &request.get_ref().origin)?;
             let mut answer = v1::GetCheckpointResponse { checkpoint: world.note() };
             world.twisted(Answer::Checkpoint(&mut answer));
-            (answer, world.hold.take())
+            answer
         };
-        if let Some(release) = hold {
-            self.held.notify_one();
-            release.notified().await;
-        }
+        self.hold(Hold::Checkpoint).await;
         Ok(Response::new(answer))
     }
 }

@@ -62,6 +62,10 @@ fn signed(head: &TreeHead) -> Answer {
     Answer::Signed(note_of(&key(), &origin(), head))
 }
 
+async fn in_time(task: JoinHandle<Result<(), PublishError>>) -> Result<(), PublishError> {
+    tokio::time::timeout(20 * INTERVAL, task).await.unwrap().unwrap()
+}
+
 struct Running {
     offered: watch::Sender<TreeHead>,
     wanted: watch::Sender<TreeSize>,
@@ -111,13 +115,15 @@ impl Running {
         start.elapsed()
     }
 
-    fn newest(&self) -> Option<u64> {
-        self.published.borrow().as_ref().map(|checkpoint| checkpoint.head().size.get())
-    }
-
+    /// Lets the publisher end, as the log does when it stops.
     async fn end(self) -> Result<(), PublishError> {
         drop(self.offered);
-        self.task.await.unwrap()
+        in_time(self.task).await
+    }
+
+    /// Waits until the publisher ends by itself.
+    async fn ended(self) -> Result<(), PublishError> {
+        in_time(self.task).await
     }
 }
 
@@ -231,7 +237,7 @@ async fn an_answer_that_is_not_the_checkpoint_asked_for_stops_it_and_publishes_n
         let signer = Scripted::new(move |_, _| Ok(Answer::Signed(answer.clone())));
         let running = Running::start(signer, store, 8);
         let published = running.published.clone();
-        let ended = running.task.await.unwrap();
+        let ended = running.ended().await;
         assert!(matches!(ended, Err(PublishError::WrongAnswer(_))), "{what}: {ended:?}");
         assert_eq!(published.borrow().as_ref().unwrap().head().size, size(5), "{what}");
         let (store, _) = PublishedStore::open(Arc::new(dir)).unwrap();
@@ -257,7 +263,7 @@ async fn another_history_at_the_signer_stops_it_for_good() {
         });
         let running = Running::start(signer.clone(), memory_store(Some(5)), 8);
         let published = running.published.clone();
-        let ended = running.task.await.unwrap();
+        let ended = running.ended().await;
         assert!(matches!(ended, Err(PublishError::Diverged(_))), "{answer:?}: {ended:?}");
         assert_eq!(published.borrow().as_ref().unwrap().head().size, size(5));
         assert!(signer.asked().len() <= 4, "it does not ask for ever");
@@ -276,13 +282,13 @@ async fn a_signer_that_is_away_is_asked_again_at_every_interval_and_one_that_is_
     let times: Vec<_> = away.asked().iter().map(|(at, _)| (*at - start).as_secs()).collect();
     // At the start, at the first tick, which is at the start too, and at each one after it.
     assert_eq!(times, [0, 0, 10, 20, 30]);
-    assert_eq!(running.newest(), Some(0));
     running.end().await.unwrap();
 
     let gone = Scripted::new(|_, _| Err(AskError::Fatal("gone".into())));
     let running = Running::start(gone, memory_store(None), 0);
-    assert!(matches!(running.task.await.unwrap(), Err(PublishError::Signer(AskError::Fatal(_)))));
-    assert!(running.published.borrow().is_none());
+    let published = running.published.clone();
+    assert!(matches!(running.ended().await, Err(PublishError::Signer(AskError::Fatal(_)))));
+    assert!(published.borrow().is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,7 +303,7 @@ async fn a_checkpoint_that_could_not_be_kept_is_not_served_and_stops_it() {
                 dir.inject(Fault { operation: Some(operation), nth, outcome, crash: false });
                 let running = Running::start(Scripted::honest(), store, 8);
                 let published = running.published.clone();
-                let ended = running.task.await.unwrap();
+                let ended = running.ended().await;
                 assert!(
                     matches!(ended, Err(PublishError::Store(PublishedError::Fatal(_)))),
                     "{what}: {ended:?}"
@@ -313,11 +319,12 @@ async fn a_checkpoint_that_could_not_be_kept_is_not_served_and_stops_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_tree_that_cannot_prove_its_growth_stops_it() {
-    let mut running = Running::start(Scripted::honest(), memory_store(Some(5)), 5);
+    let running = Running::start(Scripted::honest(), memory_store(Some(5)), 5);
     running.offered.send_replace(TreeHead { size: size(50), ..head(&running.tree, 20) });
-    let ended = (&mut running.task).await.unwrap();
+    let published = running.published.clone();
+    let ended = running.ended().await;
     assert!(matches!(ended, Err(PublishError::NoProof { .. })), "{ended:?}");
-    assert_eq!(running.newest(), Some(5));
+    assert_eq!(published.borrow().as_ref().unwrap().head().size, size(5));
 }
 
 /// The process ended after the signer had signed and before the checkpoint was published.
@@ -347,6 +354,6 @@ async fn a_signer_that_is_ahead_of_what_was_published_catches_the_log_up() {
     let signer = EmbeddedSigner::spawn(signer, Arc::new(Fixed)).unwrap();
     let running = Running::start(signer, memory_store(Some(3)), 12);
     let published = running.published.clone();
-    assert!(matches!(running.task.await.unwrap(), Err(PublishError::Diverged(_))));
+    assert!(matches!(running.ended().await, Err(PublishError::Diverged(_))));
     assert_eq!(published.borrow().as_ref().unwrap().head().size, size(3));
 }
