@@ -48,6 +48,15 @@ pub enum Command {
     Checkpoint(Checkpoint),
     /// Check a receipt offline, with public keys alone
     Verify(Verify),
+    /// Try to open a stored tree; `serve` runs this in a child process
+    #[command(hide = true)]
+    TreePreflight(TreePreflight),
+}
+
+#[derive(Args)]
+pub struct TreePreflight {
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
 }
 
 #[derive(Args)]

@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod failure;
 mod input;
+mod preflight;
 mod profile;
 mod quickstart;
 mod receipts;
@@ -43,6 +44,7 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Prove(args) => cli::prove::run(&args, terminal),
         Command::Checkpoint(args) => cli::checkpoint::run(&args, terminal),
         Command::Verify(args) => cli::verify::run(&args, terminal),
+        Command::TreePreflight(args) => preflight::run(&args.directory, terminal),
     }
 }
 

@@ -14,3 +14,4 @@ mod kill;
 mod quickstart;
 mod receipts;
 mod support;
+mod tree;
