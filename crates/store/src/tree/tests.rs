@@ -12,6 +12,7 @@ use crate::file::memory::MemoryDir;
 use crate::follow::Follower;
 use crate::journal::{Batch, Config, Journal};
 use crate::scrub::{ScrubError, Scrubber};
+use crate::sled::SledTiles;
 use crate::tile::{MemoryTiles, Row};
 
 const ORIGIN: Hash = Hash::from_bytes([9; 32]);
@@ -343,6 +344,41 @@ fn a_full_store_holds_the_follower_back_within_its_bound() {
         store.1.store(true, Ordering::Relaxed);
         assert_eq!(following.join().unwrap(), log.head());
     });
+}
+
+/// F1 on a real full volume: sled fails for good until it is opened again. Never ends if `SledTiles::recover` does nothing.
+#[test]
+fn on_a_full_volume_the_tree_is_readable_and_with_space_everything_is_stored() {
+    let home = tempfile::tempdir().unwrap();
+    let mount = |options: &str| {
+        let arguments = ["-t", "tmpfs", "-o", options, "tmpfs"];
+        let status = std::process::Command::new("mount").args(arguments).arg(home.path()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !mount("size=8m") {
+        println!("skipped: mounting a small volume takes root");
+        return;
+    }
+    let log = Log::of(400_000, 8000);
+    let store = Arc::new(SledTiles::open(&home.path().join("tree")).unwrap());
+    let tree = Arc::new(Tree::with_cache(log.dir.clone(), ORIGIN, 0));
+    let mut follower = attach(&tree, store.clone(), Edge::default(), log.dir.clone(), ORIGIN).unwrap();
+    let size = log.head().size;
+    std::thread::scope(|scope| {
+        // The follower ends with its thread, and so stores what is complete.
+        let following = scope.spawn(move || follower.catch_up(size, &mut go_on).unwrap());
+        while tree.counters().write_failures == 0 {
+            std::thread::yield_now();
+        }
+        let reached = tree.size().get();
+        samples(50, reached).for_each(|index| log.check_node(&tree, 0, index));
+        assert!(mount("remount,size=256m"));
+        assert_eq!(following.join().unwrap(), log.head());
+    });
+    log.check_all_tiles(&tree);
+    assert_eq!(store.committed().unwrap().get(), size.get() / TILE * TILE);
+    drop((tree, store));
+    assert!(std::process::Command::new("umount").arg(home.path()).status().unwrap().success());
 }
 
 #[test]
