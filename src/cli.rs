@@ -54,6 +54,9 @@ pub enum Command {
     Checkpoint(Checkpoint),
     /// Check a receipt offline, with public keys alone
     Verify(Verify),
+    /// Try to open a stored tree; `serve` runs this in a child process
+    #[command(hide = true)]
+    TreePreflight(TreePreflight),
     /// Make a log's signing key and its vkey
     Keygen(Keygen),
     /// A small CA for trying out: certificates with SPIFFE names
@@ -66,6 +69,12 @@ pub enum Command {
     Completions(Completions),
     /// Write the manual pages
     Man(Man),
+}
+
+#[derive(Args)]
+pub struct TreePreflight {
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
 }
 
 #[derive(Args)]

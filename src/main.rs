@@ -6,10 +6,12 @@ mod config;
 mod failure;
 mod input;
 mod pki;
+mod preflight;
 mod profile;
 mod quickstart;
 mod receipts;
 mod runtime;
+mod scrub;
 mod serve;
 mod state;
 mod terminal;
@@ -49,6 +51,7 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Config(ConfigCommand::Check(args)) => serve::check(&args.config, terminal),
         Command::Completions(args) => cli::manual::completions(&args, terminal),
         Command::Man(args) => cli::manual::pages(&args, terminal),
+        Command::TreePreflight(args) => preflight::run(&args.directory, terminal),
     }
 }
 

@@ -5,32 +5,33 @@ use std::path::Path;
 use std::sync::Arc;
 use std::{fs, io, thread};
 
-use epigraph_core::proof::{prove_consistency, root_at};
+use epigraph_core::proof::prove_consistency;
 use epigraph_core::{Checkpoint, Origin, Policy, TreeHead, Verified};
 use epigraph_rpc::{
     Authorizer, Credentials, Routes, ServerTls, TrustBundle, Usage, log_refused, log_service,
 };
-use epigraph_sequencer::run::{Setup, start};
+use epigraph_sequencer::run::{OpenTree, Setup, start};
 use epigraph_sequencer::service::LogServer;
 use epigraph_signer::embedded::EmbeddedSigner;
 use epigraph_signer::keys;
 use epigraph_signer::publish::Publisher;
 use epigraph_signer::signer::Signer;
-use epigraph_store::follow::Follower;
+use epigraph_store::file::Dir;
 use epigraph_store::head::HeadStore;
-use epigraph_store::tree::MemoryTree;
+use epigraph_store::journal::head_at;
+use epigraph_store::scrub::Scrubber;
+use epigraph_store::tree::{self, Notice, Place, Tree};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
 use crate::cli::ServeLog;
 use crate::config::{LogConfig, RawTls};
 use crate::failure::{Failure, Outcome};
+use crate::preflight;
 use crate::runtime;
+use crate::scrub;
 use crate::state;
 use crate::terminal::Terminal;
-
-/// Entries between two lines about the tree's rebuilding.
-const REBUILD_REPORT: u64 = 1_000_000;
 
 pub fn run(args: &ServeLog, terminal: Terminal) -> Outcome {
     let config = LogConfig::load(&args.config.config)?;
@@ -66,22 +67,10 @@ async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) 
 
     let entropy = runtime::entropy();
     let mut state = state::open(&config, &entropy)?;
-    let tree = Arc::new(MemoryTree::new());
-    let mut follower = Follower::new(Arc::clone(&state.journal_dir), state.origin.hash(), Arc::clone(&tree));
     let durable = state.journal.head();
-    let mut reported = 0;
-    let mut report = |size: epigraph_core::TreeSize| {
-        if size.get() - reported >= REBUILD_REPORT {
-            reported = size.get();
-            tracing::info!(
-                entries = reported,
-                of = durable.size.get(),
-                "rebuilding the tree from the journal"
-            );
-        }
-    };
-    follower.catch_up(durable.size, &mut report).map_err(Failure::state)?;
-    let newest = pass_gate(&state.origin, &state.policy, state.published.current(), &mut state.heads, &tree)?;
+    let journal = JournalView { dir: &state.journal_dir, origin: &state.origin, head: durable };
+    let newest = pass_gate(&journal, &state.policy, state.published.current(), &mut state.heads)?;
+    let tree = Arc::new(Tree::new(Arc::clone(&state.journal_dir), state.origin.hash()));
 
     let listener = listen(config.listen).await?;
     let address = listener.local_addr().map_err(Failure::state)?;
@@ -89,13 +78,14 @@ async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) 
     let ready = start(Setup {
         origin: state.origin.clone(),
         limits: config.limits,
-        journal: state.journal,
         tree: Arc::clone(&tree),
-        follower,
+        open_tree: open_tree(Arc::clone(&tree), &state, durable),
+        journal: state.journal,
         clock: runtime::clock(),
         published: published_receiver,
     })
     .map_err(Failure::state)?;
+    let scrubbed = Arc::clone(&tree);
     let prove = move |old, new| match prove_consistency(&*tree, old, new) {
         Ok(Ok(proof)) => Ok(proof.hashes),
         Ok(Err(error)) => Err(error.to_string()),
@@ -136,29 +126,74 @@ async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) 
             .map_err(Failure::state)
     };
     let driver = async { ready.driver.run().await.map_err(Failure::state) };
-    let publisher = async { publisher.run(ready.offered, ready.wanted).await.map_err(Failure::state) };
-    tokio::try_join!(server, driver, publisher)?;
+    let scrubber = Scrubber::new(Arc::clone(&state.journal_dir), state.origin.hash(), scrubbed);
+    let mut caught_up = ready.offered.clone();
+    let scrubbing = async move {
+        if caught_up.changed().await.is_err() {
+            return Ok(());
+        }
+        tokio::select! {
+            damage = scrub::run(scrubber) => Err(damage),
+            // The log has ended, in order.
+            () = async { while caught_up.changed().await.is_ok() {} } => Ok(()),
+        }
+    };
+    let publisher = async {
+        let mut offered = ready.offered;
+        // Nothing may be signed before the tree has caught up with the journal; a log that ends before has nothing.
+        match offered.changed().await {
+            Ok(()) => {
+                offered.mark_changed();
+                publisher.run(offered, ready.wanted).await.map_err(Failure::state)
+            }
+            Err(_) => Ok(()),
+        }
+    };
+    tokio::try_join!(server, driver, publisher, scrubbing)?;
     drop(state.locks);
     Ok(())
+}
+
+/// How the tree's store is opened, on the tree's own thread.
+fn open_tree(tree: Arc<Tree>, state: &state::LogState, durable: TreeHead) -> OpenTree {
+    let place = Place { directory: state.tree_directory.clone(), preflight: preflight::in_a_child() };
+    let (dir, origin_hash) = (Arc::clone(&state.journal_dir), state.origin.hash());
+    Box::new(move || {
+        let mut tell = |notice| match notice {
+            Notice::Stored(size) => {
+                tracing::info!(entries = size.get(), of = durable.size.get(), "the stored tree is open");
+            }
+            Notice::MovedAside { to, why } => {
+                tracing::warn!(to = %to.display(), %why, "the stored tree was moved aside; it is rebuilt from the journal");
+            }
+        };
+        tree::open(&tree, &place, dir, origin_hash, durable, &mut tell).map_err(|error| error.to_string())
+    })
+}
+
+/// The journal as the gate sees it.
+struct JournalView<'a> {
+    dir: &'a Arc<dyn Dir>,
+    origin: &'a Origin,
+    head: TreeHead,
 }
 
 /// The gate: before anything is acknowledged or signed, the journal, the published checkpoint and what the signer is bound
 /// to must be of one history, and the journal the longest of them. Returns the published checkpoint.
 fn pass_gate(
-    origin: &Origin,
+    journal: &JournalView<'_>,
     policy: &Policy,
     published: Option<&[u8]>,
     heads: &mut HeadStore,
-    tree: &MemoryTree,
 ) -> Outcome<Option<Verified<Checkpoint>>> {
-    let journal = tree.head();
+    let origin = journal.origin;
     let published = published
         .map(|note| Checkpoint::open(note, policy))
         .transpose()
         .map_err(|error| Failure::state(format!("the published checkpoint on disk is not valid: {error}")))?;
     let published_head = published.as_ref().map(|checkpoint| checkpoint.head());
     if let Some(head) = published_head {
-        check_contained(origin, "the published checkpoint", head, journal, tree)?;
+        check_contained(journal, "the published checkpoint", head)?;
     }
 
     let suspect = heads.suspects().find(|(log, _)| *log == origin).map(|(_, held)| held.head);
@@ -173,28 +208,23 @@ fn pass_gate(
         heads.clear_suspicion(origin).map_err(Failure::state)?;
     }
     let held = heads.get(origin).map_err(Failure::state)?.head;
-    check_contained(origin, "the head that the signer is bound to", held, journal, tree)?;
+    check_contained(journal, "the head that the signer is bound to", held)?;
     if published_head.is_some_and(|published| published.size > held.size) {
         return Err(signer_behind(origin, held, published_head));
     }
     Ok(published)
 }
 
-fn check_contained(
-    origin: &Origin,
-    what: &str,
-    head: TreeHead,
-    journal: TreeHead,
-    tree: &MemoryTree,
-) -> Outcome {
-    if head.size > journal.size {
+fn check_contained(journal: &JournalView<'_>, what: &str, head: TreeHead) -> Outcome {
+    let JournalView { dir, origin, head: durable } = *journal;
+    if head.size > durable.size {
         return Err(Failure::state(format!(
             "the journal of {origin} went back: it has {} entries (root {}), but {what} has {} (root {}). An older copy of the \
              log's directory was put in place, or files are missing. Put the newest copy back; nothing was signed",
-            journal.size, journal.root, head.size, head.root
+            durable.size, durable.root, head.size, head.root
         )));
     }
-    let root = root_at(tree, head.size).map_err(Failure::state)?;
+    let root = head_at(dir, origin.hash(), head.size, durable.size).map_err(Failure::state)?.root;
     if root != head.root {
         return Err(Failure::state(format!(
             "the journal of {origin} is of another history: at size {} its root is {root}, but {what} has root {}. The \

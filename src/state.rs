@@ -37,6 +37,8 @@ pub struct LogState {
     pub published: PublishedStore,
     pub journal: Journal,
     pub journal_dir: Arc<dyn Dir>,
+    /// Where the stored tree is, or will be. It may be deleted.
+    pub tree_directory: PathBuf,
     /// Held as long as the process runs.
     pub locks: [DirLock; 2],
 }
@@ -166,7 +168,8 @@ pub fn open(config: &LogConfig, entropy: &Arc<dyn Entropy>) -> Outcome<LogState>
         tracing::warn!(directory = %journal_path.display(), ?cut, "an unfinished frame was cut off; it was never acknowledged");
     }
     let policy = Policy::of_log(vkey);
-    Ok(LogState { origin, policy, key, heads, published, journal, journal_dir, locks })
+    let tree_directory = log.join("tree");
+    Ok(LogState { origin, policy, key, heads, published, journal, journal_dir, tree_directory, locks })
 }
 
 /// Where one log's files are: `<directory>/<hex sha256(origin)>`.

@@ -19,3 +19,4 @@ mod kill;
 mod quickstart;
 mod receipts;
 mod support;
+mod tree;

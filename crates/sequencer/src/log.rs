@@ -8,11 +8,11 @@ use bytes::Bytes;
 use epigraph_core::bundle::MAX_ENTRY_BYTES;
 use epigraph_core::hash::leaf_hash;
 use epigraph_core::proof::{
-    ConsistencyProof, InclusionProof, Nodes, ProofError, prove_consistency, prove_inclusion,
+    ConsistencyProof, InclusionProof, ProofError, prove_consistency, prove_inclusion,
 };
 use epigraph_core::{Checkpoint, Hash, LeafIndex, Origin, TreeHead, TreeSize, Verified};
 use epigraph_rpc::limits::{MAX_APPEND_BYTES, MAX_APPEND_ENTRIES};
-use epigraph_store::tree::MemoryTree;
+use epigraph_store::tree::{Tree, TreeError, WarmError};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -32,6 +32,13 @@ const ENTRY_OVERHEAD_BYTES: usize = 64;
 
 /// Proofs that are made before other tasks get their turn.
 const PROOFS_PER_TURN: usize = 256;
+
+/// Entries appended since the start that the tree may lag behind: what it hashes in a few seconds. More than that
+/// means that its store does not keep up, and then the log must not run away from what it can prove.
+const MAX_TREE_LAG_ENTRIES: u64 = 4 << 20;
+
+/// How long a read waits for the tree to reach the size it asks for.
+const TREE_WAIT: Duration = Duration::from_secs(2);
 
 /// Where the driver answers a submission. It keeps the submission's room in memory until then, whether or not the caller
 /// is still there.
@@ -135,6 +142,11 @@ pub enum ReadError {
         /// The new size.
         new: TreeSize,
     },
+    /// The tree is still being built that far, after a start.
+    #[error(
+        "the log is still building its tree from its journal, and has not reached size {0}; try again shortly"
+    )]
+    Building(TreeSize),
     /// A stored hash is missing: this log is damaged.
     #[error("the log cannot read its own tree: {0}")]
     Damaged(String),
@@ -156,7 +168,11 @@ pub struct Log {
     wanted: watch::Sender<TreeSize>,
     durable: watch::Receiver<TreeHead>,
     published: PublishedReceiver,
-    tree: Arc<MemoryTree>,
+    /// The newest head of the tree since it caught up with the journal after the start.
+    built: watch::Receiver<TreeHead>,
+    tree: Arc<Tree>,
+    /// The durable size at the start.
+    started_at: TreeSize,
     waiters: Semaphore,
     in_flight: Arc<Semaphore>,
 }
@@ -168,15 +184,19 @@ impl Log {
         wanted: watch::Sender<TreeSize>,
         durable: watch::Receiver<TreeHead>,
         published: PublishedReceiver,
-        tree: Arc<MemoryTree>,
+        built: watch::Receiver<TreeHead>,
+        tree: Arc<Tree>,
     ) -> Log {
+        let started_at = durable.borrow().size;
         Log {
             origin,
             events,
             wanted,
             durable,
             published,
+            built,
             tree,
+            started_at,
             waiters: Semaphore::new(MAX_WAITING_ENTRIES),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES)),
         }
@@ -191,6 +211,10 @@ impl Log {
     /// not take its entries back.
     pub async fn append(&self, entries: Vec<Bytes>, wait: Wait) -> Result<Appended, AppendError> {
         let bytes = check_call(&entries)?;
+        let durable = self.durable.borrow().size;
+        if self.tree.lag(durable).min(durable.get() - self.started_at.get()) > MAX_TREE_LAG_ENTRIES {
+            return Err(Refused::Overloaded.into());
+        }
         let count = entries.len() as u32;
         let _waiting = match wait {
             Wait::Durable => None,
@@ -253,20 +277,59 @@ impl Log {
     }
 
     /// Proves a leaf under the newest published checkpoint.
-    pub fn prove(&self, index: LeafIndex) -> Result<Proven, ReadError> {
+    pub async fn prove(&self, index: LeafIndex) -> Result<Proven, ReadError> {
         let checkpoint = self.checkpoint()?;
         self.check_published(&checkpoint, index.size_after(), || format!("entry {index}"))?;
-        let proof = read(prove_inclusion(&*self.tree, index, checkpoint.head().size))?;
+        let size = checkpoint.head().size;
+        self.wait_built(size).await?;
+        let proof = match prove_inclusion(&self.tree.warm(), index, size) {
+            Err(WarmError::Cold(_)) => {
+                self.off_thread(move |tree| prove_inclusion(tree, index, size)).await?
+            }
+            Err(WarmError::Tree(error)) => read(Err(error))?,
+            Ok(proof) => read(Ok(proof))?,
+        };
         Ok(Proven { proof, checkpoint })
     }
 
     /// Proves that the tree of `old` entries is the beginning of that of `new` entries, both published.
-    pub fn prove_consistency(&self, old: TreeSize, new: TreeSize) -> Result<ConsistencyProof, ReadError> {
+    pub async fn prove_consistency(
+        &self,
+        old: TreeSize,
+        new: TreeSize,
+    ) -> Result<ConsistencyProof, ReadError> {
         if old == TreeSize::ZERO || old > new {
             return Err(ReadError::BadSizes { old, new });
         }
         self.check_published(&*self.checkpoint()?, new, || format!("size {new}"))?;
-        read(prove_consistency(&*self.tree, old, new))
+        self.wait_built(new).await?;
+        match prove_consistency(&self.tree.warm(), old, new) {
+            Err(WarmError::Cold(_)) => self.off_thread(move |tree| prove_consistency(tree, old, new)).await,
+            Err(WarmError::Tree(error)) => read(Err(error)),
+            Ok(proof) => read(Ok(proof)),
+        }
+    }
+
+    /// Waits a little while the tree is behind `size`, which is durable.
+    async fn wait_built(&self, size: TreeSize) -> Result<(), ReadError> {
+        if self.tree.size() >= size {
+            return Ok(());
+        }
+        let mut built = self.built.clone();
+        match timeout(TREE_WAIT, built.wait_for(|head| head.size >= size)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(ReadError::Building(size)),
+        }
+    }
+
+    /// Makes a proof that needs the disk where waiting for it holds up nobody else.
+    async fn off_thread<P: Send + 'static>(
+        &self,
+        make: impl FnOnce(&Tree) -> Result<Result<P, ProofError>, TreeError> + Send + 'static,
+    ) -> Result<P, ReadError> {
+        let tree = Arc::clone(&self.tree);
+        let made = tokio::task::spawn_blocking(move || make(&tree)).await;
+        read(made.map_err(|error| ReadError::Damaged(error.to_string()))?)
     }
 
     /// Takes no new entries from now on; what was taken is finished.
@@ -307,11 +370,12 @@ fn check_call(entries: &[Bytes]) -> Result<usize, AppendError> {
     if bytes > MAX_APPEND_BYTES { Err(AppendError::CallTooLarge(bytes)) } else { Ok(bytes) }
 }
 
-/// Sizes were checked against a published head, so whatever fails now is damage.
-fn read<P>(result: Result<Result<P, ProofError>, <MemoryTree as Nodes>::Error>) -> Result<P, ReadError> {
+/// Sizes were checked against a published head, so whatever fails now is damage, or the tree is not there yet.
+fn read<P>(result: Result<Result<P, ProofError>, TreeError>) -> Result<P, ReadError> {
     match result {
         Ok(Ok(proof)) => Ok(proof),
         Ok(Err(error)) => Err(ReadError::Damaged(error.to_string())),
+        Err(TreeError::NotYet { size, .. }) => Err(ReadError::Building(size)),
         Err(error) => Err(ReadError::Damaged(error.to_string())),
     }
 }

@@ -2,6 +2,7 @@
 //! tree behind the journal.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc as blocking;
 use std::thread;
@@ -9,7 +10,7 @@ use std::thread;
 use epigraph_core::{Clock, Origin, TreeHead, TreeSize};
 use epigraph_store::follow::Follower;
 use epigraph_store::journal::{AppendError, Journal, JournalHandle};
-use epigraph_store::tree::MemoryTree;
+use epigraph_store::tree::Tree;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -22,6 +23,9 @@ const EVENT_QUEUE: usize = 16 * 1024;
 /// Events taken at once, so that answers do not starve.
 const EVENTS_PER_TURN: usize = 1024;
 
+/// Entries between two lines about the tree's rebuilding.
+const REBUILD_REPORT: u64 = 1_000_000;
+
 /// Why the log cannot go on; the process must end.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum Fatal {
@@ -33,6 +37,9 @@ pub enum Fatal {
     Tree(String),
 }
 
+/// Opens the store of a tree, or says why not.
+pub type OpenTree = Box<dyn FnOnce() -> Result<Follower, String> + Send>;
+
 /// What a log is made of.
 pub struct Setup {
     /// Its name.
@@ -41,10 +48,10 @@ pub struct Setup {
     pub limits: Limits,
     /// Its journal, opened.
     pub journal: Journal,
-    /// The tree, caught up with the journal.
-    pub tree: Arc<MemoryTree>,
-    /// What feeds the tree from now on.
-    pub follower: Follower,
+    /// The tree; it may have no store yet.
+    pub tree: Arc<Tree>,
+    /// Opens the tree's store. Runs on the tree's thread, so appending does not wait for it.
+    pub open_tree: OpenTree,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Where publication is seen.
@@ -55,8 +62,9 @@ pub struct Setup {
 pub struct Ready {
     /// What callers use. When it is drained, or its last handle dropped, the driver finishes and ends.
     pub log: Arc<Log>,
-    /// The newest head whose tree was checked against the journal: what may be signed. Closed when the log has ended
-    /// and the last head was offered.
+    /// The newest head whose tree was checked against the journal: what may be signed. It changes for the first time
+    /// when the tree has caught up with the journal, and what it holds before that must not be used. Closed when the
+    /// log has ended and the last head was offered.
     pub offered: watch::Receiver<TreeHead>,
     /// The size up to which somebody waits for publication.
     pub wanted: watch::Receiver<TreeSize>,
@@ -80,7 +88,7 @@ pub struct Driver {
 
 /// Starts the log's threads. Nothing is appended before [`Driver::run`].
 pub fn start(setup: Setup) -> io::Result<Ready> {
-    let Setup { origin, limits, journal, tree, follower, clock, published } = setup;
+    let Setup { origin, limits, journal, tree, open_tree, clock, published } = setup;
     let published_size =
         published.borrow().as_ref().map_or(TreeSize::ZERO, |checkpoint| checkpoint.head().size);
     let machine = Machine::new(limits, journal.frontier().clone(), published_size, clock.now());
@@ -88,12 +96,12 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
     let (submit, events) = mpsc::channel(EVENT_QUEUE);
     let (wanted, wanted_receiver) = watch::channel(TreeSize::ZERO);
     let (durable, durable_receiver) = watch::channel(head);
-    let (offer, offered) = watch::channel(head);
+    let (offer, offered) = watch::channel(TreeHead::EMPTY);
     let (grown, growth) = blocking::channel();
     let (end, tree_ended) = oneshot::channel();
     thread::Builder::new()
         .name("tree".into())
-        .spawn(move || drop(end.send(build_tree(follower, &growth, &offer))))?;
+        .spawn(move || drop(end.send(build_tree(open_tree, head.size, &growth, &offer))))?;
     let driver = Driver {
         machine,
         events,
@@ -105,22 +113,51 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
         published: published.clone(),
         clock,
     };
-    let log = Arc::new(Log::new(origin, submit, wanted, durable_receiver, published, tree));
+    let log = Arc::new(Log::new(origin, submit, wanted, durable_receiver, published, offered.clone(), tree));
     Ok(Ready { log, offered, wanted: wanted_receiver, driver })
 }
 
-/// Follows the journal until the driver ends. Only what was read back from disk and hashed again is offered.
+/// Opens the tree's store, catches up with what was `durable` at the start, then follows the journal until the driver
+/// ends. Only what was read back from disk and hashed again is offered.
 fn build_tree(
-    mut follower: Follower,
+    open_tree: OpenTree,
+    durable: TreeSize,
     growth: &blocking::Receiver<TreeSize>,
     offer: &watch::Sender<TreeHead>,
 ) -> Result<(), String> {
-    while let Ok(size) = growth.recv() {
-        let newest = growth.try_iter().last().unwrap_or(size);
-        let head = follower.catch_up(newest, &mut |_| ()).map_err(|error| error.to_string())?;
-        offer.send_replace(head);
+    let mut follower = open_tree()?;
+    let mut reported = follower.size().get();
+    let mut newest = durable;
+    // A log that is told to stop does not build its tree to the end first.
+    let mut stopped = false;
+    let mut progress = |head: TreeHead| {
+        if head.size.get() - reported >= REBUILD_REPORT {
+            reported = head.size.get();
+            tracing::info!(entries = reported, of = durable.get(), "building the tree from the journal");
+        }
+        match growth.try_recv() {
+            Err(blocking::TryRecvError::Empty) => return ControlFlow::Continue(()),
+            Err(blocking::TryRecvError::Disconnected) => stopped = true,
+            Ok(size) => {
+                newest = size;
+                return ControlFlow::Continue(());
+            }
+        }
+        ControlFlow::Break(())
+    };
+    let head = follower.catch_up(durable, &mut progress).map_err(|error| error.to_string())?;
+    if stopped && head.size < durable {
+        return Ok(());
     }
-    Ok(())
+    offer.send_replace(head);
+    loop {
+        let head = follower
+            .catch_up(newest, &mut |_| ControlFlow::Continue(()))
+            .map_err(|error| error.to_string())?;
+        offer.send_replace(head);
+        let Ok(size) = growth.recv() else { return Ok(()) };
+        newest = growth.try_iter().last().unwrap_or(size);
+    }
 }
 
 impl Driver {

@@ -89,7 +89,7 @@ impl LogService for LogServer {
         let out_of_range =
             |error: ConvertError| Refusal::new(Reason::BeyondTree, error.to_string()).at("leaf_index");
         let index = convert::leaf_index(index).map_err(out_of_range)?;
-        let proven = self.log.prove(index).map_err(read_refusal)?;
+        let proven = self.log.prove(index).await.map_err(read_refusal)?;
         Ok(Response::new(v1::GetProofResponse {
             leaf_index: index.get(),
             hashes: convert::proof_to_wire(&proven.proof.hashes),
@@ -105,7 +105,7 @@ impl LogService for LogServer {
         let bad_size = |error: ConvertError| Refusal::new(Reason::BadSize, error.to_string());
         let old = convert::tree_size("old_size", request.get_ref().old_size).map_err(bad_size)?;
         let new = convert::tree_size("new_size", request.get_ref().new_size).map_err(bad_size)?;
-        let proof = self.log.prove_consistency(old, new).map_err(read_refusal)?;
+        let proof = self.log.prove_consistency(old, new).await.map_err(read_refusal)?;
         let hashes = convert::proof_to_wire(&proof.hashes);
         Ok(Response::new(v1::GetConsistencyProofResponse { hashes }))
     }
@@ -152,6 +152,7 @@ fn read_refusal(error: ReadError) -> Refusal {
         ReadError::NothingPublished | ReadError::NotYetPublished { .. } => {
             refusal(Reason::NotYetPublished).retry_after(RETRY_SOON)
         }
+        ReadError::Building(_) => refusal(Reason::Gated).retry_after(RETRY_SOON),
         ReadError::BeyondTree { .. } => refusal(Reason::BeyondTree),
         ReadError::BadSizes { .. } => refusal(Reason::BadSize),
         ReadError::Damaged(_) => refusal(Reason::DataLoss),

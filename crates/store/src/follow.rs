@@ -6,6 +6,7 @@
 //! memory is found before it is signed. A start is the same code: the follower of an empty tree catches up. It
 //! does not know what is published or signed.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use epigraph_core::hash::leaf_hash;
@@ -15,7 +16,7 @@ use thiserror::Error;
 
 use crate::file::Dir;
 use crate::journal::{JournalError, OwnedFrame, Reader};
-use crate::tree::{MemoryTree, NotNext};
+use crate::tree::{Edge, Full, TileWriter, Tree};
 
 /// Why the tree cannot follow the journal. Nothing of the frame in question is in the tree, and nothing beyond it
 /// may be signed.
@@ -57,55 +58,84 @@ pub enum FollowError {
         /// How far the frames lead.
         reached: TreeSize,
     },
-    /// The tree has another writer.
-    #[error(transparent)]
-    NotNext(#[from] NotNext),
+    /// The tile writer's thread has ended.
+    #[error(
+        "the thread that stores the tree has ended; start again, and the tree is rebuilt from the journal"
+    )]
+    NoWriter,
     /// The tree cannot grow.
     #[error(transparent)]
     Full(#[from] LogFull),
 }
 
-/// Feeds one tree from one journal; the tree's only writer.
+/// Feeds one tree from one journal; the tree's only writer. Dropping it stores what is complete.
 pub struct Follower {
     reader: Reader,
-    tree: Arc<MemoryTree>,
+    tree: Arc<Tree>,
+    /// The tree's edge, ahead of it while a frame is being hashed.
+    edge: Edge,
+    writer: TileWriter,
 }
 
 impl Follower {
     /// Goes on where the tree ends. `dir` and `origin_hash` are the journal's.
-    pub fn new(dir: Arc<dyn Dir>, origin_hash: Hash, tree: Arc<MemoryTree>) -> Follower {
-        let reader = Reader::starting_at(dir, origin_hash, tree.head().size);
-        Follower { reader, tree }
+    pub(crate) fn new(dir: Arc<dyn Dir>, origin_hash: Hash, tree: Arc<Tree>, writer: TileWriter) -> Follower {
+        let edge = tree.edge();
+        let reader = Reader::starting_at(dir, origin_hash, edge.size());
+        Follower { reader, tree, edge, writer }
+    }
+
+    /// The size the tree has.
+    pub fn size(&self) -> TreeSize {
+        self.edge.size()
     }
 
     /// Brings the tree to `durable` entries, which must be where a frame ends, and returns its head. `progress`
-    /// hears the size after each frame. After an error the tree stands at the last frame that was right.
+    /// hears the head after each frame, and may stop there. Waits while too many tiles wait for the store. After an error the tree
+    /// stands at the last frame that was right.
     pub fn catch_up(
         &mut self,
         durable: TreeSize,
-        progress: &mut dyn FnMut(TreeSize),
+        progress: &mut dyn FnMut(TreeHead) -> ControlFlow<()>,
     ) -> Result<TreeHead, FollowError> {
-        let mut head = self.tree.head();
         while let Some(frame) = self.reader.next_frame(durable)? {
-            head = self.apply(head, &frame)?;
-            progress(head.size);
+            let applied = self.apply(&frame);
+            if applied.is_err() {
+                self.edge = self.tree.edge();
+            }
+            let head = applied?;
+            if progress(head).is_break() {
+                return Ok(head);
+            }
         }
+        let head = self.edge.head();
         if head.size < durable {
             return Err(FollowError::Short { durable, reached: head.size });
         }
         Ok(head)
     }
 
-    fn apply(&self, tree: TreeHead, frame: &OwnedFrame) -> Result<TreeHead, FollowError> {
-        if frame.before() != tree {
-            return Err(FollowError::DoesNotFollow { tree, frame: frame.before() });
+    fn apply(&mut self, frame: &OwnedFrame) -> Result<TreeHead, FollowError> {
+        let (tree, before) = (self.edge.head(), frame.before());
+        // A stored tree ends with a tile, which may be within a frame. Then the root after it shows that both fit.
+        let Some(skip) =
+            tree.size.get().checked_sub(before.size.get()).filter(|_| tree.size < frame.after().size)
+        else {
+            return Err(FollowError::DoesNotFollow { tree, frame: before });
+        };
+        if skip == 0 && before != tree {
+            return Err(FollowError::DoesNotFollow { tree, frame: before });
         }
-        let staged = self.tree.stage(frame.entries().map(leaf_hash))?;
-        let (computed, recorded) = (staged.head(), frame.after());
+        let mut full = Full::new();
+        for entry in frame.entries().skip(usize::try_from(skip).unwrap_or(usize::MAX)) {
+            self.edge.push(leaf_hash(entry), &mut full)?;
+        }
+        let (computed, recorded) = (self.edge.head(), frame.after());
         if computed != recorded {
             return Err(FollowError::WrongRoot { first: tree.size, computed, recorded });
         }
-        Ok(self.tree.apply(staged)?)
+        self.tree.advance(&self.edge, &full);
+        if self.writer.store(full) { Ok(computed) } else { Err(FollowError::NoWriter) }
     }
 }
 
@@ -116,6 +146,8 @@ mod tests {
     use super::*;
     use crate::file::memory::MemoryDir;
     use crate::journal::{Batch, Config, Journal};
+    use crate::tile::MemoryTiles;
+    use crate::tree::{attach, open_in_memory};
 
     const ORIGIN: Hash = Hash::from_bytes([9; 32]);
 
@@ -132,6 +164,10 @@ mod tests {
         dir: Arc<MemoryDir>,
         journal: Journal,
         frontier: Frontier,
+    }
+
+    fn go_on(_: TreeHead) -> ControlFlow<()> {
+        ControlFlow::Continue(())
     }
 
     /// A journal with segments so small that a few batches fill one.
@@ -154,9 +190,8 @@ mod tests {
             self.journal.append(&Batch { before, after, time: UnixMillis(2), entries: bytes }).unwrap();
         }
 
-        fn follower(&self) -> (Arc<MemoryTree>, Follower) {
-            let tree = Arc::new(MemoryTree::new());
-            (tree.clone(), Follower::new(self.dir.clone(), ORIGIN, tree))
+        fn follower(&self) -> (Arc<Tree>, Follower) {
+            open_in_memory(self.dir.clone(), ORIGIN).unwrap()
         }
     }
 
@@ -164,23 +199,29 @@ mod tests {
     fn the_tree_reaches_each_durable_head_live_and_at_a_start() {
         let mut log = log();
         let (tree, mut live) = log.follower();
-        assert_eq!(live.catch_up(TreeSize::ZERO, &mut |_| ()).unwrap(), TreeHead::EMPTY);
+        assert_eq!(live.catch_up(TreeSize::ZERO, &mut go_on).unwrap(), TreeHead::EMPTY);
         for n in 0..40u8 {
             let entries: [&[u8]; 3] = [&[n; 900], b"", &[n; 100]];
             log.append(&entries, &entries);
             let head = log.frontier.head();
-            assert_eq!(live.catch_up(head.size, &mut |_| ()).unwrap(), head);
+            assert_eq!(live.catch_up(head.size, &mut go_on).unwrap(), head);
             assert_eq!(tree.head(), head);
         }
         let (restarted, mut follower) = log.follower();
         let mut heard = Vec::new();
-        follower.catch_up(log.frontier.size(), &mut |size| heard.push(size.get())).unwrap();
+        follower
+            .catch_up(log.frontier.size(), &mut |head| {
+                heard.push(head.size.get());
+                ControlFlow::Continue(())
+            })
+            .unwrap();
         assert_eq!(heard, (1..=40).map(|n| n * 3).collect::<Vec<_>>());
         assert_eq!(restarted.frontier(), log.frontier);
-        // A follower of a tree that is partly there goes on from where it ends.
-        let mut again = Follower::new(log.dir.clone(), ORIGIN, tree.clone());
-        log.append(&[b"x"], &[b"x"]);
-        assert_eq!(again.catch_up(log.frontier.size(), &mut |_| ()).unwrap(), log.frontier.head());
+        // One that was stopped goes on where it was.
+        let (_, mut stopped) = log.follower();
+        let head = stopped.catch_up(log.frontier.size(), &mut |_| ControlFlow::Break(())).unwrap();
+        assert_eq!(head.size.get(), 3);
+        assert_eq!(stopped.catch_up(log.frontier.size(), &mut go_on).unwrap(), log.frontier.head());
     }
 
     #[test]
@@ -190,7 +231,7 @@ mod tests {
         let right = log.frontier.head();
         log.append(&[b"c", b"d"], &[b"c", b"e"]);
         let (tree, mut follower) = log.follower();
-        match follower.catch_up(log.frontier.size(), &mut |_| ()) {
+        match follower.catch_up(log.frontier.size(), &mut go_on) {
             Err(FollowError::WrongRoot { first, computed, recorded }) => {
                 assert_eq!((first, recorded), (right.size, log.frontier.head()));
                 assert_ne!(computed.root, recorded.root);
@@ -198,7 +239,7 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(tree.head(), right);
-        assert!(follower.catch_up(log.frontier.size(), &mut |_| ()).is_err(), "it does not skip the frame");
+        assert!(follower.catch_up(log.frontier.size(), &mut go_on).is_err(), "it does not skip the frame");
         assert_eq!(tree.head(), right);
     }
 
@@ -209,7 +250,7 @@ mod tests {
         log.append(&[b"c", b"d"], &[b"c", b"d"]);
         for (durable, reached) in [(3, 2), (5, 4)] {
             let (_, mut follower) = log.follower();
-            let result = follower.catch_up(TreeSize::new(durable).unwrap(), &mut |_| ());
+            let result = follower.catch_up(TreeSize::new(durable).unwrap(), &mut go_on);
             match result {
                 Err(FollowError::Short { reached: got, .. }) => assert_eq!(got.get(), reached),
                 Err(FollowError::Journal(_)) => {}
@@ -223,10 +264,12 @@ mod tests {
         let mut log = log();
         log.append(&[b"a"], &[b"a"]);
         log.append(&[b"b"], &[b"b"]);
-        let tree = Arc::new(MemoryTree::new());
-        tree.apply(tree.stage([leaf_hash(b"other")]).unwrap()).unwrap();
-        let mut follower = Follower::new(log.dir.clone(), ORIGIN, tree);
-        let result = follower.catch_up(log.frontier.size(), &mut |_| ());
+        let mut edge = Edge::default();
+        edge.push(leaf_hash(b"other"), &mut Full::new()).unwrap();
+        let tree = Arc::new(Tree::new(log.dir.clone(), ORIGIN));
+        let store = Arc::new(MemoryTiles::default());
+        let mut follower = attach(&tree, store, edge, log.dir.clone(), ORIGIN).unwrap();
+        let result = follower.catch_up(log.frontier.size(), &mut go_on);
         assert!(matches!(result, Err(FollowError::DoesNotFollow { .. })), "{result:?}");
     }
 }

@@ -4,6 +4,7 @@
 //! computes no roots while appending: the sequencer does, and the tree writer re-reads and re-hashes each frame.
 //! It does not know signatures, the tree store, producers' rules, or whether anything was published.
 
+mod entries;
 mod error;
 mod format;
 mod producers;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use epigraph_core::{Entropy, Frontier, Hash, TreeHead, TreeSize, UnixMillis};
 use thiserror::Error;
 
+pub use entries::{Entries, EntryReader, head_at};
 pub use error::{AppendError, BatchError, JournalError};
 pub use format::{MAX_FRAME_BYTES, MAX_STATE_BYTES};
 pub use producers::{CommittedRange, MAX_PRODUCERS, MAX_RANGES, Producer, ProducerMark, ProducerTable};

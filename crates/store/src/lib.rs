@@ -10,4 +10,8 @@ pub mod head;
 pub mod journal;
 pub mod lock;
 pub mod published;
+pub mod scrub;
+pub mod sled;
+pub mod suite;
+pub mod tile;
 pub mod tree;

@@ -1,237 +1,461 @@
-//! The Merkle tree in memory: the root of every perfect subtree, 64 bytes an entry. It is derived from the journal
-//! and lost at every stop.
+//! The Merkle tree of a log: complete tiles in a [`TileStore`], the right edge in memory.
 //!
-//! Any number of threads read while one appends. The hashing is done outside the lock, and a batch becomes
-//! visible at once, or, if its root is not the expected one, never.
+//! Any number of threads read while one [`crate::follow::Follower`] appends. Nothing that a store gives is believed:
+//! a tile must hash to the hash that the level above has of it, up to the right edge, which the follower computed
+//! from the journal. A tile that does not, or is missing, is rebuilt from the journal and stored again. It does not
+//! know signatures, or what is published.
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+mod cache;
+mod edge;
+mod memory;
+mod open;
+#[cfg(test)]
+mod tests;
+mod writer;
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+
+use epigraph_core::hash::leaf_hash;
 use epigraph_core::proof::Nodes;
-use epigraph_core::tree::LogFull;
-use epigraph_core::{Frontier, Hash, TreeHead, TreeSize};
+use epigraph_core::{Frontier, Hash, LeafIndex, TreeHead, TreeSize};
 use thiserror::Error;
 
-/// The tree.
-#[derive(Debug, Default)]
-pub struct MemoryTree {
+use crate::file::Dir;
+use crate::journal::{Entries, EntryReader, JournalError};
+use crate::tile::{LEVELS, TILE_HEIGHT, Tile, TileId, TileStore, WIDTH, locate};
+use cache::Cache;
+pub(crate) use edge::{Edge, Full};
+pub use memory::{MemoryTree, NoSuchNode, NotNext, Staged};
+#[cfg(test)]
+pub(crate) use open::attach;
+pub use open::{MAX_SUSPECTS, Notice, OpenError, Place, Preflight, Report, open, open_in_memory, preflight};
+pub(crate) use writer::TileWriter;
+
+/// Memory for expanded tiles: all level-0 tiles of 2^20 entries, so that uniform reads of such a log hash nothing.
+pub const CACHE_BYTES: usize = 72 << 20;
+
+/// Rebuilt tiles that wait to be stored again; one that finds no place is rebuilt at its next cold read.
+const MAX_REPAIRS: usize = 256;
+
+/// Why a hash of the tree could not be had.
+#[derive(Debug, Error)]
+pub enum TreeError {
+    /// The tree has not been built that far. Entries are durable before they are in the tree.
+    #[error(
+        "the tree is built up to {size} entries, and the subtree of height {height} at position {index} lies beyond; it \
+         follows the journal, try again shortly"
+    )]
+    NotYet {
+        /// The height, 0 for a leaf.
+        height: u32,
+        /// The position among the subtrees of that height.
+        index: u64,
+        /// The size the tree has.
+        size: TreeSize,
+    },
+    /// What the journal holds does not hash to the tree any more.
+    #[error(
+        "the entries that tile {tile} is made of do not give its hash {wanted} any more, but {found}; the journal is \
+         damaged there: restore the segment that holds them from a backup or a mirror"
+    )]
+    DataLoss {
+        /// The tile.
+        tile: TileId,
+        /// Its hash in the level above.
+        wanted: Hash,
+        /// The hash that its entries give now.
+        found: Hash,
+    },
+    /// The journal could not be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Why an entry was not given out.
+#[derive(Debug, Error)]
+pub enum EntryError {
+    /// Its bytes are not those that the tree committed to.
+    #[error(
+        "entry {index} does not hash to its leaf {wanted} any more: the journal is damaged there; restore the segment \
+         that holds it from a backup or a mirror"
+    )]
+    DataLoss {
+        /// The entry.
+        index: LeafIndex,
+        /// Its leaf hash in the tree.
+        wanted: Hash,
+    },
+    /// Its leaf hash could not be had.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The journal could not be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// What went wrong with stored tiles since the start, and was made good.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Tiles that the store did not have.
+    pub missing: u64,
+    /// Tiles that the store could not read.
+    pub unreadable: u64,
+    /// Tiles that did not hash to the level above.
+    pub wrong: u64,
+    /// Tiles that were rebuilt from the journal.
+    pub rebuilt: u64,
+    /// Batches that the store could not write at the first attempt.
+    pub write_failures: u64,
+}
+
+#[derive(Default)]
+struct Tally {
+    missing: AtomicU64,
+    unreadable: AtomicU64,
+    wrong: AtomicU64,
+    rebuilt: AtomicU64,
+    write_failures: AtomicU64,
+}
+
+/// The tree of one log.
+pub struct Tree {
     state: RwLock<State>,
+    store: OnceLock<Arc<dyn TileStore>>,
+    cache: Cache,
+    entries: EntryReader,
+    repairs: Mutex<Full>,
+    /// Held while a tile is rebuilt, so that many readers of one lost tile hash its entries once.
+    rebuilding: Mutex<()>,
+    tally: Tally,
 }
 
-/// Each list only grows, and what is in it never changes; so what a reader finds at one size is right for
-/// every proof up to that size, whatever was appended since.
-#[derive(Debug, Default)]
+/// What readers see at one moment.
+#[derive(Default)]
 struct State {
-    frontier: Frontier,
-    /// By height, then by position among the perfect subtrees of that height.
-    levels: Vec<Vec<Hash>>,
+    edge: Edge,
+    /// Complete tiles that the store may not have yet; as many as the writer's queue holds.
+    pending: HashMap<TileId, Arc<Tile>>,
 }
 
-/// A batch that was hashed but not appended.
-#[derive(Debug)]
-pub struct Staged {
-    base: TreeSize,
-    frontier: Frontier,
-    /// Height and root of each subtree that the batch completes, in the order of completion.
-    completed: Vec<(u32, Hash)>,
+/// Where a hash is.
+enum Found {
+    Here(Hash),
+    /// In the store, if anywhere.
+    Stored {
+        id: TileId,
+        within: u32,
+        place: usize,
+    },
 }
 
-/// The batch was hashed for a tree of another size: somebody else appended in between.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-#[error(
-    "the batch was hashed for a tree of {staged} leaves, but the tree has {actual}; a tree has one writer"
-)]
-pub struct NotNext {
-    /// The size that the batch follows.
-    pub staged: TreeSize,
-    /// The size the tree has.
-    pub actual: TreeSize,
-}
-
-/// The tree has no such perfect subtree, or not yet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-#[error("the tree has no complete subtree of height {height} at position {index}; it ends at {size} leaves")]
-pub struct NoSuchNode {
-    /// The height, 0 for a leaf.
-    pub height: u32,
-    /// The position among the subtrees of that height.
-    pub index: u64,
-    /// The size the tree has.
-    pub size: TreeSize,
-}
-
-impl MemoryTree {
-    /// The empty tree.
-    pub fn new() -> MemoryTree {
-        MemoryTree::default()
+impl Tree {
+    /// An empty tree of the journal in `dir`, without a store yet: [`open`] gives it one. Until then it answers
+    /// [`TreeError::NotYet`].
+    pub fn new(dir: Arc<dyn Dir>, origin_hash: Hash) -> Tree {
+        Tree::with_cache(dir, origin_hash, CACHE_BYTES)
     }
 
-    /// Hashes a batch of leaf hashes onto the tree as it is, without changing it.
-    pub fn stage(&self, leaves: impl IntoIterator<Item = Hash>) -> Result<Staged, LogFull> {
-        let mut frontier = self.frontier();
-        let base = frontier.size();
-        let mut completed = Vec::new();
-        for leaf in leaves {
-            frontier.push_with(leaf, |height, _, hash| completed.push((height, hash)))?;
+    /// As [`Tree::new`], with another bound on the bytes of expanded tiles.
+    pub fn with_cache(dir: Arc<dyn Dir>, origin_hash: Hash, cache_bytes: usize) -> Tree {
+        Tree {
+            state: RwLock::default(),
+            store: OnceLock::new(),
+            cache: Cache::new(cache_bytes),
+            entries: EntryReader::new(dir, origin_hash),
+            repairs: Mutex::default(),
+            rebuilding: Mutex::default(),
+            tally: Tally::default(),
         }
-        Ok(Staged { base, frontier, completed })
-    }
-
-    /// Appends a staged batch under one short lock.
-    pub fn apply(&self, staged: Staged) -> Result<TreeHead, NotNext> {
-        let head = staged.head();
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let actual = state.frontier.size();
-        if actual != staged.base {
-            return Err(NotNext { staged: staged.base, actual });
-        }
-        let levels = staged.frontier.size().get().checked_ilog2().map_or(0, |top| top as usize + 1);
-        state.levels.resize_with(levels, Vec::new);
-        for (height, hash) in staged.completed {
-            // Heights below the top one alone are completed, so the list is there.
-            if let Some(level) = state.levels.get_mut(height as usize) {
-                level.push(hash);
-            }
-        }
-        state.frontier = staged.frontier;
-        Ok(head)
-    }
-
-    /// The root of the perfect subtree of `2^height` leaves that starts at leaf `index * 2^height`.
-    pub fn node(&self, height: u32, index: u64) -> Option<Hash> {
-        let index = usize::try_from(index).ok()?;
-        self.read().levels.get(height as usize)?.get(index).copied()
     }
 
     /// Size and root.
     pub fn head(&self) -> TreeHead {
-        self.read().frontier.head()
+        self.state().edge.head()
+    }
+
+    /// Number of leaves.
+    pub fn size(&self) -> TreeSize {
+        self.state().edge.size()
     }
 
     /// The right edge.
     pub fn frontier(&self) -> Frontier {
-        self.read().frontier.clone()
+        self.state().edge.frontier().clone()
     }
 
-    /// A writer that panicked under the lock would have left subtrees without their leaf count, which nobody
-    /// asks for; so a poisoned lock can be read.
-    fn read(&self) -> RwLockReadGuard<'_, State> {
+    /// How many of the `durable` entries are not in the tree yet.
+    pub fn lag(&self, durable: TreeSize) -> u64 {
+        durable.get().saturating_sub(self.size().get())
+    }
+
+    /// What went wrong with stored tiles.
+    pub fn counters(&self) -> Counters {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Tally { missing, unreadable, wrong, rebuilt, write_failures } = &self.tally;
+        Counters {
+            missing: get(missing),
+            unreadable: get(unreadable),
+            wrong: get(wrong),
+            rebuilt: get(rebuilt),
+            write_failures: get(write_failures),
+        }
+    }
+
+    /// Bytes of memory that complete tiles take: those that were read, and those on their way to the store.
+    pub fn tile_bytes(&self) -> usize {
+        self.cache.bytes() + self.state().pending.len() * Tile::BYTES
+    }
+
+    /// Bytes that the store takes on the disk, if it can tell.
+    pub fn stored_bytes(&self) -> Option<u64> {
+        self.store.get()?.bytes().ok()
+    }
+
+    /// The hashes that are in memory, for a thread that must not wait for the disk.
+    pub fn warm(&self) -> Warm<'_> {
+        Warm(self)
+    }
+
+    /// The hashes of one tile, its newest width; as `row` of a complete or of the incomplete tile of a level.
+    /// `None` if the tree of `size` leaves has no hash in it.
+    pub fn tile(&self, id: TileId, size: TreeSize) -> Result<Option<Vec<Hash>>, TreeError> {
+        if u32::from(id.level) >= LEVELS {
+            return Ok(None);
+        }
+        let height = u32::from(id.level) * TILE_HEIGHT;
+        let Some(first) = id.index.checked_mul(WIDTH as u64) else { return Ok(None) };
+        let end = (size.get() >> height).min(first.saturating_add(WIDTH as u64));
+        if first >= end {
+            return Ok(None);
+        }
+        (first..end).map(|index| self.node(height, index)).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// The entries from `first` on, each compared with its leaf hash in the tree, up to `end` and the tree's size.
+    pub fn entries(&self, first: LeafIndex, end: TreeSize) -> CheckedEntries<'_> {
+        CheckedEntries { tree: self, entries: Some(self.entries.read(first, end, self.size())) }
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        // Whoever panicked under the lock left a whole edge or the one before: both are right.
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Staged {
-    /// The head that the tree has once this is applied.
-    pub fn head(&self) -> TreeHead {
-        self.frontier.head()
-    }
-}
-
-impl Nodes for MemoryTree {
-    type Error = NoSuchNode;
-
-    fn node(&self, height: u32, index: u64) -> Result<Hash, NoSuchNode> {
-        MemoryTree::node(self, height, index).ok_or_else(|| NoSuchNode {
-            height,
-            index,
-            size: self.head().size,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use epigraph_core::LeafIndex;
-    use epigraph_core::hash::{leaf_hash, node_hash};
-    use epigraph_core::proof::{prove_consistency, prove_inclusion};
-
-    use super::*;
-
-    fn leaf(index: u64) -> Hash {
-        leaf_hash(&index.to_be_bytes())
-    }
-
-    /// RFC 6962 section 2.1, word for word.
-    fn root(leaves: std::ops::Range<u64>) -> Hash {
-        match leaves.end - leaves.start {
-            0 => Hash::EMPTY_ROOT,
-            1 => leaf(leaves.start),
-            count => {
-                let middle = leaves.start + (1 << (count - 1).ilog2());
-                node_hash(&root(leaves.start..middle), &root(middle..leaves.end))
-            }
+    fn find(&self, height: u32, index: u64) -> Result<Found, TreeError> {
+        let (id, within, place) = locate(height, index);
+        let state = self.state();
+        let size = state.edge.size();
+        if index >= size.get().checked_shr(height).unwrap_or(0) {
+            return Err(TreeError::NotYet { height, index, size });
         }
+        let here = state.edge.node(height, index);
+        let here = here.or_else(|| state.pending.get(&id)?.node(within, place));
+        drop(state);
+        let here = here.or_else(|| self.cache.read(id, |tile| tile.node(within, place)).flatten());
+        Ok(here.map_or(Found::Stored { id, within, place }, Found::Here))
     }
 
-    #[test]
-    fn heads_and_nodes_are_those_of_the_rfc_however_the_leaves_are_batched() {
-        for batch in [1, 3, 7, 64, 130] {
-            let tree = MemoryTree::new();
-            assert_eq!(tree.head(), TreeHead::EMPTY);
-            for start in (0..130).step_by(batch) {
-                let end = 130.min(start + batch as u64);
-                let head = tree.apply(tree.stage((start..end).map(leaf)).unwrap()).unwrap();
-                assert_eq!((head.size.get(), head.root), (end, root(0..end)));
-                assert_eq!(head, tree.head());
-            }
-            for height in 0..9 {
-                for index in 0..132 {
-                    let leaves = index << height..(index + 1) << height;
-                    let want = (leaves.end <= 130).then(|| root(leaves));
-                    assert_eq!(
-                        MemoryTree::node(&tree, height, index),
-                        want,
-                        "height {height}, index {index}"
-                    );
+    /// Reads a complete tile from the store, or rebuilds it.
+    fn load(&self, id: TileId) -> Result<Arc<Tile>, TreeError> {
+        let wanted = self.node((u32::from(id.level) + 1) * TILE_HEIGHT, id.index)?;
+        let tile = match self.stored(id, Some(wanted)) {
+            Some(tile) => Arc::new(tile),
+            None => self.rebuild(id, wanted)?,
+        };
+        self.cache.insert(id, tile.clone());
+        Ok(tile)
+    }
+
+    /// A tile as the store has it; `None`, and counted, if it has it not or another one than `wanted`.
+    fn stored(&self, id: TileId, wanted: Option<Hash>) -> Option<Tile> {
+        let failed = match self.store.get()?.get(id) {
+            Ok(Some(row)) => {
+                let tile = Tile::expand(row);
+                if wanted.is_none_or(|wanted| tile.root() == wanted) {
+                    return Some(tile);
                 }
+                &self.tally.wrong
             }
+            Ok(None) => &self.tally.missing,
+            Err(_) => &self.tally.unreadable,
+        };
+        failed.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
+    fn rebuild(&self, id: TileId, wanted: Hash) -> Result<Arc<Tile>, TreeError> {
+        let _one = lock(&self.rebuilding);
+        if let Some(tile) = self.cache.read(id, |tile| Arc::new(*tile)) {
+            return Ok(tile);
+        }
+        let computed = self.compute_from_children(id).filter(|tile| tile.root() == wanted);
+        let tile = match computed {
+            Some(tile) => Arc::new(tile),
+            None => self.compute_from_entries(id)?,
+        };
+        if tile.root() != wanted {
+            return Err(TreeError::DataLoss { tile: id, wanted, found: tile.root() });
+        }
+        self.tally.rebuilt.fetch_add(1, Ordering::Relaxed);
+        self.repair(id, &tile);
+        Ok(tile)
+    }
+
+    /// A tile above level 0 from the roots of the stored tiles below it.
+    fn compute_from_children(&self, id: TileId) -> Option<Tile> {
+        let level = id.level.checked_sub(1)?;
+        let mut row = *Tile::EMPTY.row();
+        for (hash, child) in row.iter_mut().zip(0..) {
+            let child = TileId { level, index: id.index * WIDTH as u64 + child };
+            let root = self.cache.read(child, Tile::root);
+            *hash = root.or_else(|| self.stored(child, None).map(|tile| tile.root()))?;
+        }
+        Some(Tile::expand(row))
+    }
+
+    /// A tile from the entries below it. Fewer of them than the tree has give a tile with another root.
+    fn compute_from_entries(&self, id: TileId) -> Result<Arc<Tile>, TreeError> {
+        let leaves = 1u64.checked_shl((u32::from(id.level) + 1) * TILE_HEIGHT);
+        let first = leaves.and_then(|leaves| LeafIndex::new(id.index.checked_mul(leaves)?));
+        let last = leaves.and_then(|leaves| first?.checked_add(leaves - 1));
+        // The tile's leaves begin at a multiple of their number, so they hash as if they were a tree of their own.
+        let (mut edge, mut full) = (Edge::default(), Full::new());
+        if let (Some(first), Some(last)) = (first, last) {
+            let mut entries = self.entries.read(first, last.size_after(), self.size());
+            while let Some((_, entry)) = entries.next_entry()? {
+                full.clear();
+                // No tile has as many leaves as a log may have.
+                let _ = edge.push(leaf_hash(entry), &mut full);
+            }
+        }
+        let tile = full.into_iter().find(|(tile, _)| tile.level == id.level);
+        Ok(tile.map_or_else(|| Arc::new(Tile::EMPTY), |(_, tile)| tile))
+    }
+
+    /// Leaves a tile to the writer, to be stored again.
+    fn repair(&self, id: TileId, tile: &Arc<Tile>) {
+        let mut repairs = lock(&self.repairs);
+        if repairs.len() < MAX_REPAIRS {
+            repairs.push((id, tile.clone()));
         }
     }
 
-    #[test]
-    fn proofs_for_every_size_come_from_the_largest_tree() {
-        let tree = MemoryTree::new();
-        tree.apply(tree.stage((0..40).map(leaf)).unwrap()).unwrap();
-        for size in 1..=40 {
-            let at = TreeSize::new(size).unwrap();
-            for old in 0..=size {
-                let proof = prove_consistency(&tree, TreeSize::new(old).unwrap(), at).unwrap().unwrap();
-                proof.verify(&root(0..old), &root(0..size)).unwrap();
-            }
-            for index in 0..size {
-                let proof = prove_inclusion(&tree, LeafIndex::new(index).unwrap(), at).unwrap().unwrap();
-                proof.verify(&leaf(index), &root(0..size)).unwrap();
+    /// Lets readers see a larger tree, and the tiles that it completed.
+    pub(crate) fn advance(&self, edge: &Edge, full: &[(TileId, Arc<Tile>)]) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.pending.extend(full.iter().cloned());
+        state.edge.clone_from(edge);
+    }
+
+    pub(crate) fn edge(&self) -> Edge {
+        self.state().edge.clone()
+    }
+
+    /// Starts with what a store holds, once.
+    pub(crate) fn install(&self, store: Arc<dyn TileStore>, edge: Edge) {
+        if self.store.set(store).is_ok() {
+            self.state.write().unwrap_or_else(PoisonError::into_inner).edge = edge;
+        }
+    }
+
+    /// Hands tiles that the store has over to the cache: what is new is read soonest.
+    pub(crate) fn settle(&self, tiles: &[(TileId, Arc<Tile>)]) {
+        tiles.iter().for_each(|(id, tile)| self.cache.insert(*id, tile.clone()));
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        tiles.iter().for_each(|(id, _)| drop(state.pending.remove(id)));
+    }
+
+    pub(crate) fn take_repairs(&self) -> Full {
+        std::mem::take(&mut *lock(&self.repairs))
+    }
+
+    pub(crate) fn write_failed(&self) {
+        self.tally.write_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Compares a tile that was computed anew with the store; what differs is stored again. For the scrubber.
+    pub(crate) fn check_stored(&self, id: TileId, tile: &Arc<Tile>) -> bool {
+        if self.state().pending.contains_key(&id) || self.stored(id, Some(tile.root())).is_some() {
+            return true;
+        }
+        self.tally.rebuilt.fetch_add(1, Ordering::Relaxed);
+        self.repair(id, tile);
+        false
+    }
+}
+
+impl Nodes for Tree {
+    type Error = TreeError;
+
+    fn node(&self, height: u32, index: u64) -> Result<Hash, TreeError> {
+        match self.find(height, index)? {
+            Found::Here(hash) => Ok(hash),
+            Found::Stored { id, within, place } => {
+                let tile = self.load(id)?;
+                tile.node(within, place).ok_or(TreeError::NotYet { height, index, size: self.size() })
             }
         }
-        let beyond = prove_consistency(&tree, TreeSize::new(3).unwrap(), TreeSize::new(41).unwrap());
-        assert_eq!(beyond.unwrap_err().size.get(), 40);
     }
+}
 
-    #[test]
-    fn a_batch_that_does_not_follow_is_refused() {
-        let tree = MemoryTree::new();
-        let (first, second) = (tree.stage([leaf(0)]).unwrap(), tree.stage([leaf(1)]).unwrap());
-        let head = tree.apply(first).unwrap();
-        let error = tree.apply(second).unwrap_err();
-        assert_eq!((error.staged.get(), error.actual.get()), (0, 1));
-        assert_eq!(tree.head(), head);
-    }
+/// The part of a tree that is in memory.
+#[derive(Clone, Copy)]
+pub struct Warm<'a>(&'a Tree);
 
-    #[test]
-    fn readers_see_whole_batches_while_one_writer_appends() {
-        let tree = MemoryTree::new();
-        std::thread::scope(|scope| {
-            let reader = scope.spawn(|| {
-                while tree.head().size.get() < 500 {
-                    let frontier = tree.frontier();
-                    assert_eq!(frontier.size().get() % 5, 0);
-                    let Some(last) = frontier.size().last_index() else { continue };
-                    assert_eq!(MemoryTree::node(&tree, 0, last.get()), Some(leaf(last.get())));
-                }
-            });
-            for start in (0..500).step_by(5) {
-                tree.apply(tree.stage((start..start + 5).map(leaf)).unwrap()).unwrap();
-            }
-            reader.join().unwrap();
-        });
+/// Why [`Warm`] has no answer.
+#[derive(Debug, Error)]
+pub enum WarmError {
+    /// It must be read from the store: ask the tree itself, where waiting for the disk is allowed.
+    #[error("tile {0} is not in memory")]
+    Cold(TileId),
+    /// The tree has not been built that far.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+}
+
+impl Nodes for Warm<'_> {
+    type Error = WarmError;
+
+    fn node(&self, height: u32, index: u64) -> Result<Hash, WarmError> {
+        match self.0.find(height, index)? {
+            Found::Here(hash) => Ok(hash),
+            Found::Stored { id, .. } => Err(WarmError::Cold(id)),
+        }
     }
+}
+
+/// Entries that are what the tree says. After an error it ends.
+pub struct CheckedEntries<'a> {
+    tree: &'a Tree,
+    entries: Option<Entries<'a>>,
+}
+
+impl CheckedEntries<'_> {
+    fn checked(&mut self) -> Result<Option<(LeafIndex, Vec<u8>)>, EntryError> {
+        let Some(entries) = &mut self.entries else { return Ok(None) };
+        let Some((index, entry)) = entries.next_entry()? else { return Ok(None) };
+        let wanted = self.tree.node(0, index.get())?;
+        if leaf_hash(entry) != wanted {
+            return Err(EntryError::DataLoss { index, wanted });
+        }
+        Ok(Some((index, entry.to_vec())))
+    }
+}
+
+impl Iterator for CheckedEntries<'_> {
+    type Item = Result<(LeafIndex, Vec<u8>), EntryError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.checked();
+        if next.is_err() {
+            self.entries = None;
+        }
+        next.transpose()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

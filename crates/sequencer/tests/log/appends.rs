@@ -88,12 +88,13 @@ async fn a_caller_that_hangs_up_at_any_point_keeps_its_entries_and_disturbs_nobo
         // Before the first poll nothing was asked for.
         assert_eq!(answer.first_index.get(), if polls == 0 { 0 } else { 600 }, "{polls} polls");
         if polls > 0 {
-            let proven = running.log.prove(LeafIndex::new(599).unwrap()).unwrap();
+            let proven = running.log.prove(LeafIndex::new(599).unwrap()).await.unwrap();
             proven.proof.verify(&leaf_hash(b"599"), &proven.checkpoint.head().root).unwrap();
         }
         running.stop().await.unwrap();
         if done {
-            assert!(polls > 4, "the await points of ticket, publication and proofs were all tried");
+            // The ticket is answered on this thread later, and the proofs give way to others twice.
+            assert!(polls > 2, "the await points of ticket and proofs were tried");
             break;
         }
     }
@@ -118,7 +119,7 @@ async fn draining_answers_what_was_taken_refuses_the_rest_and_ends_though_caller
     assert!(running.offered.changed().await.is_err());
     let later = log.append(entries(&["later"]), Wait::Durable).await;
     assert_eq!(later, Err(AppendError::Refused(Refused::Draining)));
-    assert!(log.prove(LeafIndex::new(0).unwrap()).is_ok(), "reads go on");
+    assert!(log.prove(LeafIndex::new(0).unwrap()).await.is_ok(), "reads go on");
     log.drain().await;
 }
 
@@ -130,7 +131,9 @@ async fn a_restart_continues_the_same_tree() {
     for round in 0..5 {
         let running =
             if round == 0 { create(&dir, Options::default()) } else { open(&dir, Options::default()) };
-        assert_eq!(*running.offered.borrow(), before, "round {round}");
+        // Nothing is offered before the tree has caught up; then what was there before is.
+        let first = *running.offered.clone().wait_for(|head| head.size >= before.size).await.unwrap();
+        assert_eq!(first, before, "round {round}");
         for n in 0..20 {
             let text = format!("{round}/{n}").repeat(200);
             assert_eq!(running.durable(&[&text]).await, all.len() as u64);
@@ -150,23 +153,23 @@ async fn reads_beyond_what_is_published_are_refused_by_name() {
     let running = create(&MemoryDir::new(), Options { publishes: false, ..Options::default() });
     let log = &running.log;
     let index = |index| LeafIndex::new(index).unwrap();
-    assert_eq!(log.prove(index(0)), Err(ReadError::NothingPublished));
-    assert_eq!(log.prove_consistency(size(1), size(1)), Err(ReadError::NothingPublished));
+    assert_eq!(log.prove(index(0)).await, Err(ReadError::NothingPublished));
+    assert_eq!(log.prove_consistency(size(1), size(1)).await, Err(ReadError::NothingPublished));
     let mut offered = running.offered.clone();
     running.durable(&["a", "b", "c"]).await;
     let published = *offered.wait_for(|head| head.size == size(3)).await.unwrap();
     running.publish.send_replace(Some(std::sync::Arc::new(signed(published))));
     running.durable(&["d", "e"]).await;
 
-    let proven = log.prove(index(2)).unwrap();
+    let proven = log.prove(index(2)).await.unwrap();
     proven.proof.verify(&leaf_hash(b"c"), &published.root).unwrap();
     let not_yet = |what: &str| ReadError::NotYetPublished { what: what.into(), published: size(3) };
     let beyond = |what: &str| ReadError::BeyondTree { what: what.into(), durable: size(5) };
     for (at, want) in [(3, not_yet("entry 3")), (4, not_yet("entry 4")), (5, beyond("entry 5"))] {
-        assert_eq!(log.prove(index(at)), Err(want));
+        assert_eq!(log.prove(index(at)).await, Err(want));
     }
     let far = LeafIndex::new(epigraph_core::TreeSize::MAX.get() - 1).unwrap();
-    assert_eq!(log.prove(far), Err(beyond(&format!("entry {far}"))));
+    assert_eq!(log.prove(far).await, Err(beyond(&format!("entry {far}"))));
 
     let bad = |old, new| ReadError::BadSizes { old: size(old), new: size(new) };
     for (old, new, want) in [
@@ -178,9 +181,9 @@ async fn reads_beyond_what_is_published_are_refused_by_name() {
         (5, 5, not_yet("size 5")),
         (1, 6, beyond("size 6")),
     ] {
-        assert_eq!(log.prove_consistency(size(old), size(new)), Err(want), "{old} to {new}");
+        assert_eq!(log.prove_consistency(size(old), size(new)).await, Err(want), "{old} to {new}");
     }
-    assert_eq!(log.prove_consistency(size(3), size(3)).unwrap().hashes, []);
+    assert_eq!(log.prove_consistency(size(3), size(3)).await.unwrap().hashes, []);
     let one = leaf_hash(b"a");
-    log.prove_consistency(size(1), size(3)).unwrap().verify(&one, &published.root).unwrap();
+    log.prove_consistency(size(1), size(3)).await.unwrap().verify(&one, &published.root).unwrap();
 }

@@ -77,7 +77,7 @@ async fn without_space_for_a_segment_appends_are_refused_reads_go_on_and_appends
         let again = running.log.append(entries(&[&text]), PUBLISHED).await;
         assert_eq!(again, Err(AppendError::Refused(Refused::NoSpace)));
         for index in 0..acknowledged {
-            let proven = running.log.prove(LeafIndex::new(index).unwrap()).unwrap();
+            let proven = running.log.prove(LeafIndex::new(index).unwrap()).await.unwrap();
             proven.proof.verify(&leaf_hash(text.as_bytes()), &proven.checkpoint.head().root).unwrap();
         }
     }

@@ -1,6 +1,7 @@
 //! A log over a directory in memory, and a stand-in for the publisher that signs whatever it is offered.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,9 +20,8 @@ use epigraph_sequencer::machine::Limits;
 use epigraph_sequencer::run::{Fatal, Setup, start};
 use epigraph_store::file::memory::MemoryDir;
 use epigraph_store::file::{Dir, File};
-use epigraph_store::follow::Follower;
 use epigraph_store::journal::{Config, Journal, Reader};
-use epigraph_store::tree::MemoryTree;
+use epigraph_store::tree::open_in_memory;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
@@ -180,9 +180,8 @@ pub fn open(dir: &(impl Dir + Clone + 'static), options: Options) -> Running {
     let dir: Arc<dyn Dir> = Arc::new(dir.clone());
     let entropy = Arc::new(Counting(Mutex::new(100)));
     let (journal, _) = Journal::open(Arc::clone(&dir), origin().hash(), options.config, entropy).unwrap();
-    let tree = Arc::new(MemoryTree::new());
-    let mut follower = Follower::new(dir, origin().hash(), Arc::clone(&tree));
-    follower.catch_up(journal.head().size, &mut |_| ()).unwrap();
+    let (tree, mut follower) = open_in_memory(dir, origin().hash()).unwrap();
+    follower.catch_up(journal.head().size, &mut |_| ControlFlow::Continue(())).unwrap();
     let newest = options.publishes.then(|| Arc::new(signed(journal.head())));
     let (publish, published) = watch::channel(newest);
     let setup = Setup {
@@ -190,7 +189,7 @@ pub fn open(dir: &(impl Dir + Clone + 'static), options: Options) -> Running {
         limits: options.limits,
         journal,
         tree,
-        follower,
+        open_tree: Box::new(|| Ok(follower)),
         clock: Arc::new(Fixed),
         published,
     };

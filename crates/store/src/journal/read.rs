@@ -135,13 +135,7 @@ impl Reader {
                     let start = next.start();
                     self.place = Some((next, start));
                 }
-                Next::Nothing => return Err(damaged(segment, cursor, "its first frame is missing")),
-                Next::BadHeader(_, found) | Next::Contradiction(found) => {
-                    return Err(damaged(segment, cursor, &found));
-                }
-                Next::BadBody(..) => {
-                    return Err(damaged(segment, cursor, "the frame's body does not match its checksum"));
-                }
+                other => return Err(not_a_frame(segment, cursor, &other)),
             }
         }
     }
@@ -158,7 +152,14 @@ impl Reader {
     }
 }
 
-fn damaged(segment: &Segment, cursor: &Cursor, found: &str) -> JournalError {
+/// The error for what stands where a durable frame must be.
+pub(super) fn not_a_frame(segment: &Segment, cursor: &Cursor, what: &Next) -> JournalError {
+    let found = match what {
+        Next::Nothing => "its first frame is missing",
+        Next::BadHeader(_, found) | Next::Contradiction(found) => found,
+        Next::BadBody(..) => "the frame's body does not match its checksum",
+        Next::Frame(..) => "the frame is not the one that was looked for",
+    };
     JournalError::Damaged { segment: segment.name.clone(), offset: cursor.end, found: found.to_owned() }
 }
 

@@ -132,6 +132,14 @@ pub(super) enum Next {
     Contradiction(String),
 }
 
+/// What is at a cursor's end, as far as its header says.
+pub(super) enum NextHeader {
+    /// A header that checks and follows, and the cursor behind its frame.
+    Frame(Box<FrameHeader>, Cursor),
+    /// Anything else; never a frame.
+    Other(Box<Next>),
+}
+
 impl Segment {
     /// Opens the segment that starts at `first` for reading and checks its header and its body.
     pub(super) fn open(dir: &dyn Dir, first: TreeSize, origin_hash: Hash) -> Result<Segment, JournalError> {
@@ -196,34 +204,38 @@ impl Segment {
 
     /// Reads what is at `cursor.end`. Leaf hashes and roots are not computed here.
     pub(super) fn next(&self, cursor: &Cursor) -> Result<Next, JournalError> {
+        Ok(match self.next_header(cursor)? {
+            NextHeader::Frame(header, after) => self.frame(*header, after)?,
+            NextHeader::Other(other) => *other,
+        })
+    }
+
+    /// Reads the header at `cursor.end` and leaves its body alone.
+    pub(super) fn next_header(&self, cursor: &Cursor) -> Result<NextHeader, JournalError> {
+        let other = |next| Ok(NextHeader::Other(Box::new(next)));
         let room = self.header.segment_bytes.saturating_sub(cursor.end);
         if room < SECTOR as u64 {
-            return Ok(Next::Nothing);
+            return other(Next::Nothing);
         }
         let sector = self.sector_at(cursor.end)?;
         if format::is_zero(&sector) {
-            return Ok(Next::Nothing);
+            return other(Next::Nothing);
         }
         let header = match FrameHeader::decode(&sector) {
             Ok(header) => header,
-            Err(found) => return Ok(Next::BadHeader(Box::new(sector), found)),
+            Err(found) => return other(Next::BadHeader(Box::new(sector), found)),
         };
         if let Some(found) = self.contradiction(cursor, &header) {
-            return Ok(Next::Contradiction(found));
+            return other(Next::Contradiction(found));
         }
         let body_bytes = padded(header.body_bytes as usize);
         let (Some(size), true) =
             (header.size_after(), header.body_bytes <= MAX_FRAME_BYTES && header.count > 0)
         else {
-            return Ok(Next::Contradiction("the frame header has counts that no frame has".to_owned()));
+            return other(Next::Contradiction("the frame header has counts that no frame has".to_owned()));
         };
         if (SECTOR + body_bytes) as u64 > room {
-            return Ok(Next::Contradiction("the frame reaches beyond the end of its segment".to_owned()));
-        }
-        let mut body = vec![0; body_bytes];
-        self.read(cursor.end + SECTOR as u64, &mut body)?;
-        if crc32c::crc32c(&body) != header.body_crc {
-            return Ok(Next::BadBody(header, Sparse::count(&body)));
+            return other(Next::Contradiction("the frame reaches beyond the end of its segment".to_owned()));
         }
         let after = Cursor {
             head: TreeHead { size, root: header.root_after },
@@ -231,6 +243,16 @@ impl Segment {
             header_hash: format::header_hash(&sector),
             end: cursor.end + (SECTOR + body_bytes) as u64,
         };
+        Ok(NextHeader::Frame(Box::new(header), after))
+    }
+
+    /// Reads the body behind a header that [`Segment::next_header`] gave, with the cursor behind it.
+    pub(super) fn frame(&self, header: FrameHeader, after: Cursor) -> Result<Next, JournalError> {
+        let mut body = vec![0; padded(header.body_bytes as usize)];
+        self.read(after.header_at + SECTOR as u64, &mut body)?;
+        if crc32c::crc32c(&body) != header.body_crc {
+            return Ok(Next::BadBody(header, Sparse::count(&body)));
+        }
         Ok(match OwnedFrame::new(header, body) {
             Ok(frame) => Next::Frame(frame, after),
             Err(found) => Next::Contradiction(found),
