@@ -255,7 +255,7 @@ pub struct PkiIssue {
     #[arg(long, value_name = "DIR")]
     pub ca: PathBuf,
 
-    /// The name: spiffe://<trust domain>/epigraph/<role>/<name>
+    /// The name, of the form spiffe://audit.example/epigraph/ROLE/NAME
     #[arg(long, value_name = "URI")]
     pub spiffe: SpiffeId,
 

@@ -266,7 +266,12 @@ impl Log {
             if proofs.len() % PROOFS_PER_TURN == PROOFS_PER_TURN - 1 {
                 tokio::task::yield_now().await;
             }
-            proofs.push(prove_inclusion(&*self.tree, index, checkpoint.head().size).ok()?.ok()?);
+            match prove_inclusion(&*self.tree, index, checkpoint.head().size) {
+                Ok(Ok(proof)) => proofs.push(proof),
+                // The caller is told what is true, that its entries are on disk; whoever runs the log has to know the rest.
+                Ok(Err(error)) => return unproven(index, &error),
+                Err(error) => return unproven(index, &error),
+            }
         }
         Some((checkpoint, proofs))
     }
@@ -353,6 +358,11 @@ impl Log {
             Err(ReadError::BeyondTree { what: what(), durable })
         }
     }
+}
+
+fn unproven<T>(index: LeafIndex, error: &dyn std::fmt::Display) -> Option<T> {
+    tracing::error!(%index, %error, "a published entry cannot be proven: the tree cannot be read");
+    None
 }
 
 /// The limits of one call; returns its bytes.

@@ -1,7 +1,7 @@
 //! The publisher: it takes the tree heads that the sequencer offers, one in flight at a time, has them signed, and
 //! publishes them.
 //!
-//! [`machine`] decides what comes next and is pure; [`run`] drives it. The publisher has no key: it re-opens whatever
+//! [`machine`] decides what comes next and is pure; [`Publisher::run`] drives it. The publisher has no key: it re-opens whatever
 //! the signer returns, and serves a checkpoint only after it is on disk. Policy so far: the log's signature alone.
 
 pub mod machine;
