@@ -217,14 +217,14 @@ async fn append_and_verify(
         let message = format!("{} entries are on disk but were not published in time", totals.unpublished);
         return Err(Failure::unreachable(message));
     }
-    let elapsed = watch.elapsed();
+    let appending = watch.elapsed().saturating_sub(verifying);
     phases.done(
         "entries appended",
-        elapsed.saturating_sub(verifying),
+        appending,
         format_args!(
             "{} entries, indexes {first} to {last}, {}",
             totals.entries,
-            rate(totals.entries, watch.elapsed())
+            rate(totals.entries, appending)
         ),
     );
     phases.done(
