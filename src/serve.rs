@@ -150,7 +150,6 @@ async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) 
         }
     };
     tokio::try_join!(server, driver, publisher, scrubbing)?;
-    drop(state.locks);
     Ok(())
 }
 

@@ -39,8 +39,6 @@ pub struct LogState {
     pub journal_dir: Arc<dyn Dir>,
     /// Where the stored tree is, or will be. It may be deleted.
     pub tree_directory: PathBuf,
-    /// Held as long as the process runs.
-    pub locks: [DirLock; 2],
 }
 
 /// Creates the state of a log and of its embedded signer. Returns the log's vkey.
@@ -116,7 +114,9 @@ pub fn init(config: &LogConfig, now: UnixMillis, entropy: &Arc<dyn Entropy>) -> 
 pub fn open(config: &LogConfig, entropy: &Arc<dyn Entropy>) -> Outcome<LogState> {
     FormatFile::of(Kind::Log).check(&config.directory).map_err(Failure::state)?;
     FormatFile::of(Kind::Signer).check(&config.signer_directory).map_err(Failure::state)?;
-    let locks = lock(config)?;
+    // The system gives them up with the process, and nobody sooner: a thread that is still writing when the log fails must
+    // not meet a second process.
+    std::mem::forget(lock(config)?);
     let log = log_directory(config);
     let path = log.join("log.toml");
     let file: LogFile = load_toml(&path).map_err(|error| {
@@ -169,7 +169,7 @@ pub fn open(config: &LogConfig, entropy: &Arc<dyn Entropy>) -> Outcome<LogState>
     }
     let policy = Policy::of_log(vkey);
     let tree_directory = log.join("tree");
-    Ok(LogState { origin, policy, key, heads, published, journal, journal_dir, tree_directory, locks })
+    Ok(LogState { origin, policy, key, heads, published, journal, journal_dir, tree_directory })
 }
 
 /// Where one log's files are: `<directory>/<hex sha256(origin)>`.

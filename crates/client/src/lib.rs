@@ -62,7 +62,7 @@ pub enum ClientError {
     /// Two signed checkpoints of one size with two roots.
     #[error(
         "two histories: this log signed {size} entries with root {} and {size} entries with root {}. Keep both \
-         checkpoints, the pinned and the served one: they are evidence", pinned.root, served.root, size = served.size
+         checkpoints, the pinned one and beside it the served one: they are evidence", pinned.root, served.root, size = served.size
     )]
     TwoHistories {
         /// What was served.
@@ -139,7 +139,9 @@ impl Client {
         let checkpoint = self.accept(&note).await?;
         match pinned {
             Some(pinned) if checkpoint.head().size < pinned.size => {
-                Err(ClientError::RolledBack { served: checkpoint.head(), pinned })
+                let error = ClientError::RolledBack { served: checkpoint.head(), pinned };
+                self.keep_if_unfit(&error, &checkpoint);
+                Err(error)
             }
             _ => Ok(checkpoint),
         }
@@ -168,7 +170,8 @@ impl Client {
         loop {
             let held = self.pin.lock()?.read(&self.policy)?;
             if let Some(pinned) = &held {
-                self.check_consistent(served.head(), pinned.head()).await?;
+                let checked = self.check_consistent(served.head(), pinned.head()).await;
+                checked.inspect_err(|error| self.keep_if_unfit(error, &served))?;
                 if pinned.head().size >= served.head().size {
                     return Ok(served);
                 }
@@ -179,6 +182,13 @@ impl Client {
                 pin.replace(&served)?;
                 return Ok(served);
             }
+        }
+    }
+
+    fn keep_if_unfit(&self, error: &ClientError, served: &Verified<Checkpoint>) {
+        use ClientError::{NotProven, RolledBack, TwoHistories};
+        if matches!(error, TwoHistories { .. } | NotProven { .. } | RolledBack { .. }) {
+            self.pin.keep_served(served);
         }
     }
 

@@ -93,6 +93,20 @@ impl Pin {
         Ok(LockedPin { pin: self, _lock: file })
     }
 
+    /// Keeps a served checkpoint that does not fit the pinned one, beside it: together they may be evidence. Best effort: what
+    /// is reported is that they do not fit.
+    pub(crate) fn keep_served(&self, served: &Verified<Checkpoint>) {
+        let path = self.path.with_extension(format!("served-{}", served.head().size));
+        match fs::write(&path, served.note()) {
+            Ok(()) => {
+                tracing::warn!(path = %path.display(), "the served checkpoint that does not fit is kept")
+            }
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "the served checkpoint cannot be kept")
+            }
+        }
+    }
+
     fn error(&self, action: &'static str, source: io::Error) -> PinError {
         PinError::Io { action, path: self.path.clone(), source }
     }

@@ -113,7 +113,7 @@ async fn draining_answers_what_was_taken_refuses_the_rest_and_ends_though_caller
     );
     verify(&taken.unwrap(), &sent);
     assert_eq!(late, Err(AppendError::Refused(Refused::Draining)));
-    running.driver.await.unwrap().unwrap();
+    ended(running.driver).await.unwrap();
     // The last head is offered before the channel closes.
     assert_eq!(running.offered.borrow_and_update().size, size(1));
     assert!(running.offered.changed().await.is_err());

@@ -40,7 +40,7 @@ async fn a_frame_that_fails_is_never_acknowledged_and_ends_the_log() {
             dir.inject(Fault { operation: Some(operation), nth: 0, outcome, crash: false });
             let unknown = running.log.append(entries(&[&"x".repeat(900)]), PUBLISHED).await;
             assert_eq!(unknown, Err(AppendError::Stopped), "{what}");
-            assert!(matches!(running.driver.await.unwrap(), Err(Fatal::Journal(_))), "{what}");
+            assert!(matches!(ended(running.driver).await, Err(Fatal::Journal(_))), "{what}");
             let after = running.log.append(entries(&["y"]), Wait::Durable).await;
             assert!(after.is_err(), "{what}: nothing is taken any more");
             assert_eq!(offered.borrow_and_update().size, size(1), "{what}: nothing of it is offered");
@@ -116,7 +116,7 @@ async fn a_byte_that_flips_between_write_and_reading_again_is_never_offered_and_
     poison(&dir);
     // It was durable; whether the caller hears so or the log ends first is all the same.
     let _ = running.log.append(entries(&["poison"]), Wait::Durable).await;
-    assert!(matches!(running.driver.await.unwrap(), Err(Fatal::Tree(_))));
+    assert!(matches!(ended(running.driver).await, Err(Fatal::Tree(_))));
     assert_eq!(*offered.borrow_and_update(), good);
     assert!(offered.changed().await.is_err());
 }
@@ -143,12 +143,12 @@ async fn a_thread_that_panics_ends_the_log() {
             }
         });
         let answer = running.log.append(entries(&["a"]), Wait::Durable).await;
-        let ended = running.driver.await.unwrap();
+        let end = ended(running.driver).await;
         match point {
-            "open" => assert!(matches!(ended, Err(Fatal::Tree(_))), "{ended:?}"),
+            "open" => assert!(matches!(end, Err(Fatal::Tree(_))), "{end:?}"),
             _ => {
                 assert_eq!(answer, Err(AppendError::Stopped));
-                assert!(matches!(ended, Err(Fatal::Journal(_))), "{ended:?}");
+                assert!(matches!(end, Err(Fatal::Journal(_))), "{end:?}");
             }
         }
         assert_eq!(*running.offered.borrow(), TreeHead::EMPTY, "{point}");

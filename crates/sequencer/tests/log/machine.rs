@@ -10,7 +10,8 @@ use epigraph_sequencer::machine::{
 };
 use proptest::prelude::*;
 
-const LIMITS: Limits = Limits { unpublished_max_entries: 300, unpublished_max_age_ms: 1_000 };
+/// So few that a pool alone can exceed them, and so many that a pool is full before.
+const UNPUBLISHED_MAX_ENTRIES: [u64; 2] = [12, 300];
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -45,6 +46,7 @@ fn op() -> impl Strategy<Value = Op> {
 /// A machine, and what it must come to.
 struct Model {
     machine: Machine<usize>,
+    unpublished_max_entries: u64,
     now: UnixMillis,
     /// The leaf and bytes of each entry of a submission, by ticket.
     sent: Vec<Vec<Bytes>>,
@@ -59,10 +61,12 @@ struct Model {
 }
 
 impl Model {
-    fn new() -> Model {
+    fn new(unpublished_max_entries: u64) -> Model {
         let now = UnixMillis(1_000_000);
+        let limits = Limits { unpublished_max_entries, unpublished_max_age_ms: 1_000 };
         Model {
-            machine: Machine::new(LIMITS, Frontier::new(), TreeSize::ZERO, now),
+            unpublished_max_entries,
+            machine: Machine::new(limits, Frontier::new(), TreeSize::ZERO, now),
             now,
             sent: Vec::new(),
             answered: Vec::new(),
@@ -189,7 +193,7 @@ impl Model {
         let pooled: u64 = self.pooled.iter().map(count).sum();
         let durable = self.writing.as_ref().map_or(self.durable.size(), |(_, after)| after.size());
         let ahead = durable.get() + pooled - self.published.get();
-        assert!(!taken || ahead <= LIMITS.unpublished_max_entries, "{ahead} entries ahead");
+        assert!(!taken || ahead <= self.unpublished_max_entries, "{ahead} entries ahead");
         assert!(!(taken && self.drained), "it takes nothing while draining");
     }
 }
@@ -199,9 +203,10 @@ proptest! {
 
     #[test]
     fn any_events_leave_indexes_without_gaps_and_no_ticket_without_its_one_answer(
+        limit in proptest::sample::select(&UNPUBLISHED_MAX_ENTRIES),
         ops in proptest::collection::vec(op(), 1..120),
     ) {
-        let mut model = Model::new();
+        let mut model = Model::new(limit);
         ops.iter().for_each(|op| model.apply(op));
         for op in [Op::Stage, Op::Written, Op::Stage, Op::Written] {
             model.apply(&op);

@@ -29,6 +29,9 @@ use zeroize::Zeroizing;
 /// Longer than any test takes, also on a busy machine.
 pub const LONG: Duration = Duration::from_secs(600);
 
+/// A driver that is to end does so at once; this much for a busy machine.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
+
 pub const PUBLISHED: Wait = Wait::Published(LONG);
 
 pub const LIMITS: Limits = Limits { unpublished_max_entries: 1 << 30, unpublished_max_age_ms: 1 << 40 };
@@ -210,12 +213,17 @@ impl Running {
     /// Lets the last handle of the log go and waits for the driver.
     pub async fn stop(self) -> Result<(), Fatal> {
         drop(self.log);
-        self.driver.await.unwrap()
+        ended(self.driver).await
     }
 
     pub async fn durable(&self, texts: &[&str]) -> u64 {
         self.log.append(entries(texts), Wait::Durable).await.unwrap().first_index.get()
     }
+}
+
+/// How the driver ended; fails the test if it does not.
+pub async fn ended(driver: JoinHandle<Result<(), Fatal>>) -> Result<(), Fatal> {
+    tokio::time::timeout(ENDS_WITHIN, driver).await.unwrap().unwrap()
 }
 
 /// The head as the log's key signs it.
