@@ -2,6 +2,7 @@
 
 pub mod append;
 pub mod checkpoint;
+pub mod entries;
 pub mod keys;
 pub mod manual;
 pub mod prove;
@@ -50,6 +51,8 @@ pub enum Command {
     Append(Append),
     /// Fetch and check the receipt of an entry
     Prove(Prove),
+    /// Read entries back, each verified before it is shown
+    Entries(Entries),
     /// Fetch the newest published checkpoint and check that it extends what was seen before
     Checkpoint(Checkpoint),
     /// Check a receipt offline, with public keys alone
@@ -174,6 +177,28 @@ pub struct Leaf {
     /// The entry's leaf hash, SHA-256(0x00 || entry), in hexadecimal
     #[arg(long, value_name = "HEX")]
     pub leaf_hash: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Entries {
+    #[command(flatten)]
+    pub profile: Profile,
+
+    /// The index of the first entry, from 0
+    #[arg(value_name = "FIRST")]
+    pub first: u64,
+
+    /// The index of the last entry; without it, up to the newest published checkpoint
+    #[arg(value_name = "LAST", conflicts_with = "count")]
+    pub last: Option<u64>,
+
+    /// How many entries, instead of LAST
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+
+    /// Write each entry to a file NUMBER.entry in this directory, instead of a line to standard output
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Args)]

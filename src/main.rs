@@ -44,6 +44,7 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Serve(Serve::Log(args)) => serve::run(&args, terminal),
         Command::Append(args) => cli::append::run(&args, terminal),
         Command::Prove(args) => cli::prove::run(&args, terminal),
+        Command::Entries(args) => cli::entries::run(&args, terminal),
         Command::Checkpoint(args) => cli::checkpoint::run(&args, terminal),
         Command::Verify(args) => cli::verify::run(&args, terminal),
         Command::Keygen(args) => cli::keys::keygen(&args, terminal),

@@ -27,6 +27,13 @@ impl ReceiptDir {
         self.dir.join(format!("{index:06}.tlog-proof"))
     }
 
+    /// Writes an entry alone, under the name that it has beside its receipt.
+    pub fn keep_entry(&self, index: LeafIndex, entry: &[u8]) -> Outcome {
+        let path = self.receipt_path(index).with_extension("entry");
+        write(&path, entry)
+            .map_err(|error| Failure::usage(format!("cannot write {}: {error}", path.display())))
+    }
+
     /// Writes an entry and its receipt; a receipt that is already there is replaced, by one of the same entry.
     pub fn keep(&self, receipt: &Receipt, entry: &[u8]) -> Outcome {
         let path = self.receipt_path(receipt.index);

@@ -49,6 +49,18 @@ impl Terminal {
         }
     }
 
+    /// Whether standard output is for the one JSON object.
+    pub fn prints_objects(self) -> bool {
+        self.json
+    }
+
+    /// The bytes of an entry as they are, and a line feed.
+    pub fn entry(self, entry: &[u8]) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(entry)?;
+        out.write_all(b"\n")
+    }
+
     /// The one JSON object; nothing without `--json`.
     pub fn object(self, object: &serde_json::Value) {
         if self.json {

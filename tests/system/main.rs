@@ -13,6 +13,7 @@ mod bad_input;
 mod by_hand;
 mod certificates;
 mod damage;
+mod entries;
 mod first_minute;
 mod gate;
 mod kill;

@@ -3,6 +3,7 @@
 //! It trusts the public keys in its policy and its own pin, and no server. It does not know how calls travel; that is
 //! `epigraph-rpc`'s.
 
+pub mod entries;
 pub mod pin;
 
 use bytes::Bytes;
@@ -83,6 +84,16 @@ pub enum ClientError {
         /// What failed.
         why: ProofError,
     },
+    /// Entries that are not those of the log's own proofs.
+    #[error(
+        "the log served entries {first} to {last} otherwise than its signed checkpoint says: one at least is changed, missing          or out of place. Do not use what it served"
+    )]
+    OtherEntries {
+        /// The first of them.
+        first: LeafIndex,
+        /// The last of them.
+        last: LeafIndex,
+    },
     /// An answer that contradicts the question.
     #[error("the log answered {0}")]
     WrongAnswer(&'static str),
@@ -126,9 +137,15 @@ impl Client {
 
     /// Fetches the receipt of the entry with this leaf hash at this index, verified.
     pub async fn receipt(&self, index: LeafIndex, leaf: &Hash) -> Result<Receipt, ClientError> {
+        Ok(self.proven(index, leaf).await?.0)
+    }
+
+    /// The receipt, and the size of the tree that it is for.
+    async fn proven(&self, index: LeafIndex, leaf: &Hash) -> Result<(Receipt, TreeSize), ClientError> {
         let answer = self.log.proof(self.origin.as_str(), index).await?;
         let checkpoint = self.accept(&answer.checkpoint).await?;
-        self.check(index, leaf, answer.hashes, &checkpoint)
+        let receipt = self.check(index, leaf, answer.hashes, &checkpoint)?;
+        Ok((receipt, checkpoint.head().size))
     }
 
     /// Fetches the newest published checkpoint, verified, and proven to extend everything that was accepted before the call.

@@ -114,6 +114,11 @@ pub(crate) const RULES: &[Rule] = &[
         deadline: CALL_DEADLINE,
     },
     Rule {
+        path: "/epigraph.v1.LogService/GetEntries",
+        roles: &[Role::Appender, Role::Reader, Role::Witness, Role::Monitor, Role::Auditor],
+        deadline: CALL_DEADLINE,
+    },
+    Rule {
         path: "/epigraph.v1.LogService/GetConsistencyProof",
         roles: HEAD_READERS,
         deadline: CALL_DEADLINE,
@@ -360,9 +365,10 @@ mod tests {
     #[test]
     fn the_matrix_of_calls_and_roles() {
         use Role::{Appender, Auditor, Monitor, Reader, Signer, Witness};
-        let expected: [(&str, &[Role]); 4] = [
+        let expected: [(&str, &[Role]); 5] = [
             ("/Append", &[Appender]),
             ("/GetProof", &[Appender, Reader, Monitor, Auditor]),
+            ("/GetEntries", &[Appender, Reader, Witness, Monitor, Auditor]),
             ("/GetConsistencyProof", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
             ("/GetCheckpoint", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
         ];

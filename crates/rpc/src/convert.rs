@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use epigraph_core::{Hash, LeafIndex, TreeSize};
 use thiserror::Error;
 
-use crate::limits::{DEFAULT_WAIT, MAX_PROOF_HASHES, MAX_WAIT};
+use crate::limits::{DEFAULT_READ_ENTRIES, DEFAULT_WAIT, MAX_PROOF_HASHES, MAX_READ_ENTRIES, MAX_WAIT};
 use crate::status::{Reason, Refusal};
 use crate::v1;
 
@@ -52,6 +52,16 @@ pub enum ConvertError {
         /// Its value.
         got: i32,
     },
+    /// More in an answer than the request calls for, or than any may have.
+    #[error("`{field}` are {got} in the answer, at most {most} go with the request")]
+    TooMany {
+        /// The field, or what of it.
+        field: &'static str,
+        /// The largest number.
+        most: u64,
+        /// The number that came.
+        got: u64,
+    },
     /// An answer that does not go with its request.
     #[error("`{field}` is {got} in the answer, the request calls for {want}")]
     Unexpected {
@@ -71,6 +81,7 @@ impl ConvertError {
             | ConvertError::Length { field, .. }
             | ConvertError::SizeTooLarge { field, .. }
             | ConvertError::UnknownValue { field, .. }
+            | ConvertError::TooMany { field, .. }
             | ConvertError::Unexpected { field, .. } => field,
             ConvertError::ProofTooLong(_) => "hashes",
             ConvertError::IndexTooLarge(_) => "leaf_index",
@@ -169,6 +180,15 @@ pub fn wait_for(wait_ms: u32) -> Duration {
     }
 }
 
+/// How many entries an answer may have, by the `max_entries` of its request: 0 is [`DEFAULT_READ_ENTRIES`], and nothing
+/// is more than [`MAX_READ_ENTRIES`].
+pub fn read_entries(max_entries: u32) -> u32 {
+    match max_entries {
+        0 => DEFAULT_READ_ENTRIES,
+        entries => entries.min(MAX_READ_ENTRIES),
+    }
+}
+
 /// Who numbers the entries of an append, and from where on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Producer {
@@ -255,6 +275,14 @@ mod tests {
             [(0, 10_000), (1, 1), (60_000, 60_000), (60_001, 60_000), (u32::MAX, 60_000)]
         {
             assert_eq!(wait_for(wait_ms).as_millis(), expected, "{wait_ms}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_entries_is_what_the_protocol_says() {
+        for (max_entries, expected) in [(0, 1_024), (1, 1), (4_096, 4_096), (4_097, 4_096), (u32::MAX, 4_096)]
+        {
+            assert_eq!(read_entries(max_entries), expected, "{max_entries}");
         }
     }
 

@@ -8,6 +8,16 @@ pub const MAX_APPEND_ENTRIES: usize = 4_096;
 /// Bytes of all entries in one `Append`: half of the journal's largest frame.
 pub const MAX_APPEND_BYTES: usize = 4 << 20;
 
+/// Entries in one answer of `GetEntries`, as many as in one `Append`: what was appended in one call comes back in one.
+pub const MAX_READ_ENTRIES: u32 = MAX_APPEND_ENTRIES as u32;
+
+/// Entries in one answer of `GetEntries` if the caller does not say.
+pub const DEFAULT_READ_ENTRIES: u32 = 1_024;
+
+/// Bytes of all entries in one answer of `GetEntries`, as many as in one `Append`. The largest entry is far below, so
+/// that every answer has one.
+pub const MAX_READ_BYTES: usize = MAX_APPEND_BYTES;
+
 /// What the fields around the entries of an `Append` may take: at most four bytes of tag and length per entry, and
 /// the origin. The largest request that is allowed therefore still decodes, and is judged by its own limits.
 pub const MAX_REQUEST_BYTES: usize = MAX_APPEND_BYTES + 64 * 1024;

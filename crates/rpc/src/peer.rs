@@ -5,13 +5,14 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use epigraph_core::bundle::MAX_ENTRY_BYTES;
 use epigraph_core::{Hash, LeafIndex, TreeSize};
 use tonic::{Request, Response, Status};
 
 use crate::channel::{Channel, channel};
-use crate::convert::{ConvertError, Producer, Wait, leaf_index, proof};
+use crate::convert::{ConvertError, Producer, Wait, leaf_index, proof, read_entries};
 use crate::identity::SpiffeId;
-use crate::limits::{CALL_DEADLINE, MAX_RESPONSE_BYTES, MAX_WAIT};
+use crate::limits::{CALL_DEADLINE, MAX_READ_BYTES, MAX_RESPONSE_BYTES, MAX_WAIT};
 use crate::status::CallError;
 use crate::tls::{ClientTls, TlsError};
 use crate::v1::log_service_client::LogServiceClient;
@@ -110,6 +111,27 @@ impl Log {
         Ok(ProofAnswer { leaf_index: index, hashes: proof(&answer.hashes)?, checkpoint })
     }
 
+    /// Asks for the entries from `first` on, at most `max` of them; 0 leaves that to the server. At least one comes, and
+    /// none of them is proven.
+    pub async fn entries(&self, origin: &str, first: LeafIndex, max: u32) -> Result<Vec<Bytes>, CallError> {
+        let first_index = first.get();
+        let request = v1::GetEntriesRequest { origin: origin.into(), first_index, max_entries: max };
+        let mut client = self.client.clone();
+        let answer = call(request, CALL_DEADLINE, |request| client.get_entries(request)).await?;
+        expect("first_index", first_index, answer.first_index)?;
+        let entries = answer.entries;
+        let Some(more) = (entries.len() as u64).checked_sub(1) else {
+            return Err(ConvertError::Missing("entries").into());
+        };
+        at_most("entries", u64::from(read_entries(max)), more + 1)?;
+        first.checked_add(more).ok_or(ConvertError::IndexTooLarge(first_index))?;
+        let longest = entries.iter().map(Bytes::len).max().unwrap_or(0);
+        at_most("bytes of an entry", MAX_ENTRY_BYTES as u64, longest as u64)?;
+        let bytes = entries.iter().map(Bytes::len).sum::<usize>();
+        at_most("bytes of entries", MAX_READ_BYTES as u64, bytes as u64)?;
+        Ok(entries)
+    }
+
     /// Asks for the proof that the tree of size `old` is the beginning of the tree of size `new`.
     pub async fn consistency_proof(
         &self,
@@ -154,6 +176,10 @@ where
 
 fn expect(field: &'static str, want: u64, got: u64) -> Result<(), ConvertError> {
     if want == got { Ok(()) } else { Err(ConvertError::Unexpected { field, want, got }) }
+}
+
+fn at_most(field: &'static str, most: u64, got: u64) -> Result<(), ConvertError> {
+    if got <= most { Ok(()) } else { Err(ConvertError::TooMany { field, most, got }) }
 }
 
 fn present(field: &'static str, bytes: Bytes) -> Result<Bytes, ConvertError> {

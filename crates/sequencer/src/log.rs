@@ -11,8 +11,8 @@ use epigraph_core::proof::{
     ConsistencyProof, InclusionProof, ProofError, prove_consistency, prove_inclusion,
 };
 use epigraph_core::{Checkpoint, Hash, LeafIndex, Origin, TreeHead, TreeSize, Verified};
-use epigraph_rpc::limits::{MAX_APPEND_BYTES, MAX_APPEND_ENTRIES};
-use epigraph_store::tree::{Tree, TreeError, WarmError};
+use epigraph_rpc::limits::{MAX_APPEND_BYTES, MAX_APPEND_ENTRIES, MAX_READ_BYTES};
+use epigraph_store::tree::{EntryError, Tree, TreeError, WarmError};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -36,6 +36,9 @@ const PROOFS_PER_TURN: usize = 256;
 /// Entries appended since the start that the tree may lag behind: what it hashes in a few seconds. More than that
 /// means that its store does not keep up, and then the log must not run away from what it can prove.
 const MAX_TREE_LAG_ENTRIES: u64 = 4 << 20;
+
+/// Reads of entries at one time: each occupies a thread that waits for the disk, and up to [`MAX_READ_BYTES`].
+pub const MAX_ENTRY_READS: usize = 16;
 
 /// How long a read waits for the tree to reach the size it asks for.
 const TREE_WAIT: Duration = Duration::from_secs(2);
@@ -147,6 +150,9 @@ pub enum ReadError {
         "the log is still building its tree from its journal, and has not reached size {0}; try again shortly"
     )]
     Building(TreeSize),
+    /// [`MAX_ENTRY_READS`] are under way.
+    #[error("{MAX_ENTRY_READS} reads of entries are under way, and no more at one time; try again shortly")]
+    TooManyReads,
     /// A stored hash is missing: this log is damaged.
     #[error("the log cannot read its own tree: {0}")]
     Damaged(String),
@@ -175,6 +181,7 @@ pub struct Log {
     started_at: TreeSize,
     waiters: Semaphore,
     in_flight: Arc<Semaphore>,
+    entry_reads: Arc<Semaphore>,
 }
 
 impl Log {
@@ -199,6 +206,7 @@ impl Log {
             started_at,
             waiters: Semaphore::new(MAX_WAITING_ENTRIES),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES)),
+            entry_reads: Arc::new(Semaphore::new(MAX_ENTRY_READS)),
         }
     }
 
@@ -297,6 +305,26 @@ impl Log {
         Ok(Proven { proof, checkpoint })
     }
 
+    /// The entries from `first` on that are published, at least one: at most `max`, which is at least 1, and together at
+    /// most [`MAX_READ_BYTES`]. Each was compared with the tree.
+    pub async fn entries(&self, first: LeafIndex, max: u32) -> Result<Vec<Bytes>, ReadError> {
+        let checkpoint = self.checkpoint()?;
+        self.check_published(&checkpoint, first.size_after(), || format!("entry {first}"))?;
+        let published = checkpoint.head().size;
+        let last = first.checked_add(u64::from(max).saturating_sub(1));
+        let end = last.map_or(published, |last| last.size_after().min(published));
+        self.wait_built(end).await?;
+        let permit =
+            Arc::clone(&self.entry_reads).try_acquire_owned().map_err(|_| ReadError::TooManyReads)?;
+        let tree = Arc::clone(&self.tree);
+        let read = tokio::task::spawn_blocking(move || {
+            // Until the thread is done, whether or not the caller is still there.
+            let _permit = permit;
+            read_entries(&tree, first, end)
+        });
+        read.await.map_err(|error| ReadError::Damaged(error.to_string()))?
+    }
+
     /// Proves that the tree of `old` entries is the beginning of that of `new` entries, both published.
     pub async fn prove_consistency(
         &self,
@@ -378,6 +406,33 @@ fn check_call(entries: &[Bytes]) -> Result<usize, AppendError> {
     }
     let bytes = entries.iter().map(Bytes::len).sum();
     if bytes > MAX_APPEND_BYTES { Err(AppendError::CallTooLarge(bytes)) } else { Ok(bytes) }
+}
+
+/// As many of the entries from `first` up to `end` as one answer may have.
+fn read_entries(tree: &Tree, first: LeafIndex, end: TreeSize) -> Result<Vec<Bytes>, ReadError> {
+    let mut entries = Vec::new();
+    let (mut size, mut bytes) = (first.get(), 0);
+    for entry in tree.entries(first, end) {
+        let (index, entry) = entry.map_err(|error| match error {
+            EntryError::Tree(TreeError::NotYet { size, .. }) => ReadError::Building(size),
+            error => ReadError::Damaged(error.to_string()),
+        })?;
+        bytes += entry.len();
+        if bytes > MAX_READ_BYTES {
+            return Ok(entries);
+        }
+        if index.get() != size {
+            return Err(ReadError::Damaged(format!("entry {index} came in place of entry {size}")));
+        }
+        size += 1;
+        entries.push(Bytes::from(entry));
+    }
+    // An answer that ends early would look like one that was full.
+    if size == end.get() {
+        Ok(entries)
+    } else {
+        Err(ReadError::Damaged(format!("the journal ends at {size}, before {end}")))
+    }
 }
 
 /// Sizes were checked against a published head, so whatever fails now is damage, or the tree is not there yet.

@@ -97,6 +97,20 @@ impl LogService for LogServer {
         }))
     }
 
+    async fn get_entries(
+        &self,
+        request: Request<v1::GetEntriesRequest>,
+    ) -> Result<Response<v1::GetEntriesResponse>, Status> {
+        self.resolve(&request, &request.get_ref().origin)?;
+        let v1::GetEntriesRequest { first_index, max_entries, .. } = request.into_inner();
+        let out_of_range =
+            |error: ConvertError| Refusal::new(Reason::BeyondTree, error.to_string()).at("first_index");
+        let first = convert::leaf_index(first_index).map_err(out_of_range)?;
+        let entries =
+            self.log.entries(first, convert::read_entries(max_entries)).await.map_err(read_refusal)?;
+        Ok(Response::new(v1::GetEntriesResponse { first_index, entries }))
+    }
+
     async fn get_consistency_proof(
         &self,
         request: Request<v1::GetConsistencyProofRequest>,
@@ -153,6 +167,7 @@ fn read_refusal(error: ReadError) -> Refusal {
             refusal(Reason::NotYetPublished).retry_after(RETRY_SOON)
         }
         ReadError::Building(_) => refusal(Reason::Gated).retry_after(RETRY_SOON),
+        ReadError::TooManyReads => refusal(Reason::Overloaded).retry_after(RETRY_SOON),
         ReadError::BeyondTree { .. } => refusal(Reason::BeyondTree),
         ReadError::BadSizes { .. } => refusal(Reason::BadSize),
         ReadError::Damaged(_) => refusal(Reason::DataLoss),

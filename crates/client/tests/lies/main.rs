@@ -8,6 +8,7 @@
     reason = "a test ends where its promise is broken"
 )]
 
+mod entries;
 mod lies;
 mod pin;
 mod support;

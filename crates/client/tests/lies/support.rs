@@ -29,6 +29,9 @@ use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
+/// Entries that it serves at once.
+pub const PAGE: u32 = 5;
+
 const SERVER: &str = "spiffe://test.example/epigraph/log/main";
 const APPENDER: &str = "spiffe://test.example/epigraph/appender/a";
 
@@ -109,6 +112,7 @@ pub fn head(tree: &Tree, at: u64) -> TreeHead {
 pub enum Answer<'a> {
     Append(&'a mut v1::AppendResponse),
     Proof(&'a mut v1::GetProofResponse),
+    Entries(&'a mut v1::GetEntriesResponse),
     Consistency(&'a mut Result<v1::GetConsistencyProofResponse, Refusal>),
     Checkpoint(&'a mut v1::GetCheckpointResponse),
 }
@@ -222,7 +226,7 @@ pub fn replace_note(answer: Answer<'_>, note: &Bytes) {
         Answer::Append(answer) => answer.checkpoint = note.clone(),
         Answer::Proof(answer) => answer.checkpoint = note.clone(),
         Answer::Checkpoint(answer) => answer.checkpoint = note.clone(),
-        Answer::Consistency(_) => {}
+        Answer::Entries(_) | Answer::Consistency(_) => {}
     }
 }
 
@@ -293,6 +297,23 @@ impl LogService for Service {
         let hashes = world.proof(leaf_index);
         let mut answer = v1::GetProofResponse { leaf_index, hashes, checkpoint: world.note() };
         world.twisted(Answer::Proof(&mut answer));
+        Ok(Response::new(answer))
+    }
+
+    async fn get_entries(
+        &self,
+        request: Request<v1::GetEntriesRequest>,
+    ) -> Result<Response<v1::GetEntriesResponse>, Status> {
+        let mut world = self.authorize(&request, &request.get_ref().origin)?;
+        let v1::GetEntriesRequest { first_index, max_entries, .. } = request.into_inner();
+        if first_index >= world.tree.size().get() {
+            return Err(Refusal::new(Reason::BeyondTree, "there is no such entry").into());
+        }
+        // Small pages, so that a few entries need several.
+        let end = world.tree.size().get().min(first_index + u64::from(max_entries.min(PAGE)));
+        let entries = (first_index..end).map(|index| entry(index, 0)).collect();
+        let mut answer = v1::GetEntriesResponse { first_index, entries };
+        world.twisted(Answer::Entries(&mut answer));
         Ok(Response::new(answer))
     }
 

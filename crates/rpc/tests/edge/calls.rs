@@ -63,6 +63,23 @@ async fn an_answer_that_does_not_go_with_its_request_is_not_used() {
 }
 
 #[tokio::test]
+async fn entries_beyond_what_was_asked_for_or_any_answer_has_are_not_used() {
+    let ca = Ca::new();
+    let server = Server::start(&ca).await;
+    let log = server.log(&ca.client(READER));
+    let read = async |first, max| log.entries(ORIGIN, LeafIndex::new(first).unwrap(), max).await;
+    assert_eq!(read(7, 4_096).await.unwrap(), vec![Bytes::new(); 4_096]);
+    // The last index that there is.
+    assert_eq!(read((1 << 63) - 2, 1).await.unwrap().len(), 1);
+    for (first, max) in
+        [(101, 1), (102, 1), (103, 1), (103, 4_096), (104, 1), (105, 100), (0, 4_097), ((1 << 63) - 2, 2)]
+    {
+        let answer = read(first, max).await;
+        assert!(matches!(answer, Err(CallError::Garbled(_))), "{first}, {max}: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_role_does_what_it_may_and_no_more() {
     let ca = Ca::new();
     let server = Server::start(&ca).await;

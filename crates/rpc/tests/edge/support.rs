@@ -256,6 +256,26 @@ impl LogService for Dummy {
         Err(refusal.retry_after(Duration::from_millis(250)).into())
     }
 
+    async fn get_entries(
+        &self,
+        request: Request<v1::GetEntriesRequest>,
+    ) -> Result<Response<v1::GetEntriesResponse>, Status> {
+        authorize(&request, &request.get_ref().origin)?;
+        let v1::GetEntriesRequest { first_index, max_entries, .. } = request.into_inner();
+        let mut answer =
+            v1::GetEntriesResponse { first_index, entries: vec![Bytes::new(); max_entries as usize] };
+        // The index may ask for a lie.
+        match first_index {
+            101 => answer.first_index += 1,
+            102 => answer.entries.clear(),
+            103 => answer.entries.push(Bytes::new()),
+            104 => answer.entries[0] = Bytes::from(vec![0; 65_536]),
+            105 => answer.entries = vec![Bytes::from(vec![0; 65_535]); 65],
+            _ => {}
+        }
+        Ok(Response::new(answer))
+    }
+
     async fn get_consistency_proof(
         &self,
         request: Request<v1::GetConsistencyProofRequest>,

@@ -8,6 +8,7 @@
 )]
 
 mod appends;
+mod entries;
 mod faults;
 mod limits;
 mod machine;
