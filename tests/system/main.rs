@@ -16,6 +16,7 @@ mod damage;
 mod first_minute;
 mod gate;
 mod kill;
+mod metrics;
 mod quickstart;
 mod receipts;
 mod support;
