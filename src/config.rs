@@ -26,6 +26,7 @@ const MAX_SEGMENT_MIB: u64 = 1024;
 struct RawConfig {
     directory: PathBuf,
     listen: RawListen,
+    metrics: Option<RawListen>,
     tls: RawTls,
     #[serde(default)]
     limits: RawLimits,
@@ -111,6 +112,8 @@ pub struct LogConfig {
     pub directory: PathBuf,
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where health, readiness and metrics are, without TLS; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// Certificate, key and the CAs that it trusts.
     pub tls: RawTls,
     /// Who may do what.
@@ -154,6 +157,7 @@ impl LogConfig {
         Ok(LogConfig {
             directory,
             listen: raw.listen.address,
+            metrics: raw.metrics.map(|metrics| metrics.address),
             tls: raw.tls.relative_to(base),
             grants: raw.authorize.into_iter().map(grant).collect::<Outcome<_>>()?,
             limits: Limits {

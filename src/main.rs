@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod failure;
 mod input;
+mod metrics;
 mod pki;
 mod preflight;
 mod profile;

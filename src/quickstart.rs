@@ -96,6 +96,7 @@ async fn show(args: &Quickstart, lines: Lines<Box<dyn std::io::BufRead>>, termin
         "continued": !directory.is_new,
         "origin": directory.origin,
         "address": log.address,
+        "metrics_address": log.metrics_address,
         "phases": phases.json,
         "appended": shown.totals.entries,
         "bytes": shown.totals.bytes,

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use epigraph_store::scrub::Scrubber;
+use epigraph_core::{Clock, UnixMillis};
+use epigraph_store::scrub::{Progress, Scrubber};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::failure::Failure;
@@ -19,8 +21,16 @@ const STEP_PAUSE: Duration = Duration::from_millis(30);
 /// From the end of a pass to the next.
 const PASS_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How far the scrubber is.
+#[derive(Clone, Copy, Default)]
+pub struct Scrubbed {
+    pub progress: Progress,
+    /// When the last full pass ended.
+    pub last_full_pass_at: Option<UnixMillis>,
+}
+
 /// Runs until it finds damage, and returns that. The tree must have caught up with the journal.
-pub async fn run(mut scrubber: Scrubber) -> Failure {
+pub async fn run(mut scrubber: Scrubber, clock: &dyn Clock, told: &watch::Sender<Scrubbed>) -> Failure {
     let mut passes = 0;
     loop {
         let step = tokio::task::spawn_blocking(move || {
@@ -35,7 +45,12 @@ pub async fn run(mut scrubber: Scrubber) -> Failure {
             Ok((_, Err(damage))) => return Failure::state(format_args!("the log is damaged: {damage}")),
             Err(error) => return Failure::state(error),
         };
-        if progress.passes > passes {
+        let ended = progress.passes > passes;
+        told.send_modify(|told| {
+            told.progress = progress;
+            told.last_full_pass_at = if ended { Some(clock.now()) } else { told.last_full_pass_at };
+        });
+        if ended {
             passes = progress.passes;
             let entries = progress.last_full_pass.map_or(0, |size| size.get());
             tracing::info!(

@@ -1,15 +1,14 @@
 //! `epigraph serve log`: opens the state, passes the gate, wires sequencer, publisher and signer together, and serves.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::{fs, io, thread};
 
 use epigraph_core::proof::prove_consistency;
-use epigraph_core::{Checkpoint, Origin, Policy, TreeHead, Verified};
-use epigraph_rpc::{
-    Authorizer, Credentials, Routes, ServerTls, TrustBundle, Usage, log_refused, log_service,
-};
+use epigraph_core::{Checkpoint, Origin, Policy, TreeHead, UnixMillis, Verified};
+use epigraph_rpc::{Authorizer, Credentials, Routes, ServerTls, TrustBundle, Usage, log_service};
 use epigraph_sequencer::run::{OpenTree, Setup, start};
 use epigraph_sequencer::service::LogServer;
 use epigraph_signer::embedded::EmbeddedSigner;
@@ -27,9 +26,10 @@ use tokio::sync::{oneshot, watch};
 use crate::cli::ServeLog;
 use crate::config::{LogConfig, RawTls};
 use crate::failure::{Failure, Outcome};
+use crate::metrics::{self, Calls, Metrics};
 use crate::preflight;
 use crate::runtime;
-use crate::scrub;
+use crate::scrub::{self, Scrubbed};
 use crate::state;
 use crate::terminal::Terminal;
 
@@ -62,7 +62,7 @@ pub fn check(path: &Path, terminal: Terminal) -> Outcome {
 
 async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) -> Outcome {
     let stop = runtime::stop_signal().map_err(Failure::state)?;
-    let tls = server_tls(&config.tls)?;
+    let (tls, certificate_expiry) = server_tls(&config.tls)?;
     let authorizer = Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
 
     let entropy = runtime::entropy();
@@ -72,8 +72,14 @@ async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) 
     let newest = pass_gate(&journal, &state.policy, state.published.current(), &mut state.heads)?;
     let tree = Arc::new(Tree::new(Arc::clone(&state.journal_dir), state.origin.hash()));
 
-    let listener = listen(config.listen).await?;
+    let listener = listen(config.listen, "listen").await?;
     let address = listener.local_addr().map_err(Failure::state)?;
+    let watched = match config.metrics {
+        Some(address) => Some(listen(address, "metrics").await?),
+        None => None,
+    };
+    let metrics_address =
+        watched.as_ref().map(TcpListener::local_addr).transpose().map_err(Failure::state)?;
     let (published, published_receiver) = watch::channel(newest.map(Arc::new));
     let ready = start(Setup {
         origin: state.origin.clone(),
@@ -102,14 +108,22 @@ async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) 
         published,
     };
 
+    if let Some(address) = metrics_address {
+        tracing::info!(%address, "health, readiness and metrics are served");
+    }
     terminal.line(format_args!("serving {} on {address} with {} entries", state.origin, durable.size));
     terminal.object(&serde_json::json!({
         "serving": state.origin.as_str(),
         "address": address.to_string(),
         "entries": durable.size.get(),
+        "metrics_address": metrics_address.map(|address| address.to_string()),
     }));
 
     let log = ready.log;
+    let calls = Calls::new();
+    let (scrubbing_at, scrubbed_to) = watch::channel(Scrubbed::default());
+    let source = metrics::Source { log: Arc::clone(&log), scrubbed: scrubbed_to, clock: runtime::clock() };
+    let looking_inside = look_inside(watched, Metrics::new(source, &calls, certificate_expiry));
     let server = async move {
         let draining = Arc::clone(&log);
         let shutdown = async move {
@@ -121,19 +135,20 @@ async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) 
             draining.drain().await;
         };
         let routes = Routes::new(log_service(LogServer::new(log)));
-        epigraph_rpc::serve(listener, tls, authorizer, routes, log_refused(), shutdown)
+        epigraph_rpc::serve(listener, tls, authorizer, routes, calls.hooks(), shutdown)
             .await
             .map_err(Failure::state)
     };
     let driver = async { ready.driver.run().await.map_err(Failure::state) };
     let scrubber = Scrubber::new(Arc::clone(&state.journal_dir), state.origin.hash(), scrubbed);
     let mut caught_up = ready.offered.clone();
+    let clock = runtime::clock();
     let scrubbing = async move {
         if caught_up.changed().await.is_err() {
             return Ok(());
         }
         tokio::select! {
-            damage = scrub::run(scrubber) => Err(damage),
+            damage = scrub::run(scrubber, &*clock, &scrubbing_at) => Err(damage),
             // The log has ended, in order.
             () = async { while caught_up.changed().await.is_ok() {} } => Ok(()),
         }
@@ -149,8 +164,19 @@ async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) 
             Err(_) => Ok(()),
         }
     };
-    tokio::try_join!(server, driver, publisher, scrubbing)?;
+    tokio::select! {
+        ended = async { tokio::try_join!(server, driver, publisher, scrubbing) } => drop(ended?),
+        never = looking_inside => match never {},
+    }
     Ok(())
+}
+
+/// Health, readiness and metrics, also while the log is stopping.
+async fn look_inside(listener: Option<TcpListener>, metrics: Metrics) -> Infallible {
+    match listener {
+        Some(listener) => metrics::listener::serve(listener, Arc::new(metrics)).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// How the tree's store is opened, on the tree's own thread.
@@ -243,19 +269,21 @@ fn signer_behind(origin: &Origin, held: TreeHead, published: Option<TreeHead>) -
     ))
 }
 
-fn server_tls(tls: &RawTls) -> Outcome<Arc<ServerTls>> {
+/// With when the certificate expires.
+fn server_tls(tls: &RawTls) -> Outcome<(Arc<ServerTls>, UnixMillis)> {
     let clock = runtime::clock();
     let own = Credentials::from_files(&tls.certificate, &tls.key, Usage::Server, clock.now());
     let own = own.map_err(Failure::usage)?;
     let trust = TrustBundle::from_file(&tls.trust_domain, &tls.trust_bundle).map_err(Failure::usage)?;
-    Ok(Arc::new(ServerTls::new(&own, &trust, clock).map_err(Failure::usage)?))
+    Ok((Arc::new(ServerTls::new(&own, &trust, clock).map_err(Failure::usage)?), own.not_after()))
 }
 
-async fn listen(address: SocketAddr) -> Outcome<TcpListener> {
+/// `table` is where the configuration says so.
+async fn listen(address: SocketAddr, table: &str) -> Outcome<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         Failure::usage(format!(
-            "cannot listen on {address}: {error}. Stop the program that uses it, or set another [listen] address and tell the \
-             clients"
+            "cannot listen on {address}: {error}. Stop the program that uses it, or set another [{table}] address and tell \
+             whoever uses it"
         ))
     })
 }

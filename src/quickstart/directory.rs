@@ -134,8 +134,10 @@ fn create(dir: &Path) -> anyhow::Result<()> {
     SystemEntropy.fill(&mut random);
     let name = format!("{:08x}", u32::from_be_bytes(random));
     let origin = format!("{TRUST_DOMAIN}/{name}");
-    // The system chooses a free port once; from then on it is this log's address.
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    // The system chooses free ports once; from then on they are this log's. Both are held, so that they differ.
+    let (listen, metrics) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
+    let (port, metrics_port) = (listen.local_addr()?.port(), metrics.local_addr()?.port());
+    drop((listen, metrics));
 
     let pki = dir.join("pki");
     fs::create_dir(&pki)?;
@@ -155,6 +157,10 @@ directory = "log"
 
 [listen]
 address = "127.0.0.1:{port}"
+
+# Plain HTTP: /healthz, /readyz, /metrics.
+[metrics]
+address = "127.0.0.1:{metrics_port}"
 
 [tls]
 certificate = "pki/log/server.pem"

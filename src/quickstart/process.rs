@@ -27,6 +27,8 @@ pub struct LogProcess {
     /// Kept open: a closed pipe would end the child's next line with an error.
     _stdout: BufReader<ChildStdout>,
     pub address: String,
+    /// Of its health, readiness and metrics; a directory of an older version has none.
+    pub metrics_address: Option<String>,
     pub entries: u64,
 }
 
@@ -59,12 +61,13 @@ impl LogProcess {
             return Err(ended(&messages, code.and_then(|status| status.code())));
         };
         let address = serving["address"].as_str().unwrap_or_default().to_owned();
+        let metrics_address = serving["metrics_address"].as_str().map(ToOwned::to_owned);
         let entries = serving["entries"].as_u64().unwrap_or_default();
         for (extension, content) in [("addr", &address), ("pid", &pid.to_string())] {
             fs::write(directory.run_file(extension), format!("{content}\n"))
                 .map_err(|error| cannot("write to run/", error))?;
         }
-        Ok(LogProcess { child, stdin, messages, _stdout: stdout, address, entries })
+        Ok(LogProcess { child, stdin, messages, _stdout: stdout, address, metrics_address, entries })
     }
 
     /// Completes if the log ends by itself, with what it said.

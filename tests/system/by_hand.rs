@@ -48,6 +48,7 @@ fn set_up(house: &House) {
             ("/etc/epigraph/tls/ca.pem", "ca/ca.pem"),
             ("/etc/epigraph/tls/", ""),
             ("0.0.0.0:7430", "127.0.0.1:0"),
+            ("127.0.0.1:9430", "127.0.0.1:0"),
             ("segment_mib = 64", "segment_mib = 16"),
         ],
     );

@@ -248,7 +248,7 @@ fn one_damaged_copy_of_the_published_checkpoint_is_repaired_and_two_are_refused(
 fn an_unknown_key_in_a_configuration_is_named() {
     let house = House::new();
     house.edit("log.toml", "segment_mib = 16", "segment_mib = 16\nsegment_mb = 16");
-    check_refused(&house, 2, &["log.toml", "line 1", "unknown field `segment_mb`"]);
+    check_refused(&house, 2, &["log.toml", "line 2", "unknown field `segment_mb`"]);
     house.edit("log.toml", "segment_mb = 16\n", "");
     house.edit("client.toml", "state = ", "stat = ");
     house.call("checkpoint", &[]).refused(2, &["client.toml", "unknown field `stat`"]);

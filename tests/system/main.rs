@@ -17,6 +17,7 @@ mod entries;
 mod first_minute;
 mod gate;
 mod kill;
+mod metrics;
 mod quickstart;
 mod receipts;
 mod support;

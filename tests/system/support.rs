@@ -129,8 +129,11 @@ impl House {
         fs::write(&input, lines).unwrap();
         let home = house.path("");
         epigraph(&[&"quickstart", &"--once", &"--dir", &home, &"--input", &input]).succeeded(&[]);
-        let address = value(&house.path("log.toml"), "address");
-        house.edit("log.toml", &address, "127.0.0.1:0");
+        let config = fs::read_to_string(house.path("log.toml")).unwrap();
+        let is_address = |line: &&str| line.starts_with("address = ");
+        for line in config.lines().filter(is_address) {
+            house.edit("log.toml", line, "address = \"127.0.0.1:0\"");
+        }
         house
     }
 

@@ -85,6 +85,24 @@ pub enum ConnectionRefused {
     Handshake(io::Error),
 }
 
+impl ConnectionRefused {
+    /// Every [`kind`](ConnectionRefused::kind) that there is.
+    pub const KINDS: [&str; 5] =
+        ["too_slow", "too_many_handshakes", "too_many_connections", "identity", "handshake"];
+
+    /// Its kind in one word, to count by.
+    pub fn kind(&self) -> &'static str {
+        let place = match self {
+            ConnectionRefused::TooSlow => 0,
+            ConnectionRefused::TooManyHandshakes(_) => 1,
+            ConnectionRefused::TooManyConnections { .. } => 2,
+            ConnectionRefused::Identity(_) => 3,
+            ConnectionRefused::Handshake(_) => 4,
+        };
+        ConnectionRefused::KINDS[place]
+    }
+}
+
 /// Told of every refused connection.
 pub type OnRefused = Arc<dyn Fn(SocketAddr, &ConnectionRefused) + Send + Sync>;
 

@@ -18,6 +18,7 @@ use tower::{Layer, Service};
 use crate::accept::PeerIdentity;
 use crate::authorize::{Authorizer, Caller, RULES, Rule, unauthenticated};
 use crate::identity::SpiffeId;
+use crate::observe::{OnCall, UNKNOWN_RPC, code_of};
 use crate::quota::{Exceeded, Quota, Share};
 use crate::status::{Reason, Refusal};
 
@@ -35,18 +36,22 @@ const OVERLOADED_RETRY: Duration = Duration::from_millis(500);
 pub(crate) struct GateLayer {
     authorizer: Authorizer,
     receiving: Arc<Quota<SpiffeId>>,
+    on_call: OnCall,
 }
 
 impl GateLayer {
-    pub(crate) fn new(authorizer: Authorizer) -> GateLayer {
+    pub(crate) fn new(authorizer: Authorizer, on_call: OnCall) -> GateLayer {
         let receiving = Quota::new(MAX_RECEIVING_BYTES, MAX_RECEIVING_BYTES_PER_IDENTITY);
-        GateLayer { authorizer, receiving }
+        GateLayer { authorizer, receiving, on_call }
     }
 
-    fn admit(&self, request: &Request<Body>) -> Result<(&'static Rule, Caller, Share<SpiffeId>), Refusal> {
+    fn admit(
+        &self,
+        request: &Request<Body>,
+        rule: Option<&'static Rule>,
+    ) -> Result<(&'static Rule, Caller, Share<SpiffeId>), Refusal> {
         let peer: &Arc<PeerIdentity> = request.extensions().get().ok_or_else(unauthenticated)?;
         let path = request.uri().path();
-        let rule = RULES.iter().find(|rule| rule.path == path);
         let rule =
             rule.ok_or_else(|| Refusal::new(Reason::UnknownRpc, format!("there is no call {path:?} here")))?;
         let caller = self.authorizer.check(Arc::clone(peer), rule)?;
@@ -89,21 +94,31 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let (rule, caller, share) = match self.layer.admit(&request) {
+        let path = request.uri().path();
+        let rule = RULES.iter().find(|rule| rule.path == path);
+        let answered =
+            (self.layer.on_call)(rule.map_or(UNKNOWN_RPC, |rule| rule.path.trim_start_matches('/')));
+        let (rule, caller, share) = match self.layer.admit(&request, rule) {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 tracing::info!(path = request.uri().path(), %refusal, "call refused");
-                return Box::pin(async { Ok(Status::from(refusal).into_http()) });
+                let response = Status::from(refusal).into_http();
+                answered(code_of(response.headers()));
+                return Box::pin(async { Ok(response) });
             }
         };
         request.extensions_mut().insert(caller);
         let answer = self.inner.call(request.map(|body| Body::new(Metered { body, share })));
         Box::pin(async move {
-            let Ok(response) = tokio::time::timeout(rule.deadline, answer).await else {
-                let text = format!("the call was not over in {} s", rule.deadline.as_secs());
-                return Ok(Status::from(Refusal::new(Reason::DeadlineExceeded, text)).into_http());
+            let response = match tokio::time::timeout(rule.deadline, answer).await {
+                Ok(response) => in_our_words(response?),
+                Err(_) => {
+                    let text = format!("the call was not over in {} s", rule.deadline.as_secs());
+                    Status::from(Refusal::new(Reason::DeadlineExceeded, text)).into_http()
+                }
             };
-            response.map(in_our_words)
+            answered(code_of(response.headers()));
+            Ok(response)
         })
     }
 }
@@ -172,7 +187,8 @@ mod tests {
     fn gate(role: Role) -> GateLayer {
         let spiffe = "spiffe://td/epigraph/x/*".parse().unwrap();
         let grant = Grant { spiffe, roles: [role].into(), logs: Logs::All };
-        GateLayer::new(Authorizer::new(vec![grant]).unwrap())
+        let hooks = crate::observe::Hooks::from(crate::accept::log_refused());
+        GateLayer::new(Authorizer::new(vec![grant]).unwrap(), hooks.on_call)
     }
 
     fn request(path: &str, peer: Option<&str>, body: Body) -> Request<Body> {
@@ -214,6 +230,28 @@ mod tests {
         {
             assert_eq!(reached(Role::Appender, path, known).await, Err(Reason::UnknownRpc), "{path}");
         }
+    }
+
+    #[tokio::test]
+    async fn each_call_is_watched_under_the_name_of_its_rpc_and_with_its_answer() {
+        let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let tell = Arc::clone(&told);
+        let mut layer = gate(Role::Reader);
+        layer.on_call = Arc::new(move |rpc| {
+            let tell = Arc::clone(&tell);
+            Box::new(move |code| tell.lock().unwrap().push((rpc, code)))
+        });
+        for path in ["/epigraph.v1.LogService/GetCheckpoint", APPEND, "/of/a/stranger"] {
+            let fine = service_fn(|_| async { Ok(Response::new(Body::empty())) });
+            let call = request(path, Some("spiffe://td/epigraph/x/1"), Body::empty());
+            layer.layer(fine).oneshot(call).await.unwrap();
+        }
+        let expected = [
+            ("epigraph.v1.LogService/GetCheckpoint", "OK"),
+            ("epigraph.v1.LogService/Append", "PERMISSION_DENIED"),
+            (UNKNOWN_RPC, "UNIMPLEMENTED"),
+        ];
+        assert_eq!(*told.lock().unwrap(), expected);
     }
 
     #[tokio::test(start_paused = true)]

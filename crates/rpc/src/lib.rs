@@ -2,8 +2,8 @@
 //!
 //! It owns the generated wire types ([`v1`]) and their conversion to the types of the core ([`convert`]), the one
 //! status mapping ([`status`]), mutual TLS and its two ends ([`tls`], [`accept`], [`channel`]), names ([`identity`]),
-//! who may do what ([`authorize`]), the limits of the wire ([`limits`]), the server ([`server`]), and outgoing calls
-//! ([`peer`]). It does not know what a call does, what a checkpoint says, or where anything is stored.
+//! who may do what ([`authorize`]), the limits of the wire ([`limits`]), the server ([`server`]) and what may be watched of
+//! it ([`observe`]), and outgoing calls ([`peer`]). It does not know what a call does, what a checkpoint says, or where anything is stored.
 
 pub mod accept;
 pub mod authorize;
@@ -12,6 +12,7 @@ pub mod convert;
 mod gate;
 pub mod identity;
 pub mod limits;
+pub mod observe;
 pub mod peer;
 mod quota;
 pub mod server;
@@ -23,6 +24,7 @@ pub use authorize::{Authorized, Authorizer, Caller, Grant, GrantError, Logs, Rol
 pub use convert::{ConvertError, Producer, Wait};
 pub use gate::{MAX_RECEIVING_BYTES, MAX_RECEIVING_BYTES_PER_IDENTITY};
 pub use identity::{SpiffeError, SpiffeId, Usage};
+pub use observe::{Hooks, OnAnswer, OnCall};
 pub use quota::Exceeded;
 pub use server::{log_service, serve};
 pub use status::{CallError, Reason, Refusal};

@@ -11,10 +11,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use crate::accept::{OnRefused, accept};
+use crate::accept::accept;
 use crate::authorize::Authorizer;
 use crate::gate::GateLayer;
 use crate::limits::{MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES};
+use crate::observe::Hooks;
 use crate::tls::ServerTls;
 use crate::v1::log_service_server::{LogService, LogServiceServer};
 
@@ -70,9 +71,10 @@ pub async fn serve(
     tls: Arc<ServerTls>,
     authorizer: Authorizer,
     routes: Routes,
-    on_refused: OnRefused,
+    hooks: impl Into<Hooks>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
+    let Hooks { on_refused, on_call } = hooks.into();
     let (accepted, incoming) = mpsc::channel(ACCEPTED_QUEUE);
     let (stopping, stopped) = oneshot::channel();
     let served = Server::builder()
@@ -83,7 +85,7 @@ pub async fn serve(
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
         .http2_max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
         .max_connection_age(CONNECTION_AGE)
-        .layer(GateLayer::new(authorizer))
+        .layer(GateLayer::new(authorizer, on_call))
         .serve_with_incoming_shutdown(routes.prepare(), ReceiverStream::new(incoming), async move {
             shutdown.await;
             let _ = stopping.send(());

@@ -7,3 +7,4 @@ pub mod log;
 pub mod machine;
 pub mod run;
 pub mod service;
+pub mod status;

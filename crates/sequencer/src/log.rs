@@ -10,14 +10,15 @@ use epigraph_core::hash::leaf_hash;
 use epigraph_core::proof::{
     ConsistencyProof, InclusionProof, ProofError, prove_consistency, prove_inclusion,
 };
-use epigraph_core::{Checkpoint, Hash, LeafIndex, Origin, TreeHead, TreeSize, Verified};
+use epigraph_core::{Checkpoint, Hash, LeafIndex, Origin, TreeHead, TreeSize, UnixMillis, Verified};
 use epigraph_rpc::limits::{MAX_APPEND_BYTES, MAX_APPEND_ENTRIES, MAX_READ_BYTES};
 use epigraph_store::tree::{EntryError, Tree, TreeError, WarmError};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use crate::machine::{Event, Refused, Submission};
+use crate::machine::{Condition, Event, Limits, Refused, Submission};
+use crate::status::{self, Status};
 
 /// Entries that wait for publication at one time. One checkpoint can answer all of them at once, and each answer is a
 /// proof: 2 KiB in the largest tree, half of that in one of a billion entries.
@@ -167,12 +168,28 @@ pub struct Proven {
     pub checkpoint: Arc<Verified<Checkpoint>>,
 }
 
+/// What a log shares with its driver.
+pub(crate) struct Parts {
+    pub(crate) origin: Origin,
+    pub(crate) limits: Limits,
+    pub(crate) events: mpsc::Sender<Event<Ticket>>,
+    pub(crate) wanted: watch::Sender<TreeSize>,
+    pub(crate) durable: watch::Receiver<TreeHead>,
+    pub(crate) condition: watch::Receiver<Condition>,
+    pub(crate) published: PublishedReceiver,
+    /// Not marked as seen by anybody: it has changed once the tree has caught up.
+    pub(crate) built: watch::Receiver<TreeHead>,
+    pub(crate) tree: Arc<Tree>,
+}
+
 /// A running log.
 pub struct Log {
     origin: Origin,
+    limits: Limits,
     events: mpsc::Sender<Event<Ticket>>,
     wanted: watch::Sender<TreeSize>,
     durable: watch::Receiver<TreeHead>,
+    condition: watch::Receiver<Condition>,
     published: PublishedReceiver,
     /// The newest head of the tree since it caught up with the journal after the start.
     built: watch::Receiver<TreeHead>,
@@ -185,21 +202,16 @@ pub struct Log {
 }
 
 impl Log {
-    pub(crate) fn new(
-        origin: Origin,
-        events: mpsc::Sender<Event<Ticket>>,
-        wanted: watch::Sender<TreeSize>,
-        durable: watch::Receiver<TreeHead>,
-        published: PublishedReceiver,
-        built: watch::Receiver<TreeHead>,
-        tree: Arc<Tree>,
-    ) -> Log {
+    pub(crate) fn new(parts: Parts) -> Log {
+        let Parts { origin, limits, events, wanted, durable, condition, published, built, tree } = parts;
         let started_at = durable.borrow().size;
         Log {
             origin,
+            limits,
             events,
             wanted,
             durable,
+            condition,
             published,
             built,
             tree,
@@ -363,6 +375,28 @@ impl Log {
         let tree = Arc::clone(&self.tree);
         let made = tokio::task::spawn_blocking(move || make(&tree)).await;
         read(made.map_err(|error| ReadError::Damaged(error.to_string()))?)
+    }
+
+    /// How it is doing.
+    pub fn status(&self, now: UnixMillis) -> Status {
+        let condition = *self.condition.borrow();
+        let published =
+            self.published.borrow().as_ref().map_or(TreeSize::ZERO, |checkpoint| checkpoint.head().size);
+        let durable = self.durable.borrow().size;
+        let tree_lag = self.tree.lag(durable);
+        let mut status = Status {
+            durable,
+            published,
+            tree_lag,
+            publication_behind_ms: condition.behind_since.map_or(0, |since| now.0.saturating_sub(since.0)),
+            in_flight_bytes: MAX_IN_FLIGHT_BYTES - self.in_flight.available_permits(),
+            tile_bytes: self.tree.tile_bytes(),
+            tiles: self.tree.counters(),
+            ready: Ok(()),
+        };
+        let caught_up = self.built.has_changed().unwrap_or(false) && tree_lag <= MAX_TREE_LAG_ENTRIES;
+        status.ready = status::ready(&condition, &self.limits, caught_up, &status, now);
+        status
     }
 
     /// Takes no new entries from now on; what was taken is finished.

@@ -99,6 +99,17 @@ pub enum Refused {
     LogFull,
 }
 
+/// What of the sequencer's state decides whether it takes entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Condition {
+    /// Nothing new is taken any more.
+    pub draining: bool,
+    /// When the newest batch found no space; `None` if it was written.
+    pub no_space_at: Option<UnixMillis>,
+    /// Since when something durable has been waiting without publication making progress.
+    pub behind_since: Option<UnixMillis>,
+}
+
 /// The sequencer's state.
 #[derive(Debug)]
 pub struct Machine<T> {
@@ -109,9 +120,7 @@ pub struct Machine<T> {
     pool_bytes: usize,
     staged: Option<(Frontier, Vec<(T, LeafIndex)>)>,
     published: TreeSize,
-    /// Since when something durable has been waiting without publication making progress.
-    behind_since: Option<UnixMillis>,
-    draining: bool,
+    condition: Condition,
 }
 
 impl<T> Machine<T> {
@@ -126,8 +135,7 @@ impl<T> Machine<T> {
             pool_bytes: 0,
             staged: None,
             published,
-            behind_since,
-            draining: false,
+            condition: Condition { behind_since, ..Condition::default() },
         }
     }
 
@@ -138,7 +146,12 @@ impl<T> Machine<T> {
 
     /// Whether nothing new is taken any more.
     pub fn is_draining(&self) -> bool {
-        self.draining
+        self.condition.draining
+    }
+
+    /// What decides whether it takes entries.
+    pub fn condition(&self) -> Condition {
+        self.condition
     }
 
     /// Takes one event and appends what it calls for to `effects`.
@@ -155,7 +168,8 @@ impl<T> Machine<T> {
             Event::Written => {
                 if let Some((frontier, tickets)) = self.staged.take() {
                     self.durable = frontier;
-                    self.behind_since.get_or_insert(now);
+                    self.condition.no_space_at = None;
+                    self.condition.behind_since.get_or_insert(now);
                     effects.push(Effect::Grown(self.durable.head()));
                     effects.extend(
                         tickets
@@ -165,6 +179,7 @@ impl<T> Machine<T> {
                 }
             }
             Event::NotWritten(NoSpace) => {
+                self.condition.no_space_at = Some(now);
                 if let Some((_, tickets)) = self.staged.take() {
                     let why = Refused::NoSpace;
                     effects.extend(tickets.into_iter().map(|(ticket, _)| Effect::Refuse { ticket, why }));
@@ -172,9 +187,9 @@ impl<T> Machine<T> {
             }
             Event::Published(size) => {
                 self.published = self.published.max(size);
-                self.behind_since = (self.durable.size() > self.published).then_some(now);
+                self.condition.behind_since = (self.durable.size() > self.published).then_some(now);
             }
-            Event::Drain => self.draining = true,
+            Event::Drain => self.condition.draining = true,
         }
     }
 
@@ -206,7 +221,7 @@ impl<T> Machine<T> {
 
     /// Whether the next batch has room, and how many bytes the entries take in it.
     fn admit(&self, submission: &Submission<T>, now: UnixMillis) -> Result<usize, Refused> {
-        if self.draining {
+        if self.condition.draining {
             return Err(Refused::Draining);
         }
         let entries = submission.entries.len();
@@ -221,7 +236,7 @@ impl<T> Machine<T> {
             return Err(Refused::LogFull);
         }
         let unpublished = taken.saturating_sub(self.published.get());
-        let waited = self.behind_since.map_or(0, |since| now.0.saturating_sub(since.0));
+        let waited = self.condition.behind_since.map_or(0, |since| now.0.saturating_sub(since.0));
         let too_old = waited > self.limits.unpublished_max_age_ms;
         if too_old || unpublished.saturating_add(ahead) > self.limits.unpublished_max_entries {
             return Err(Refused::Backlog(unpublished));
@@ -311,9 +326,12 @@ mod tests {
         run(&mut machine, vec![submit(1, &[b"lost"])]);
         let effects = run(&mut machine, vec![Event::NotWritten(NoSpace)]);
         assert_eq!(refusals(&effects), [(1, Refused::NoSpace)]);
+        assert_eq!(machine.condition().no_space_at, Some(NOW));
         let effects = run(&mut machine, vec![submit(2, &[b"kept"])]);
         let [Effect::Write(batch)] = effects.as_slice() else { panic!("{effects:?}") };
         assert_eq!((batch.before.size.get(), batch.after.root()), (0, root(&[b"kept"])));
+        run(&mut machine, vec![Event::Written]);
+        assert_eq!(machine.condition().no_space_at, None);
     }
 
     #[test]

@@ -14,8 +14,8 @@ use epigraph_store::tree::Tree;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::log::{Log, PublishedReceiver, Ticket};
-use crate::machine::{Effect, Event, Limits, Machine, NoSpace};
+use crate::log::{Log, Parts, PublishedReceiver, Ticket};
+use crate::machine::{Condition, Effect, Event, Limits, Machine, NoSpace};
 
 /// Events that wait for the sequencer's task; more calls than that at once are refused.
 const EVENT_QUEUE: usize = 16 * 1024;
@@ -80,6 +80,7 @@ pub struct Driver {
     /// How the write that is under way ends; there is never a second one.
     writing: Option<oneshot::Receiver<Result<(), AppendError>>>,
     durable: watch::Sender<TreeHead>,
+    condition: watch::Sender<Condition>,
     grown: blocking::Sender<TreeSize>,
     tree_ended: oneshot::Receiver<Result<(), String>>,
     published: PublishedReceiver,
@@ -96,6 +97,7 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
     let (submit, events) = mpsc::channel(EVENT_QUEUE);
     let (wanted, wanted_receiver) = watch::channel(TreeSize::ZERO);
     let (durable, durable_receiver) = watch::channel(head);
+    let (condition, condition_receiver) = watch::channel(machine.condition());
     let (offer, offered) = watch::channel(TreeHead::EMPTY);
     let (grown, growth) = blocking::channel();
     let (end, tree_ended) = oneshot::channel();
@@ -108,12 +110,23 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
         journal: JournalHandle::spawn(journal)?,
         writing: None,
         durable,
+        condition,
         grown,
         tree_ended,
         published: published.clone(),
         clock,
     };
-    let log = Arc::new(Log::new(origin, submit, wanted, durable_receiver, published, offered.clone(), tree));
+    let log = Arc::new(Log::new(Parts {
+        origin,
+        limits,
+        events: submit,
+        wanted,
+        durable: durable_receiver,
+        condition: condition_receiver,
+        published,
+        built: offered.clone(),
+        tree,
+    }));
     Ok(Ready { log, offered, wanted: wanted_receiver, driver })
 }
 
@@ -194,6 +207,9 @@ impl Driver {
                 self.machine.step(event, now, &mut effects);
             }
             self.machine.stage(now, &mut effects);
+            // Before the answers: whoever has one may ask how the log is doing.
+            let condition = self.machine.condition();
+            self.condition.send_if_modified(|told| std::mem::replace(told, condition) != condition);
             for effect in effects.drain(..) {
                 self.carry_out(effect);
             }

@@ -6,6 +6,7 @@ use epigraph_core::hash::leaf_hash;
 use epigraph_core::{LeafIndex, TreeHead};
 use epigraph_sequencer::log::{AppendError, ReadError, Wait};
 use epigraph_sequencer::machine::Refused;
+use epigraph_sequencer::status::NotReady;
 use epigraph_store::file::memory::{MemoryDir, Survival};
 use tokio::task::JoinSet;
 
@@ -112,6 +113,7 @@ async fn draining_answers_what_was_taken_refuses_the_rest_and_ends_though_caller
         log.append(entries(&["late"]), PUBLISHED)
     );
     verify(&taken.unwrap(), &sent);
+    assert_eq!(log.status(NOW).ready, Err(NotReady::Draining));
     assert_eq!(late, Err(AppendError::Refused(Refused::Draining)));
     ended(running.driver).await.unwrap();
     // The last head is offered before the channel closes.

@@ -9,6 +9,7 @@ use epigraph_core::{LeafIndex, TreeHead};
 use epigraph_sequencer::log::{AppendError, Wait};
 use epigraph_sequencer::machine::Refused;
 use epigraph_sequencer::run::Fatal;
+use epigraph_sequencer::status::NotReady;
 use epigraph_store::file::Dir;
 use epigraph_store::file::fault::{Fault, FaultDir, Operation, Outcome};
 use epigraph_store::file::memory::{MemoryDir, Survival, by_seed};
@@ -76,6 +77,7 @@ async fn without_space_for_a_segment_appends_are_refused_reads_go_on_and_appends
     for _ in 0..3 {
         let again = running.log.append(entries(&[&text]), PUBLISHED).await;
         assert_eq!(again, Err(AppendError::Refused(Refused::NoSpace)));
+        assert_eq!(running.log.status(NOW).ready, Err(NotReady::NoSpace));
         for index in 0..acknowledged {
             let proven = running.log.prove(LeafIndex::new(index).unwrap()).await.unwrap();
             proven.proof.verify(&leaf_hash(text.as_bytes()), &proven.checkpoint.head().root).unwrap();
@@ -86,6 +88,7 @@ async fn without_space_for_a_segment_appends_are_refused_reads_go_on_and_appends
     let answer = running.log.append(sent.clone(), PUBLISHED).await.unwrap();
     assert_eq!(answer.first_index.get(), acknowledged, "the refused ones left no trace");
     verify(&answer, &sent);
+    assert_eq!(running.log.status(NOW).ready, Ok(()));
     running.stop().await.unwrap();
     assert_eq!(on_disk(&dir.memory, small()).len() as u64, acknowledged + 1);
 }

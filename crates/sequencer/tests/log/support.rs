@@ -59,9 +59,12 @@ pub fn entries(texts: &[&str]) -> Vec<Bytes> {
 
 struct Fixed;
 
+/// The time of every test.
+pub const NOW: UnixMillis = UnixMillis(1_000_000);
+
 impl Clock for Fixed {
     fn now(&self) -> UnixMillis {
-        UnixMillis(1_000_000)
+        NOW
     }
 }
 
