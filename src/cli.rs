@@ -54,7 +54,9 @@ pub enum Command {
     Checkpoint(Checkpoint),
     /// Check a receipt offline, with public keys alone
     Verify(Verify),
-    /// Try to open a stored tree; `serve` runs this in a child process
+    /// Check every byte of a log that is not running, and change nothing
+    Fsck(ConfigFile),
+    /// Try to open a stored tree; `serve` and `fsck` run this in a child process
     #[command(hide = true)]
     TreePreflight(TreePreflight),
     /// Make a log's signing key and its vkey
@@ -75,6 +77,18 @@ pub enum Command {
 pub struct TreePreflight {
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
+
+    /// Compare its tiles with this journal
+    #[arg(long, value_name = "DIR", requires_all = ["origin", "entries"])]
+    pub journal: Option<PathBuf>,
+
+    /// The journal's log
+    #[arg(long)]
+    pub origin: Option<String>,
+
+    /// So many entries of the journal are sound
+    #[arg(long)]
+    pub entries: Option<u64>,
 }
 
 #[derive(Args)]

@@ -4,6 +4,7 @@
 mod cli;
 mod config;
 mod failure;
+mod fsck;
 mod input;
 mod pki;
 mod preflight;
@@ -51,7 +52,8 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Config(ConfigCommand::Check(args)) => serve::check(&args.config, terminal),
         Command::Completions(args) => cli::manual::completions(&args, terminal),
         Command::Man(args) => cli::manual::pages(&args, terminal),
-        Command::TreePreflight(args) => preflight::run(&args.directory, terminal),
+        Command::Fsck(args) => fsck::run(&args, terminal),
+        Command::TreePreflight(args) => preflight::run(&args, terminal),
     }
 }
 

@@ -14,6 +14,7 @@ mod by_hand;
 mod certificates;
 mod damage;
 mod first_minute;
+mod fsck;
 mod gate;
 mod kill;
 mod quickstart;

@@ -296,14 +296,23 @@ impl Persist for HeadStore {
     }
 }
 
-/// Reads the newest heads as opening would, suspect ones among them, and what opening would warn of. Changes nothing.
-pub fn inspect(dir: &dyn Dir) -> Result<(Vec<(Origin, Held)>, Vec<Warning>), HeadError> {
+/// What [`inspect`] found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Inspection {
+    /// The newest head of each log, suspect ones among them.
+    pub heads: Vec<(Origin, Held)>,
+    /// What opening would warn of, and repair.
+    pub warnings: Vec<Warning>,
+}
+
+/// Reads the newest heads as opening would. Changes nothing.
+pub fn inspect(dir: &dyn Dir) -> Result<Inspection, HeadError> {
     let file = dir.open_read_only(FILE).map_err(not_opened)?;
     let mut warnings = Vec::new();
     let (header, _) = read_header(&*file, &mut warnings)?;
     let recovered = read_logs(&*file, &header, &mut warnings)?;
     let heads = recovered.into_iter().map(|found| (found.newest.origin, found.newest.held));
-    Ok((heads.collect(), warnings))
+    Ok(Inspection { heads: heads.collect(), warnings })
 }
 
 fn not_opened(source: io::Error) -> HeadError {

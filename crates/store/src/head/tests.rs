@@ -545,14 +545,15 @@ fn an_inspection_sees_what_opening_sees_and_changes_nothing() {
     store.commit(&[update(1, 0)]).unwrap();
     drop(store);
     let sound = dir.content(FILE).unwrap();
-    assert_eq!(inspect(&dir).unwrap(), (vec![(origin(1), held(1, 1))], Vec::new()));
+    let heads = vec![(origin(1), held(1, 1))];
+    assert_eq!(inspect(&dir).unwrap(), Inspection { heads: heads.clone(), warnings: Vec::new() });
     for place in 0..SLOTS {
         dir.damage(FILE, 0, &sound).unwrap();
         dir.damage(FILE, offset(place) as usize + 50, &[0xff]).unwrap();
         let damaged = dir.content(FILE).unwrap();
-        let (heads, warnings) = inspect(&dir).unwrap();
-        assert_eq!((heads, warnings.len()), (vec![(origin(1), held(1, 1))], 1), "slot {place}");
+        let found = inspect(&dir).unwrap();
+        assert_eq!((&found.heads, found.warnings.len()), (&heads, 1), "slot {place}");
         assert_eq!(dir.content(FILE).unwrap(), damaged);
-        assert_eq!(open(&dir).unwrap().1, warnings, "slot {place}");
+        assert_eq!(open(&dir).unwrap().1, found.warnings, "slot {place}");
     }
 }
