@@ -16,6 +16,7 @@ mod damage;
 mod first_minute;
 mod fsck;
 mod gate;
+mod hammer;
 mod kill;
 mod quickstart;
 mod receipts;
