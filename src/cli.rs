@@ -11,7 +11,7 @@ pub mod verify;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use epigraph_core::KeyName;
 use epigraph_rpc::SpiffeId;
@@ -57,7 +57,11 @@ pub enum Command {
     Checkpoint(Checkpoint),
     /// Check a receipt offline, with public keys alone
     Verify(Verify),
-    /// Try to open a stored tree; `serve` runs this in a child process
+    /// Load a log with made-up entries, which stay in it for ever, and measure it
+    Hammer(Hammer),
+    /// Check every byte of a log that is not running, and change nothing
+    Fsck(ConfigFile),
+    /// Try to open a stored tree; `serve` and `fsck` run this in a child process
     #[command(hide = true)]
     TreePreflight(TreePreflight),
     /// Make a log's signing key and its vkey
@@ -78,6 +82,18 @@ pub enum Command {
 pub struct TreePreflight {
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
+
+    /// Compare its tiles with this journal
+    #[arg(long, value_name = "DIR", requires_all = ["origin", "entries"])]
+    pub journal: Option<PathBuf>,
+
+    /// The journal's log
+    #[arg(long)]
+    pub origin: Option<String>,
+
+    /// So many entries of the journal are sound
+    #[arg(long)]
+    pub entries: Option<u64>,
 }
 
 #[derive(Args)]
@@ -147,6 +163,50 @@ pub struct Append {
     /// Keep each entry and its receipt in this directory
     #[arg(long, value_name = "DIR")]
     pub receipts: Option<PathBuf>,
+}
+
+/// How to load a log. What is appended is real: entries stay for ever, so use a log that is for trying out.
+#[derive(Args)]
+pub struct Hammer {
+    #[command(flatten)]
+    pub profile: Profile,
+
+    /// How many calls are under way at once
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub concurrency: u16,
+
+    /// Over how many connections; each has a call under way at least
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub connections: u16,
+
+    /// Entries in one call
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub batch: u16,
+
+    /// Bytes of one entry
+    #[arg(long, default_value_t = 256)]
+    pub size: u16,
+
+    /// For what each call waits
+    #[arg(long, value_enum, default_value_t)]
+    pub wait: HammerWait,
+
+    /// How long; 10 if no count is given either
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub duration: Option<u64>,
+
+    /// How many entries
+    #[arg(long, conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub enum HammerWait {
+    /// The entries are on the log's disk
+    #[default]
+    Durable,
+    /// A published checkpoint covers them
+    Published,
 }
 
 #[derive(Args)]

@@ -4,6 +4,8 @@
 mod cli;
 mod config;
 mod failure;
+mod fsck;
+mod hammer;
 mod input;
 mod metrics;
 mod pki;
@@ -53,7 +55,9 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Config(ConfigCommand::Check(args)) => serve::check(&args.config, terminal),
         Command::Completions(args) => cli::manual::completions(&args, terminal),
         Command::Man(args) => cli::manual::pages(&args, terminal),
-        Command::TreePreflight(args) => preflight::run(&args.directory, terminal),
+        Command::Hammer(args) => hammer::run(&args, terminal),
+        Command::Fsck(args) => fsck::run(&args, terminal),
+        Command::TreePreflight(args) => preflight::run(&args, terminal),
     }
 }
 

@@ -67,28 +67,39 @@ impl Profile {
         })
     }
 
-    /// The verifying client of the log. Must be called within a tokio runtime.
-    pub fn client(self) -> Outcome<Client> {
+    /// A connection to the log, which verifies nothing that it is told. Must be called within a tokio runtime.
+    pub fn log(&self) -> Outcome<peer::Log> {
         let clock = runtime::clock();
         let own = Credentials::from_files(&self.tls.certificate, &self.tls.key, Usage::Client, clock.now());
         let trust = TrustBundle::from_file(&self.tls.trust_domain, &self.tls.trust_bundle);
         let tls = ClientTls::new(own.map_err(Failure::usage)?, trust.map_err(Failure::usage)?, clock);
-        let log = peer::Log::new(&self.address, &tls.map_err(Failure::usage)?, &self.server)
-            .map_err(Failure::usage)?;
+        peer::Log::new(&self.address, &tls.map_err(Failure::usage)?, &self.server).map_err(Failure::usage)
+    }
+
+    /// The verifying client of the log. Must be called within a tokio runtime.
+    pub fn client(self) -> Outcome<Client> {
+        let log = self.log()?;
         let pin = Pin::new(&self.state, &self.origin)
             .map_err(|error| Failure::state(PinError::to_string(&error)))?;
         Ok(Client::new(log, self.origin, self.policy, pin))
     }
 }
 
+/// How a command ends whose call failed.
+pub fn of_call(error: &CallError) -> Failure {
+    match error {
+        CallError::Refused(_) => Failure::new(Kind::Refused, error),
+        CallError::Unreachable(_) => Failure::unreachable(format_args!(
+            "{error} (is the log running, and are `address` and [tls] in client.toml right?)"
+        )),
+        _ => Failure::unreachable(error),
+    }
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         match &error {
-            ClientError::Call(CallError::Refused(_)) => Failure::new(Kind::Refused, error),
-            ClientError::Call(CallError::Unreachable(_)) => Failure::unreachable(format_args!(
-                "{error} (is the log running, and are `address` and [tls] in client.toml right?)"
-            )),
-            ClientError::Call(_) => Failure::unreachable(error),
+            ClientError::Call(error) => of_call(error),
             ClientError::Pin(_) => Failure::state(error),
             _ => Failure::no(error),
         }

@@ -118,22 +118,8 @@ pub fn open(config: &LogConfig, entropy: &Arc<dyn Entropy>) -> Outcome<LogState>
     // not meet a second process.
     std::mem::forget(lock(config)?);
     let log = log_directory(config);
-    let path = log.join("log.toml");
-    let file: LogFile = load_toml(&path).map_err(|error| {
-        Failure::state(format!(
-            "{error}. The directory {} holds no log of the origin {}, or it lost this file: check `origin` and \
-             `directory`",
-            config.directory.display(),
-            config.origin
-        ))
-    })?;
     let origin = config.origin.to_origin();
-    let vkey: VKey =
-        file.vkey.parse().map_err(|error| Failure::state(format!("{}: {error}", path.display())))?;
-    if file.origin != origin.as_str() || vkey.name() != &config.origin {
-        let message = format!("{} is of the log {}, not of {origin}", path.display(), file.origin);
-        return Err(Failure::state(message));
-    }
+    let (file, vkey) = read_log_file(config, &log)?;
     let key = keys::load(&config.signer_key).map_err(Failure::state)?;
     if *key.vkey().name() != config.origin {
         return Err(wrong_name(config, key.vkey()));
@@ -144,7 +130,7 @@ pub fn open(config: &LogConfig, entropy: &Arc<dyn Entropy>) -> Outcome<LogState>
              back",
             config.signer_key.display(),
             key.vkey(),
-            path.display()
+            log.join("log.toml").display()
         )));
     }
     let (heads, warnings) = HeadStore::open(open_dir(&config.signer_directory)?)
@@ -170,6 +156,43 @@ pub fn open(config: &LogConfig, entropy: &Arc<dyn Entropy>) -> Outcome<LogState>
     let policy = Policy::of_log(vkey);
     let tree_directory = log.join("tree");
     Ok(LogState { origin, policy, key, heads, published, journal, journal_dir, tree_directory })
+}
+
+fn read_log_file(config: &LogConfig, log: &Path) -> Outcome<(LogFile, VKey)> {
+    let path = log.join("log.toml");
+    let file: LogFile = load_toml(&path).map_err(|error| {
+        Failure::state(format!(
+            "{error}. The directory {} holds no log of the origin {}, or it lost this file: check `origin` and \
+             `directory`",
+            config.directory.display(),
+            config.origin
+        ))
+    })?;
+    let vkey: VKey =
+        file.vkey.parse().map_err(|error| Failure::state(format!("{}: {error}", path.display())))?;
+    if file.origin != config.origin.as_str() || vkey.name() != &config.origin {
+        let message = format!("{} is of the log {}, not of {}", path.display(), file.origin, config.origin);
+        return Err(Failure::state(message));
+    }
+    Ok((file, vkey))
+}
+
+/// The directories of a log that is not running, locked so that it stays so. Nothing in them is opened or changed.
+pub struct Stopped {
+    pub log: PathBuf,
+    /// The log's key as its own directory names it, or why that cannot be read.
+    pub vkey: Outcome<VKey>,
+    _locks: [DirLock; 2],
+}
+
+/// Locks both directories. Refused if the log runs, or if they are not what `init` created.
+pub fn lock_stopped(config: &LogConfig) -> Outcome<Stopped> {
+    FormatFile::of(Kind::Log).check(&config.directory).map_err(Failure::state)?;
+    FormatFile::of(Kind::Signer).check(&config.signer_directory).map_err(Failure::state)?;
+    let locks = lock(config)?;
+    let log = log_directory(config);
+    let vkey = read_log_file(config, &log).map(|(_, vkey)| vkey);
+    Ok(Stopped { log, vkey, _locks: locks })
 }
 
 /// Where one log's files are: `<directory>/<hex sha256(origin)>`.
@@ -221,7 +244,7 @@ fn create_dir(dir: &Path) -> Outcome {
     create(dir).map_err(|error| Failure::state(format!("cannot create {}: {error}", dir.display())))
 }
 
-fn open_dir(dir: &Path) -> Outcome<Arc<dyn Dir>> {
+pub fn open_dir(dir: &Path) -> Outcome<Arc<dyn Dir>> {
     let dir = RealDir::open(dir)
         .map_err(|error| Failure::state(format!("cannot open the directory {}: {error}", dir.display())))?;
     Ok(Arc::new(dir))

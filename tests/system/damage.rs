@@ -13,17 +13,17 @@ use zeroize::Zeroizing;
 use crate::support::{House, epigraph, find, flip, overwrite};
 
 /// What starts each frame of the journal, and each segment (docs/formats/journal.md).
-const FRAME: &[u8] = b"epigfrm\n";
-const SECTOR: u64 = 512;
+pub const FRAME: &[u8] = b"epigfrm\n";
+pub const SECTOR: u64 = 512;
 
 /// Lines of 60,000 bytes: with 16 MiB segments, 300 of them fill one and begin another.
-fn large_lines(count: usize) -> Vec<u8> {
+pub fn large_lines(count: usize) -> Vec<u8> {
     (0..count).flat_map(|n| format!("{n:060000}\n").into_bytes()).collect()
 }
 
 /// The bytes of every file of log and signer, but for the lock files, which name the last process, and the journal's spare,
 /// which is made anew at each start.
-fn all_files(house: &House) -> BTreeMap<PathBuf, Vec<u8>> {
+pub fn all_files(house: &House) -> BTreeMap<PathBuf, Vec<u8>> {
     fn walk(directory: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
@@ -123,7 +123,7 @@ fn a_flipped_bit_in_the_tail_frame_is_rot_and_refused() {
 
 /// A log that was copied before its last frame was signed and after it was written: as a machine leaves it that lost
 /// its power between the two. The tail frame holds one entry of 60,000 bytes.
-fn with_an_unsigned_tail_frame() -> (House, u64) {
+pub fn with_an_unsigned_tail_frame() -> (House, u64) {
     let house = House::new();
     let (before, entry) =
         ([house.save(house.path("signer")), house.save(house.log("checkpoints"))], house.outside("entry"));
@@ -199,7 +199,7 @@ fn one_damaged_copy_of_the_signers_head_is_repaired_and_two_are_refused() {
 }
 
 /// Where the slots with the newest head start: those that hold the signed note of size 3.
-fn slots(heads: &Path) -> Vec<u64> {
+pub fn slots(heads: &Path) -> Vec<u64> {
     let bytes = fs::read(heads).unwrap();
     let newest = |slot: &u64| {
         let size = *slot as usize + 80;

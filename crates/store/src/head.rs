@@ -108,10 +108,7 @@ impl HeadStore {
     /// Opens the file, checks every slot, and writes the newest heads again in place before it trusts them: the
     /// kernel may show pages that never reached the disk, if the process before this one ended on a failed sync.
     pub fn open(dir: Arc<dyn Dir>) -> Result<(HeadStore, Vec<Warning>), HeadError> {
-        let file = dir.open(FILE).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => HeadError::Missing,
-            _ => HeadError::Io { action: "open", source },
-        })?;
+        let file = dir.open(FILE).map_err(not_opened)?;
         let mut warnings = Vec::new();
         let (header, bad_header) = read_header(&*file, &mut warnings)?;
         let recovered = read_logs(&*file, &header, &mut warnings)?;
@@ -296,6 +293,32 @@ impl Persist for HeadStore {
             new: step.next().clone(),
         };
         self.commit(&steps.iter().map(update).collect::<Vec<_>>())
+    }
+}
+
+/// What [`inspect`] found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Inspection {
+    /// The newest head of each log, suspect ones among them.
+    pub heads: Vec<(Origin, Held)>,
+    /// What opening would warn of, and repair.
+    pub warnings: Vec<Warning>,
+}
+
+/// Reads the newest heads as opening would. Changes nothing.
+pub fn inspect(dir: &dyn Dir) -> Result<Inspection, HeadError> {
+    let file = dir.open_read_only(FILE).map_err(not_opened)?;
+    let mut warnings = Vec::new();
+    let (header, _) = read_header(&*file, &mut warnings)?;
+    let recovered = read_logs(&*file, &header, &mut warnings)?;
+    let heads = recovered.into_iter().map(|found| (found.newest.origin, found.newest.held));
+    Ok(Inspection { heads: heads.collect(), warnings })
+}
+
+fn not_opened(source: io::Error) -> HeadError {
+    match source.kind() {
+        io::ErrorKind::NotFound => HeadError::Missing,
+        _ => HeadError::Io { action: "open", source },
     }
 }
 

@@ -7,6 +7,7 @@
 mod entries;
 mod error;
 mod format;
+mod inspect;
 mod producers;
 mod read;
 mod recover;
@@ -24,6 +25,7 @@ use thiserror::Error;
 pub use entries::{Entries, EntryReader, head_at};
 pub use error::{AppendError, BatchError, JournalError};
 pub use format::{MAX_FRAME_BYTES, MAX_STATE_BYTES};
+pub use inspect::{Flaw, Inspection, MAX_FLAWS, Torn, inspect};
 pub use producers::{CommittedRange, MAX_PRODUCERS, MAX_RANGES, Producer, ProducerMark, ProducerTable};
 pub use read::{OwnedFrame, Reader, verify_all};
 pub use recover::{Cut, MAX_CUT_FILES};

@@ -173,16 +173,7 @@ impl PublishedStore {
     /// Opens the two files, and writes the newest note again in place before it trusts it: the kernel may show
     /// pages that never reached the disk, if the process before this one ended on a failed sync.
     pub fn open(dir: Arc<dyn Dir>) -> Result<(PublishedStore, Option<Repaired>), PublishedError> {
-        let (newest, bad) = match (read_copy(&*dir, NAMES[0])?, read_copy(&*dir, NAMES[1])?) {
-            (Err(BadCopy::Missing), Err(BadCopy::Missing)) => return Err(PublishedError::Missing),
-            (Err(a), Err(b)) => return Err(PublishedError::Damaged { a, b }),
-            (Err(bad), Ok(b)) => (b, Some((0, bad))),
-            (Ok(a), Err(bad)) => (a, Some((1, bad))),
-            (Ok(a), Ok(b)) if a == b => (a, None),
-            (Ok(a), Ok(b)) if a.sequence == b.sequence => return Err(PublishedError::CopiesDiffer),
-            (Ok(a), Ok(b)) if a.sequence < b.sequence => (b, Some((0, BadCopy::Behind))),
-            (Ok(a), Ok(_)) => (a, Some((1, BadCopy::Behind))),
-        };
+        let (newest, bad) = read_both(&*dir)?;
         let settle = || {
             if let Some((copy, BadCopy::Missing)) = bad {
                 write_new(&*dir, NEW_NAMES[copy], &dir.list()?, &newest)?;
@@ -236,6 +227,28 @@ impl PublishedStore {
     }
 }
 
+/// Reads the newest note as opening would, and says which copy opening would repair. Changes nothing. `None` if
+/// nothing was published yet.
+pub fn inspect(dir: &dyn Dir) -> Result<(Option<Vec<u8>>, Option<Repaired>), PublishedError> {
+    let (newest, bad) = read_both(dir)?;
+    let repaired = bad.map(|(copy, bad)| Repaired { name: NAMES[copy], bad });
+    Ok((Some(newest.note).filter(|note| !note.is_empty()), repaired))
+}
+
+/// The newest content, and the copy that does not hold it.
+fn read_both(dir: &dyn Dir) -> Result<(Content, Option<(usize, BadCopy)>), PublishedError> {
+    Ok(match (read_copy(dir, NAMES[0])?, read_copy(dir, NAMES[1])?) {
+        (Err(BadCopy::Missing), Err(BadCopy::Missing)) => return Err(PublishedError::Missing),
+        (Err(a), Err(b)) => return Err(PublishedError::Damaged { a, b }),
+        (Err(bad), Ok(b)) => (b, Some((0, bad))),
+        (Ok(a), Err(bad)) => (a, Some((1, bad))),
+        (Ok(a), Ok(b)) if a == b => (a, None),
+        (Ok(a), Ok(b)) if a.sequence == b.sequence => return Err(PublishedError::CopiesDiffer),
+        (Ok(a), Ok(b)) if a.sequence < b.sequence => (b, Some((0, BadCopy::Behind))),
+        (Ok(a), Ok(_)) => (a, Some((1, BadCopy::Behind))),
+    })
+}
+
 fn write_new(dir: &dyn Dir, name: &str, present: &[String], content: &Content) -> io::Result<()> {
     if present.iter().any(|found| found == name) {
         dir.remove(name)?;
@@ -267,7 +280,7 @@ fn checksum(bytes: &[u8]) -> u32 {
 /// A failed read is the outer error; the inner one says what a copy that could be read lacks.
 fn read_copy(dir: &dyn Dir, name: &'static str) -> Result<Result<Content, BadCopy>, PublishedError> {
     let io = |source| PublishedError::Io { action: "read", source };
-    let file = match dir.open(name) {
+    let file = match dir.open_read_only(name) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(BadCopy::Missing)),
         Err(error) => return Err(io(error)),

@@ -30,7 +30,9 @@ pub(crate) use edge::{Edge, Full};
 pub use memory::{MemoryTree, NoSuchNode, NotNext, Staged};
 #[cfg(test)]
 pub(crate) use open::attach;
-pub use open::{MAX_SUSPECTS, Notice, OpenError, Place, Preflight, Report, open, open_in_memory, preflight};
+pub use open::{
+    MAX_SUSPECTS, Notice, OpenError, Place, Preflight, Report, compare, open, open_in_memory, preflight,
+};
 pub(crate) use writer::TileWriter;
 
 /// Memory for expanded tiles: all level-0 tiles of 2^20 entries, so that uniform reads of such a log hash nothing.

@@ -535,3 +535,25 @@ fn the_file_is_as_documented() {
         assert!(content[at + 140 + name.len() + 200..at + 8_192].iter().all(|byte| *byte == 0));
     }
 }
+
+#[test]
+fn an_inspection_sees_what_opening_sees_and_changes_nothing() {
+    let dir = MemoryDir::new();
+    assert!(matches!(inspect(&dir), Err(HeadError::Missing)));
+    let mut store = HeadStore::create(Arc::new(dir.clone()), 1, &FixedEntropy).unwrap();
+    store.init_log(&origin(1), held(1, 0)).unwrap();
+    store.commit(&[update(1, 0)]).unwrap();
+    drop(store);
+    let sound = dir.content(FILE).unwrap();
+    let heads = vec![(origin(1), held(1, 1))];
+    assert_eq!(inspect(&dir).unwrap(), Inspection { heads: heads.clone(), warnings: Vec::new() });
+    for place in 0..SLOTS {
+        dir.damage(FILE, 0, &sound).unwrap();
+        dir.damage(FILE, offset(place) as usize + 50, &[0xff]).unwrap();
+        let damaged = dir.content(FILE).unwrap();
+        let found = inspect(&dir).unwrap();
+        assert_eq!((&found.heads, found.warnings.len()), (&heads, 1), "slot {place}");
+        assert_eq!(dir.content(FILE).unwrap(), damaged);
+        assert_eq!(open(&dir).unwrap().1, found.warnings, "slot {place}");
+    }
+}

@@ -74,6 +74,11 @@ impl OwnedFrame {
         for entry in self.entries() {
             frontier.push(leaf_hash(entry)).map_err(|error| error.to_string())?;
         }
+        self.compare(frontier)
+    }
+
+    /// Compares the head of the entries up to here with what the frame says.
+    pub(super) fn compare(&self, frontier: &Frontier) -> Result<(), String> {
         let got = frontier.head();
         if got != self.after {
             return Err(format!(

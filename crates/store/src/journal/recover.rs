@@ -4,6 +4,7 @@ use epigraph_core::{Frontier, Hash, TreeSize};
 
 use super::error::JournalError;
 use super::format::{self, MAX_FRAME_BYTES, SECTOR};
+use super::read::not_a_frame;
 use super::segment::{self, CHUNK, Cursor, Next, SPARE_NAME, Segment};
 use crate::file::{Dir, File};
 
@@ -51,73 +52,88 @@ pub(super) fn check(dir: &dyn Dir, origin_hash: Hash) -> Result<Checked, Journal
     }
     let segment = previous.ok_or(JournalError::NoJournal)?;
     let (cursor, frontier, torn_bytes) = scan(&segment)?;
-    // A segment is sealed once the next one is durable, so a sealed last segment had a successor.
-    if dir
-        .is_protected(&segment.name)
-        .map_err(JournalError::io(format!("get the mode of {}", segment.name)))?
-    {
+    check_unsealed(dir, &segment, cursor.head.size)?;
+    Ok(Checked { segment, cursor, frontier, sealed, torn_bytes })
+}
+
+/// A segment is sealed once the next one is durable, so a sealed last segment had a successor.
+pub(super) fn check_unsealed(dir: &dyn Dir, last: &Segment, size: TreeSize) -> Result<(), JournalError> {
+    let name = &last.name;
+    if dir.is_protected(name).map_err(JournalError::io(format!("get the mode of {name}")))? {
         return Err(JournalError::MissingSegment {
-            segment: segment::name_of(cursor.head.size),
+            segment: segment::name_of(size),
             because: format!(
-                "{} before it is sealed; if a copy took its write permission away and nothing is missing, give it \
-                 back to the owner",
-                segment.name
+                "{name} before it is sealed; if a copy took its write permission away and nothing is missing, give \
+                 it back to the owner"
             ),
         });
     }
-    Ok(Checked { segment, cursor, frontier, sealed, torn_bytes })
+    Ok(())
 }
 
 /// Reads all frames of the last segment, recomputes their roots, and judges what follows them.
 fn scan(segment: &Segment) -> Result<(Cursor, Frontier, u64), JournalError> {
     let mut cursor = segment.start();
     let mut frontier = segment.frontier.clone();
-    let damaged =
-        |offset: u64, found: String| JournalError::Damaged { segment: segment.name.clone(), offset, found };
     loop {
         match segment.next(&cursor)? {
             Next::Frame(frame, after) => {
-                frame.replay(&mut frontier).map_err(|found| damaged(cursor.end, found))?;
+                frame.replay(&mut frontier).map_err(|found| damaged(segment, cursor.end, found))?;
                 cursor = after;
             }
-            Next::Nothing => break,
-            Next::BadHeader(sector, _) if format::is_torn_header(&sector) => break,
-            Next::BadBody(header, now) if header.sparse.proves_torn(now) => break,
-            Next::BadHeader(_, found) | Next::Contradiction(found) => return Err(damaged(cursor.end, found)),
-            Next::BadBody(header, now) => {
-                let found = format!(
-                    "the frame's body does not match its checksum, and its zero sectors ({} written, {} now) do not \
-                     prove that it was never completely written",
-                    header.sparse.zero, now.zero
-                );
-                return Err(damaged(cursor.end, found));
+            other => {
+                let torn_bytes = tail(segment, &cursor, &other)?;
+                return Ok((cursor, frontier, torn_bytes));
             }
         }
+    }
+}
+
+/// Judges what stands behind the last valid frame of the last segment. `Ok` says how many bytes from there on are
+/// the remains of a frame that provably was never completely written.
+pub(super) fn tail(segment: &Segment, cursor: &Cursor, next: &Next) -> Result<u64, JournalError> {
+    match next {
+        Next::Nothing => {}
+        Next::BadHeader(sector, _) if format::is_torn_header(sector) => {}
+        Next::BadBody(header, now) if header.sparse.proves_torn(*now) => {}
+        Next::BadBody(header, now) => {
+            let found = format!(
+                "the frame's body does not match its checksum, and its zero sectors ({} written, {} now) do not prove \
+                 that it was never completely written",
+                header.sparse.zero, now.zero
+            );
+            return Err(damaged(segment, cursor.end, found));
+        }
+        other => return Err(not_a_frame(segment, cursor, other)),
     }
     let debris = Debris::look(segment, cursor.end)?;
     if let Some(offset) = debris.header_at {
         let found = format!(
             "no valid frame starts here, yet this segment's id is in the header of a later one at byte {offset}"
         );
-        return Err(damaged(cursor.end, found));
+        return Err(damaged(segment, cursor.end, found));
     }
     if debris.bytes > (SECTOR + format::padded(MAX_FRAME_BYTES as usize)) as u64 {
         let found = "what follows the last valid frame is longer than any frame".to_owned();
-        return Err(damaged(cursor.end, found));
+        return Err(damaged(segment, cursor.end, found));
     }
-    Ok((cursor, frontier, debris.bytes))
+    Ok(debris.bytes)
+}
+
+fn damaged(segment: &Segment, offset: u64, found: String) -> JournalError {
+    JournalError::Damaged { segment: segment.name.clone(), offset, found }
 }
 
 /// What lies behind the last valid frame.
-struct Debris {
+pub(super) struct Debris {
     /// From there to the end of the last sector that is not zero.
-    bytes: u64,
+    pub(super) bytes: u64,
     /// The first sector, but for the very first, that carries the segment's id.
-    header_at: Option<u64>,
+    pub(super) header_at: Option<u64>,
 }
 
 impl Debris {
-    fn look(segment: &Segment, from: u64) -> Result<Debris, JournalError> {
+    pub(super) fn look(segment: &Segment, from: u64) -> Result<Debris, JournalError> {
         let mut debris = Debris { bytes: 0, header_at: None };
         let mut buffer = vec![0; CHUNK];
         let mut at = from;

@@ -1,6 +1,7 @@
 //! Promises of the journal, under faults, power cuts and rot.
 
 mod faults;
+mod inspect;
 mod layout;
 mod live;
 mod rot;

@@ -205,3 +205,21 @@ fn the_files_are_as_documented() {
         assert_eq!(bytes[28..end], note(2));
     }
 }
+
+#[test]
+fn an_inspection_sees_what_opening_sees_and_changes_nothing() {
+    for copy in NAMES {
+        let dir = stored(2);
+        let sound = NAMES.map(|name| dir.content(name).unwrap());
+        assert_eq!(inspect(&dir).unwrap(), (Some(note(2)), None));
+        dir.damage(copy, 40, &[0xff]).unwrap();
+        let damaged = NAMES.map(|name| dir.content(name).unwrap());
+        let repaired = Repaired { name: copy, bad: BadCopy::Checksum };
+        assert_eq!(inspect(&dir).unwrap(), (Some(note(2)), Some(repaired)));
+        assert_eq!(NAMES.map(|name| dir.content(name).unwrap()), damaged);
+        assert_eq!(open(&dir).unwrap().1, Some(repaired));
+        assert_eq!(NAMES.map(|name| dir.content(name).unwrap()), sound);
+    }
+    assert_eq!(inspect(&stored(0)).unwrap(), (None, None));
+    assert!(matches!(inspect(&MemoryDir::new()), Err(PublishedError::Missing)));
+}

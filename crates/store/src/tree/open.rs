@@ -19,7 +19,7 @@ use crate::file::Dir;
 use crate::follow::Follower;
 use crate::journal::{JournalError, Reader};
 use crate::sled::SledTiles;
-use crate::tile::{MemoryTiles, TileError, TileStore};
+use crate::tile::{MemoryTiles, TileError, TileStore, WIDTH};
 
 /// Suspect directories that are kept for whoever wants to know what happened; the oldest goes. Each may be as large
 /// as a tree.
@@ -98,6 +98,48 @@ pub fn preflight(dir: &Path) -> Result<Report, TileError> {
     let store = SledTiles::open(dir)?;
     let edge = Edge::from_store(&store, store.committed()?)?;
     Ok(Report { head: edge.head(), bytes: store.bytes()? })
+}
+
+/// Compares every tile that the store in `dir` is said to hold with the one that the entries of the journal give, up
+/// to its first `durable` entries, and returns how many tiles were compared. The message says what is wrong. sled
+/// writes to what it opens, and may panic or hang: for a copy of the directory, in a process of its own.
+pub fn compare(
+    dir: &Path,
+    journal: Arc<dyn Dir>,
+    origin_hash: Hash,
+    durable: TreeSize,
+) -> Result<u64, String> {
+    let said = |error: TileError| error.to_string();
+    let store = SledTiles::open(dir).map_err(said)?;
+    let committed = store.committed().map_err(said)?;
+    if committed > durable {
+        return Err(format!("it has {committed} entries and the journal {durable}"));
+    }
+    // What sled forgets on damage looks like what a killed process did not store.
+    let whole = durable.get() - durable.get() % WIDTH as u64;
+    if committed.get() < whole {
+        return Err(format!(
+            "it ends at entry {committed} and not at {whole}: the log was killed, or it lost some"
+        ));
+    }
+    let mut reader = Reader::new(journal, origin_hash);
+    let (mut edge, mut full, mut compared) = (Edge::default(), Full::new(), 0);
+    while let Some(frame) = reader.next_frame(durable).map_err(|error| error.to_string())? {
+        for entry in frame.entries() {
+            if edge.size() == committed {
+                return Ok(compared);
+            }
+            full.clear();
+            edge.push(leaf_hash(entry), &mut full).map_err(|error| error.to_string())?;
+            for (id, tile) in &full {
+                if store.get(*id).map_err(said)?.as_ref() != Some(tile.row()) {
+                    return Err(format!("its tile {id} is missing or is not what the entries give"));
+                }
+                compared += 1;
+            }
+        }
+    }
+    Ok(compared)
 }
 
 /// Gives `tree` its store and returns the follower that brings it up to the journal, which is in `dir` and has the

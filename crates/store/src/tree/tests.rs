@@ -567,3 +567,34 @@ fn the_scrubber_goes_round_mends_tiles_and_names_damage_of_the_journal() {
         assert!(matches!(damage, ScrubError::Journal(JournalError::Damaged { .. })), "{damage}");
     }
 }
+
+/// Fails if a tile is not compared, or what sled forgot is taken for sound.
+#[test]
+fn comparing_finds_a_wrong_a_missing_and_a_forgotten_tile() {
+    let log = Log::of(3 * TILE + 5, 100);
+    let home = tempfile::tempdir().unwrap();
+    let stored = log.stored();
+    let id = |index| TileId { level: 0, index };
+    let tiles = |indexes: &[u64]| -> Full {
+        let tile = |index: &u64| Arc::new(Tile::expand(stored.get(id(*index)).unwrap().unwrap()));
+        indexes.iter().map(|index| (id(*index), tile(index))).collect()
+    };
+    let wrong: Full = vec![(id(1), tiles(&[2])[0].1.clone())];
+    let check = |name: &str, put: &[Full], committed: u64, expected: Result<u64, &str>| {
+        let directory = home.path().join(name);
+        let store = SledTiles::open(&directory).unwrap();
+        put.iter().for_each(|tiles| store.put(tiles).unwrap());
+        store.commit(TreeSize::new(committed * TILE).unwrap()).unwrap();
+        drop(store);
+        match (compare(&directory, log.dir.clone(), ORIGIN, log.head().size), expected) {
+            (Ok(got), Ok(wanted)) => assert_eq!(got, wanted, "{name}"),
+            (Err(got), Err(wanted)) => assert!(got.contains(wanted), "{name}: {got}"),
+            (got, _) => panic!("{name}: {got:?}"),
+        }
+    };
+    check("sound", &[tiles(&[0, 1, 2])], 3, Ok(3));
+    check("wrong", &[tiles(&[0, 1, 2]), wrong], 3, Err("its tile"));
+    check("missing", &[tiles(&[0, 2])], 3, Err("its tile"));
+    check("forgotten", &[tiles(&[0, 1])], 2, Err("it ends at entry 512 and not at 768"));
+    check("ahead", &[tiles(&[0, 1, 2])], 4, Err("it has 1024 entries and the journal 773"));
+}
