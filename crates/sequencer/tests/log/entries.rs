@@ -103,15 +103,20 @@ async fn reads_at_one_time_are_bounded_and_a_caller_that_hangs_up_keeps_its_plac
     // Each read that opens the segment waits until the test lets it go on.
     let (release, held) = mpsc::channel::<()>();
     let held = Mutex::new(held);
+    let (reached, reading) = mpsc::channel();
     dir.on(move |point| {
         if point == "open" {
+            let _ = reached.send(());
             let _ = held.lock().unwrap().recv();
         }
     });
     for _ in 0..MAX_ENTRY_READS {
         assert!(poll_times(running.log.entries(at(0), 1), 1).await.is_none());
     }
-    assert_eq!(running.log.entries(at(0), 1).await, Err(ReadError::TooManyReads));
+    // One thread is at its work, and nobody waits for it any more.
+    reading.recv().unwrap();
+    let one_more = poll_times(running.log.entries(at(0), 1), 1).await;
+    assert_eq!(one_more, Some(Err(ReadError::TooManyReads)));
     drop(release);
     while running.log.entries(at(0), 1).await == Err(ReadError::TooManyReads) {
         tokio::task::yield_now().await;
