@@ -337,7 +337,7 @@ fn report(
     }));
     if damaged > 0 {
         return Err(Failure::state(format_args!(
-            "{origin} is damaged, {damaged} findings; nothing was changed. Keep a copy of both directories before you \
+            "{origin} is damaged (findings: {damaged}); nothing was changed. Keep a copy of both directories before you \
              repair anything"
         )));
     }
