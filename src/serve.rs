@@ -134,7 +134,7 @@ async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) 
             tracing::info!("stopping: finishing what was taken");
             draining.drain().await;
         };
-        let routes = Routes::new(log_service(LogServer::new(log)));
+        let routes = Routes::new(log_service(LogServer::new([log])));
         epigraph_rpc::serve(listener, tls, authorizer, routes, calls.hooks(), shutdown)
             .await
             .map_err(Failure::state)

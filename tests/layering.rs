@@ -62,13 +62,13 @@ const RULES: &[Rule] = &[
         counter_example: ("crates/store/src/sled.rs", 2, "use sled::Db;"),
     },
     Rule {
-        says: "tonic is named in crates/rpc, crates/client and files called service.rs only",
+        says: "tonic is named in crates/rpc, crates/client and files called service.rs and their folders only",
         is_broken_by: |line| !line.is_test && !is_wire(line.path) && names(line, is_of("tonic")),
         example: ("crates/sequencer/src/log.rs", 2, "use tonic_types::StatusExt;"),
         counter_example: ("crates/sequencer/src/service.rs", 2, "use tonic::Status;"),
     },
     Rule {
-        says: "prost is named in crates/rpc, crates/client, crates/event and files called service.rs only",
+        says: "prost is named in crates/rpc, crates/client, crates/event and files called service.rs and their folders only",
         is_broken_by: |line| {
             let allowed = line.is_test || is_wire(line.path) || line.path.starts_with("crates/event/");
             !allowed && names(line, is_of("prost"))
@@ -144,7 +144,10 @@ const RULES: &[Rule] = &[
 
 /// Where the types of the gRPC library may be named.
 fn is_wire(path: &str) -> bool {
-    path.starts_with("crates/rpc/") || path.starts_with("crates/client/") || path.ends_with("/service.rs")
+    path.starts_with("crates/rpc/")
+        || path.starts_with("crates/client/")
+        || path.ends_with("/service.rs")
+        || path.contains("/service/")
 }
 
 /// Matches a crate and those that belong to it: `tonic` and `tonic_types`.

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use epigraph_core::Origin;
 use thiserror::Error;
 
 use crate::accept::PeerIdentity;
@@ -101,6 +102,9 @@ pub(crate) struct Rule {
 const HEAD_READERS: &[Role] =
     &[Role::Appender, Role::Reader, Role::Signer, Role::Witness, Role::Monitor, Role::Auditor];
 
+/// Whoever looks at single entries.
+const ENTRY_READERS: &[Role] = &[Role::Appender, Role::Reader, Role::Witness, Role::Monitor, Role::Auditor];
+
 /// Every call that this crate serves. A call without a rule is refused, and a test fails.
 pub(crate) const RULES: &[Rule] = &[
     Rule {
@@ -108,22 +112,24 @@ pub(crate) const RULES: &[Rule] = &[
         roles: &[Role::Appender],
         deadline: CALL_DEADLINE.saturating_add(MAX_WAIT),
     },
+    Rule { path: "/epigraph.v1.LogService/AppendStream", roles: &[Role::Appender], deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.LogService/GetProducer", roles: &[Role::Appender], deadline: CALL_DEADLINE },
     Rule {
         path: "/epigraph.v1.LogService/GetProof",
         roles: &[Role::Appender, Role::Reader, Role::Monitor, Role::Auditor],
         deadline: CALL_DEADLINE,
     },
-    Rule {
-        path: "/epigraph.v1.LogService/GetEntries",
-        roles: &[Role::Appender, Role::Reader, Role::Witness, Role::Monitor, Role::Auditor],
-        deadline: CALL_DEADLINE,
-    },
+    Rule { path: "/epigraph.v1.LogService/GetEntries", roles: ENTRY_READERS, deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.LogService/Follow", roles: ENTRY_READERS, deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.LogService/GetTile", roles: ENTRY_READERS, deadline: CALL_DEADLINE },
     Rule {
         path: "/epigraph.v1.LogService/GetConsistencyProof",
         roles: HEAD_READERS,
         deadline: CALL_DEADLINE,
     },
     Rule { path: "/epigraph.v1.LogService/GetCheckpoint", roles: HEAD_READERS, deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.LogService/ListCheckpoints", roles: HEAD_READERS, deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.LogService/WatchCheckpoints", roles: HEAD_READERS, deadline: CALL_DEADLINE },
 ];
 
 /// One line of `[[authorize]]`: whoever matches has these roles for these logs.
@@ -241,17 +247,15 @@ pub struct Caller {
     grants: Vec<Arc<Grant>>,
 }
 
-/// A log that the caller may make this call for. Only [`Caller::authorize`] makes it, so a handler that asks for one
-/// cannot forget to ask.
+/// Something that the caller may make this call for: [`Authorized<Origin>`](Origin) is a log. Only [`Caller::authorize`] makes
+/// it, so a handler that asks for one cannot forget to ask.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Authorized {
-    origin: String,
-}
+pub struct Authorized<T>(T);
 
-impl Authorized {
-    /// The log's origin.
-    pub fn origin(&self) -> &str {
-        &self.origin
+impl<T> Authorized<T> {
+    /// What the caller may use.
+    pub fn get(&self) -> &T {
+        &self.0
     }
 }
 
@@ -267,17 +271,19 @@ impl Caller {
         &self.peer.spiffe
     }
 
-    /// Asks for one log, by its origin in full.
-    pub fn authorize(&self, origin: &str) -> Result<Authorized, Refusal> {
-        if self.grants.iter().any(|grant| grant.logs.contains(origin)) {
-            return Ok(Authorized { origin: origin.into() });
+    /// Asks for one log, by its origin in full. Whoever may use no log learns nothing about which ones there could be.
+    pub fn authorize(&self, origin: &str) -> Result<Authorized<Origin>, Refusal> {
+        if !self.grants.iter().any(|grant| grant.logs.contains(origin)) {
+            return Err(self.denied(&format!(" on the log {origin:?}")));
         }
-        Err(self.denied(&format!(" on the log {origin:?}")))
+        let malformed = |error| Refusal::new(Reason::UnknownOrigin, format!("{error}")).at("origin");
+        Origin::new(origin).map(Authorized).map_err(malformed)
     }
 
     /// Whether the caller has the role for this log, by a grant that also allows this call.
-    pub fn has_role(&self, role: Role, log: &Authorized) -> bool {
-        self.grants.iter().any(|grant| grant.roles.contains(&role) && grant.logs.contains(&log.origin))
+    pub fn has_role(&self, role: Role, log: &Authorized<Origin>) -> bool {
+        let origin = log.get().as_str();
+        self.grants.iter().any(|grant| grant.roles.contains(&role) && grant.logs.contains(origin))
     }
 
     fn denied(&self, where_: &str) -> Refusal {
@@ -365,8 +371,14 @@ mod tests {
     #[test]
     fn the_matrix_of_calls_and_roles() {
         use Role::{Appender, Auditor, Monitor, Reader, Signer, Witness};
-        let expected: [(&str, &[Role]); 5] = [
+        let expected: [(&str, &[Role]); 11] = [
             ("/Append", &[Appender]),
+            ("/AppendStream", &[Appender]),
+            ("/GetProducer", &[Appender]),
+            ("/Follow", &[Appender, Reader, Witness, Monitor, Auditor]),
+            ("/GetTile", &[Appender, Reader, Witness, Monitor, Auditor]),
+            ("/ListCheckpoints", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
+            ("/WatchCheckpoints", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
             ("/GetProof", &[Appender, Reader, Monitor, Auditor]),
             ("/GetEntries", &[Appender, Reader, Witness, Monitor, Auditor]),
             ("/GetConsistencyProof", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
@@ -400,7 +412,7 @@ mod tests {
         ];
         let authorizer = Authorizer::new(grants).unwrap();
         let append = authorizer.check(peer("x/1"), rule("/Append")).unwrap();
-        assert_eq!(append.authorize("a.example/log").unwrap().origin(), "a.example/log");
+        assert_eq!(append.authorize("a.example/log").unwrap().get().as_str(), "a.example/log");
         assert_eq!(append.authorize("b.example/log").unwrap_err().reason(), Reason::PermissionDenied);
         assert!(append.authorize("").is_err() && append.authorize("a.example/log/2").is_err());
 

@@ -103,7 +103,7 @@ impl Log {
     /// Asks for the proof that the entry is in the log, against the newest published checkpoint.
     pub async fn proof(&self, origin: &str, index: LeafIndex) -> Result<ProofAnswer, CallError> {
         let target = Some(Target::LeafIndex(index.get()));
-        let request = v1::GetProofRequest { origin: origin.into(), target };
+        let request = v1::GetProofRequest { origin: origin.into(), target, tree_size: 0, consistent_from: 0 };
         let mut client = self.client.clone();
         let answer = call(request, CALL_DEADLINE, |request| client.get_proof(request)).await?;
         expect("leaf_index", index.get(), answer.leaf_index)?;

@@ -293,4 +293,49 @@ impl LogService for Dummy {
         authorize(&request, &request.get_ref().origin)?;
         Ok(Response::new(v1::GetCheckpointResponse { checkpoint: Bytes::from_static(CHECKPOINT) }))
     }
+
+    type AppendStreamStream = tokio_stream::Empty<Result<v1::AppendResponse, Status>>;
+
+    async fn append_stream(
+        &self,
+        _: Request<tonic::Streaming<v1::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStreamStream>, Status> {
+        Err(Status::unimplemented("not of this test"))
+    }
+
+    async fn get_producer(
+        &self,
+        _: Request<v1::GetProducerRequest>,
+    ) -> Result<Response<v1::GetProducerResponse>, Status> {
+        Err(Status::unimplemented("not of this test"))
+    }
+
+    type FollowStream = tokio_stream::Empty<Result<v1::FollowEvent, Status>>;
+
+    async fn follow(&self, _: Request<v1::FollowRequest>) -> Result<Response<Self::FollowStream>, Status> {
+        Err(Status::unimplemented("not of this test"))
+    }
+
+    async fn get_tile(
+        &self,
+        _: Request<v1::GetTileRequest>,
+    ) -> Result<Response<v1::GetTileResponse>, Status> {
+        Err(Status::unimplemented("not of this test"))
+    }
+
+    async fn list_checkpoints(
+        &self,
+        _: Request<v1::ListCheckpointsRequest>,
+    ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
+        Err(Status::unimplemented("not of this test"))
+    }
+
+    type WatchCheckpointsStream = tokio_stream::Empty<Result<v1::WatchCheckpointsResponse, Status>>;
+
+    async fn watch_checkpoints(
+        &self,
+        _: Request<v1::WatchCheckpointsRequest>,
+    ) -> Result<Response<Self::WatchCheckpointsStream>, Status> {
+        Err(Status::unimplemented("not of this test"))
+    }
 }

@@ -1,0 +1,179 @@
+//! Appending: from a caller's entries to the sequencer's task and back, and the wait for publication.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use epigraph_core::bundle::MAX_ENTRY_BYTES;
+use epigraph_core::hash::leaf_hash;
+use epigraph_core::proof::{InclusionProof, prove_inclusion};
+use epigraph_core::{Checkpoint, Hash, LeafIndex, Verified};
+use epigraph_rpc::limits::{MAX_APPEND_BYTES, MAX_APPEND_ENTRIES};
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::{Log, MAX_TREE_LAG_ENTRIES};
+use crate::machine::{Event, Refused, Submission};
+
+/// What an entry takes in memory beside its bytes: its handle and its leaf hash.
+const ENTRY_OVERHEAD_BYTES: usize = 64;
+
+/// Proofs that are made before other tasks get their turn.
+const PROOFS_PER_TURN: usize = 256;
+
+/// Where the driver answers a submission. It keeps the submission's room in memory until then, whether or not the caller
+/// is still there.
+pub(crate) struct Ticket {
+    caller: oneshot::Sender<Result<LeafIndex, Refused>>,
+    _in_flight: OwnedSemaphorePermit,
+}
+
+impl Ticket {
+    /// A caller that hung up gets no answer.
+    pub(crate) fn answer(self, answer: Result<LeafIndex, Refused>) {
+        let _ = self.caller.send(answer);
+    }
+}
+
+/// What a caller waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// The entries are on this log's disk and have their indexes: a promise.
+    Durable,
+    /// A published checkpoint covers them, or this time is over.
+    Published(Duration),
+}
+
+/// What a call reached. The entries are on disk in either case.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Appended {
+    /// The index of the first entry; the others follow without gaps.
+    pub first_index: LeafIndex,
+    /// How many entries.
+    pub count: u32,
+    /// The checkpoint that covers them and one proof for each, if that was waited for and reached.
+    pub published: Option<(Arc<Verified<Checkpoint>>, Vec<InclusionProof>)>,
+}
+
+/// Why nothing was appended.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum AppendError {
+    /// An empty list.
+    #[error("the call has no entries: send 1 to {MAX_APPEND_ENTRIES}")]
+    NoEntries,
+    /// Too many at once.
+    #[error("the call has {0} entries: send at most {MAX_APPEND_ENTRIES} in one call")]
+    TooManyEntries(usize),
+    /// One entry is too long.
+    #[error("entry {position} of the call has {bytes} bytes: an entry has at most {MAX_ENTRY_BYTES}")]
+    EntryTooLarge {
+        /// Its position in the call, from 0.
+        position: usize,
+        /// Its length.
+        bytes: usize,
+    },
+    /// All entries together.
+    #[error("the call has {0} bytes of entries: send at most {MAX_APPEND_BYTES} in one call")]
+    CallTooLarge(usize),
+    /// Too many entries wait for publication.
+    #[error("too many entries wait for publication; try again shortly, or wait for DURABLE")]
+    TooManyWaiters,
+    /// The sequencer did not take them.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The sequencer ended before it answered. The entries may or may not be on disk.
+    #[error("the log stopped before it could say whether the entries are on disk: ask again when it is back")]
+    Stopped,
+}
+
+impl Log {
+    /// Appends entries: all or none, without gaps between them, in the order given. A caller that gives up waiting does
+    /// not take its entries back.
+    pub async fn append(&self, entries: Vec<Bytes>, wait: Wait) -> Result<Appended, AppendError> {
+        let bytes = check_call(&entries)?;
+        let durable = self.durable.borrow().size;
+        if self.tree.lag(durable).min(durable.get() - self.started_at.get()) > MAX_TREE_LAG_ENTRIES {
+            return Err(Refused::Overloaded.into());
+        }
+        let count = entries.len() as u32;
+        let _waiting = match wait {
+            Wait::Durable => None,
+            Wait::Published(_) => {
+                Some(self.waiters.try_acquire_many(count).map_err(|_| AppendError::TooManyWaiters)?)
+            }
+        };
+        let in_flight = (bytes + entries.len() * ENTRY_OVERHEAD_BYTES) as u32;
+        let in_flight = Arc::clone(&self.in_flight).try_acquire_many_owned(in_flight);
+        let _in_flight = in_flight.map_err(|_| Refused::Overloaded)?;
+        let leaves: Vec<Hash> = entries.iter().map(|entry| leaf_hash(entry)).collect();
+        let (caller, answer) = oneshot::channel();
+        let ticket = Ticket { caller, _in_flight };
+        let submission = Event::Submit(Submission { entries, leaves, ticket });
+        self.events.try_send(submission).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => AppendError::Refused(Refused::Overloaded),
+            mpsc::error::TrySendError::Closed(_) => AppendError::Refused(Refused::Draining),
+        })?;
+        let first_index = answer.await.map_err(|_| AppendError::Stopped)??;
+        let published = match wait {
+            Wait::Durable => None,
+            Wait::Published(time) => self.wait_published(first_index, count, time).await,
+        };
+        Ok(Appended { first_index, count, published })
+    }
+
+    /// Waits until a published checkpoint covers the entries; `None` if that takes too long. Never an error: the
+    /// entries are on disk.
+    async fn wait_published(
+        &self,
+        first_index: LeafIndex,
+        count: u32,
+        time: Duration,
+    ) -> Option<(Arc<Verified<Checkpoint>>, Vec<InclusionProof>)> {
+        let indexes = (0..u64::from(count)).filter_map(|offset| first_index.checked_add(offset));
+        let size = indexes.clone().next_back()?.size_after();
+        self.wanted.send_if_modified(|wanted| {
+            let more = *wanted < size;
+            *wanted = size.max(*wanted);
+            more
+        });
+        let mut published = self.published.clone();
+        let covers = |newest: &Option<Arc<Verified<Checkpoint>>>| {
+            newest.as_ref().is_some_and(|checkpoint| checkpoint.head().size >= size)
+        };
+        let checkpoint = timeout(time, published.wait_for(covers)).await.ok()?.ok()?.clone()?;
+        let mut proofs = Vec::with_capacity(count as usize);
+        for index in indexes {
+            if proofs.len() % PROOFS_PER_TURN == PROOFS_PER_TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+            match prove_inclusion(&*self.tree, index, checkpoint.head().size) {
+                Ok(Ok(proof)) => proofs.push(proof),
+                // The caller is told what is true, that its entries are on disk; whoever runs the log has to know the rest.
+                Ok(Err(error)) => return unproven(index, &error),
+                Err(error) => return unproven(index, &error),
+            }
+        }
+        Some((checkpoint, proofs))
+    }
+}
+
+fn unproven<T>(index: LeafIndex, error: &dyn std::fmt::Display) -> Option<T> {
+    tracing::error!(%index, %error, "a published entry cannot be proven: the tree cannot be read");
+    None
+}
+
+/// The limits of one call; returns its bytes.
+fn check_call(entries: &[Bytes]) -> Result<usize, AppendError> {
+    if entries.is_empty() {
+        return Err(AppendError::NoEntries);
+    }
+    if entries.len() > MAX_APPEND_ENTRIES {
+        return Err(AppendError::TooManyEntries(entries.len()));
+    }
+    if let Some(position) = entries.iter().position(|entry| entry.len() > MAX_ENTRY_BYTES) {
+        return Err(AppendError::EntryTooLarge { position, bytes: entries[position].len() });
+    }
+    let bytes = entries.iter().map(Bytes::len).sum();
+    if bytes > MAX_APPEND_BYTES { Err(AppendError::CallTooLarge(bytes)) } else { Ok(bytes) }
+}

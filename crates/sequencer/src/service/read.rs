@@ -1,0 +1,69 @@
+//! Proofs, entries and checkpoints on the wire.
+
+use bytes::Bytes;
+use epigraph_rpc::v1::get_proof_request::Target;
+use epigraph_rpc::{ConvertError, Reason, Refusal, convert, v1};
+
+use super::{RETRY_SOON, malformed};
+use crate::log::{Log, ReadError};
+
+pub(super) async fn get_proof(
+    log: &Log,
+    request: v1::GetProofRequest,
+) -> Result<v1::GetProofResponse, Refusal> {
+    let Some(Target::LeafIndex(index)) = request.target else {
+        return Err(malformed(ConvertError::Missing("target")));
+    };
+    let out_of_range =
+        |error: ConvertError| Refusal::new(Reason::BeyondTree, error.to_string()).at("leaf_index");
+    let index = convert::leaf_index(index).map_err(out_of_range)?;
+    let proven = log.prove(index).await.map_err(refusal)?;
+    Ok(v1::GetProofResponse {
+        leaf_index: index.get(),
+        hashes: convert::proof_to_wire(&proven.proof.hashes),
+        checkpoint: Bytes::copy_from_slice(proven.checkpoint.note()),
+        consistency: Vec::new(),
+    })
+}
+
+pub(super) async fn get_entries(
+    log: &Log,
+    request: v1::GetEntriesRequest,
+) -> Result<v1::GetEntriesResponse, Refusal> {
+    let v1::GetEntriesRequest { first_index, max_entries, .. } = request;
+    let out_of_range =
+        |error: ConvertError| Refusal::new(Reason::BeyondTree, error.to_string()).at("first_index");
+    let first = convert::leaf_index(first_index).map_err(out_of_range)?;
+    let entries = log.entries(first, convert::read_entries(max_entries)).await.map_err(refusal)?;
+    Ok(v1::GetEntriesResponse { first_index, entries })
+}
+
+pub(super) async fn get_consistency_proof(
+    log: &Log,
+    request: v1::GetConsistencyProofRequest,
+) -> Result<v1::GetConsistencyProofResponse, Refusal> {
+    let bad_size = |error: ConvertError| Refusal::new(Reason::BadSize, error.to_string());
+    let old = convert::tree_size("old_size", request.old_size).map_err(bad_size)?;
+    let new = convert::tree_size("new_size", request.new_size).map_err(bad_size)?;
+    let proof = log.prove_consistency(old, new).await.map_err(refusal)?;
+    Ok(v1::GetConsistencyProofResponse { hashes: convert::proof_to_wire(&proof.hashes) })
+}
+
+pub(super) fn get_checkpoint(log: &Log) -> Result<v1::GetCheckpointResponse, Refusal> {
+    let checkpoint = log.checkpoint().map_err(refusal)?;
+    Ok(v1::GetCheckpointResponse { checkpoint: Bytes::copy_from_slice(checkpoint.note()) })
+}
+
+fn refusal(error: ReadError) -> Refusal {
+    let refusal = |reason| Refusal::new(reason, error.to_string());
+    match &error {
+        ReadError::NothingPublished | ReadError::NotYetPublished { .. } => {
+            refusal(Reason::NotYetPublished).retry_after(RETRY_SOON)
+        }
+        ReadError::Building(_) => refusal(Reason::Gated).retry_after(RETRY_SOON),
+        ReadError::TooManyReads => refusal(Reason::Overloaded).retry_after(RETRY_SOON),
+        ReadError::BeyondTree { .. } => refusal(Reason::BeyondTree),
+        ReadError::BadSizes { .. } => refusal(Reason::BadSize),
+        ReadError::Damaged(_) => refusal(Reason::DataLoss),
+    }
+}
