@@ -274,11 +274,22 @@ fn a_configuration_that_cannot_work_is_refused_with_its_reason() {
     );
     check("segment_mib = 16", "segment_mib = 15", &["segment_mib is 16 to 1024"]);
     check("\"appender\", ", "\"appendeur\", ", &["there is no role \"appendeur\""]);
+    let log = |origin: &str, signer: &str| {
+        format!(
+            "[[log]]\norigin = \"{origin}\"\nsigner = {{ directory = \"{signer}\", key = \"k\" }}\n\n[[authorize]]"
+        )
+    };
+    let origin = house.origin();
     check(
         "[[authorize]]",
-        "[[log]]\norigin = \"two.example\"\nsigner = { directory = \"s\", key = \"k\" }\n\n[[authorize]]",
-        &["2 [[log]] tables"],
+        &log(origin.as_str(), "s"),
+        &["two [[log]] tables have the origin", origin.as_str()],
     );
+    check("[[authorize]]", &log("two.example", "signer"), &["two [[log]] tables have the signer directory"]);
+    let many: String = (0..64)
+        .map(|n| log(&format!("{n}.example"), &format!("s{n}")).replace("[[authorize]]", ""))
+        .collect();
+    check("[[authorize]]", &(many + "[[authorize]]"), &["65 [[log]] tables", "1 to 64 logs"]);
     check_serves(&house, 3);
     // Behind a link it is inside all the same.
     fs::rename(house.path("signer"), house.path("log/signer")).unwrap();
@@ -337,10 +348,9 @@ fn only_init_creates_state_and_only_once() {
         let aside = house.outside(directory);
         fs::rename(house.path(directory), &aside).unwrap();
         house.serve_refused(5, &[directory, "was never initialised", "Run `init`"]);
-        assert!(!house.path(directory).exists(), "a refused start created something");
         // Nor does `init` put an empty log before a signer that has signed, or the other way round.
         init().refused(5, &["is initialised,", "is not", "put its newest copy back"]);
-        fs::remove_dir(house.path(directory)).unwrap();
+        assert!(!house.path(directory).exists(), "what was refused created something");
         fs::rename(aside, house.path(directory)).unwrap();
     }
     check_serves(&house, 3);

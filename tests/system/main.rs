@@ -22,5 +22,6 @@ mod kill;
 mod metrics;
 mod quickstart;
 mod receipts;
+mod several;
 mod support;
 mod tree;

@@ -95,6 +95,8 @@ reasons! {
     Draining "DRAINING" Unavailable,
     /// The log has not finished the checks of its start.
     Gated "GATED" Unavailable,
+    /// A fault has stopped this log; the process may serve others.
+    LogStopped "LOG_STOPPED" Unavailable,
     /// Too many entries wait for publication.
     UnpublishedBacklog "UNPUBLISHED_BACKLOG" Unavailable,
     /// The server took too long.

@@ -5,13 +5,14 @@ mod append;
 mod read;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use epigraph_core::{Checkpoint, Origin, TreeHead, TreeSize, UnixMillis, Verified};
 use epigraph_store::tree::Tree;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::machine::{Condition, Event, Limits};
-use crate::status::{self, Status};
+use crate::status::{self, NotReady, Status};
 
 pub(crate) use append::Ticket;
 pub use append::{AppendError, Appended, Wait};
@@ -66,6 +67,7 @@ pub struct Log {
     waiters: Semaphore,
     in_flight: Arc<Semaphore>,
     entry_reads: Arc<Semaphore>,
+    stopped: AtomicBool,
 }
 
 impl Log {
@@ -86,6 +88,7 @@ impl Log {
             waiters: Semaphore::new(MAX_WAITING_ENTRIES),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES)),
             entry_reads: Arc::new(Semaphore::new(MAX_ENTRY_READS)),
+            stopped: AtomicBool::new(false),
         }
     }
 
@@ -112,8 +115,17 @@ impl Log {
             ready: Ok(()),
         };
         let caught_up = self.built.has_changed().unwrap_or(false) && tree_lag <= MAX_TREE_LAG_ENTRIES;
-        status.ready = status::ready(&condition, &self.limits, caught_up, &status, now);
+        status.ready = if self.stopped.load(Ordering::Relaxed) {
+            Err(NotReady::Stopped)
+        } else {
+            status::ready(&condition, &self.limits, caught_up, &status, now)
+        };
         status
+    }
+
+    /// Its driver has failed: it takes nothing any more, and says why not. What is published can still be read.
+    pub fn stopped(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
     }
 
     /// Takes no new entries from now on; what was taken is finished.

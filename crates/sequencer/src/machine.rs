@@ -94,6 +94,9 @@ pub enum Refused {
     /// The log is stopping.
     #[error("the log is shutting down")]
     Draining,
+    /// A fault has ended it.
+    #[error("a fault has stopped this log: nothing was appended")]
+    Stopped,
     /// 2^63 - 1 entries.
     #[error("the log is full: it cannot hold another entry")]
     LogFull,

@@ -24,13 +24,18 @@ const RETRY_LATER: Duration = Duration::from_secs(5);
 
 /// The logs of this process.
 pub struct LogServer {
-    logs: BTreeMap<Origin, Arc<Log>>,
+    /// `None`: it could not be opened.
+    logs: BTreeMap<Origin, Option<Arc<Log>>>,
 }
 
 impl LogServer {
-    /// Serves these logs, each under its own origin.
-    pub fn new(logs: impl IntoIterator<Item = Arc<Log>>) -> LogServer {
-        LogServer { logs: logs.into_iter().map(|log| (log.origin().clone(), log)).collect() }
+    /// Serves these logs, each under its own origin, and says of the `stopped` ones that they are.
+    pub fn new(
+        logs: impl IntoIterator<Item = Arc<Log>>,
+        stopped: impl IntoIterator<Item = Origin>,
+    ) -> LogServer {
+        let running = logs.into_iter().map(|log| (log.origin().clone(), Some(log)));
+        LogServer { logs: stopped.into_iter().map(|origin| (origin, None)).chain(running).collect() }
     }
 
     /// The log that the request names and its caller may use; an empty name means the only one here. Authorization comes
@@ -49,7 +54,7 @@ impl LogServer {
             let message = format!("there is no log {:?} here", origin.get().as_str());
             Refusal::new(Reason::UnknownOrigin, message).at("origin")
         };
-        self.logs.get(origin.get()).cloned().ok_or_else(unknown)
+        self.logs.get(origin.get()).ok_or_else(unknown)?.clone().ok_or_else(log_stopped)
     }
 }
 
@@ -149,6 +154,13 @@ impl LogService for LogServer {
 
 fn not_here(call: &str) -> Refusal {
     Refusal::new(Reason::UnknownRpc, format!("this version of the server does not have the call {call}"))
+}
+
+/// What is wrong is for whoever runs it, not for whoever calls.
+fn log_stopped() -> Refusal {
+    let message =
+        "a fault has stopped this log; whoever runs it finds the reason among the messages of its process";
+    Refusal::new(Reason::LogStopped, message).retry_after(RETRY_LATER)
 }
 
 fn malformed(error: ConvertError) -> Refusal {

@@ -34,6 +34,9 @@ pub struct Status {
 /// Why a log would not acknowledge and publish an entry.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum NotReady {
+    /// A fault has ended it.
+    #[error("stopped: a fault has ended this log; the process's messages say which")]
+    Stopped,
     /// It is stopping.
     #[error("draining: the log is shutting down")]
     Draining,

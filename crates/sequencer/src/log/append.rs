@@ -1,6 +1,7 @@
 //! Appending: from a caller's entries to the sequencer's task and back, and the wait for publication.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -112,6 +113,9 @@ impl Log {
         let submission = Event::Submit(Submission { entries, leaves, ticket });
         self.events.try_send(submission).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => AppendError::Refused(Refused::Overloaded),
+            mpsc::error::TrySendError::Closed(_) if self.stopped.load(Ordering::Relaxed) => {
+                AppendError::Refused(Refused::Stopped)
+            }
             mpsc::error::TrySendError::Closed(_) => AppendError::Refused(Refused::Draining),
         })?;
         let first_index = answer.await.map_err(|_| AppendError::Stopped)??;

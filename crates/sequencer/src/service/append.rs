@@ -50,6 +50,7 @@ fn refusal(error: AppendError) -> Refusal {
             refusal(Reason::UnpublishedBacklog).retry_after(RETRY_LATER)
         }
         AppendError::Refused(Refused::Draining) => refusal(Reason::Draining).retry_after(RETRY_SOON),
+        AppendError::Refused(Refused::Stopped) => super::log_stopped(),
         AppendError::Refused(Refused::LogFull) => refusal(Reason::NoSpace),
         // Not DRAINING, which promises that nothing was appended.
         AppendError::Stopped => refusal(Reason::Internal),
