@@ -8,6 +8,7 @@
     reason = "a test that fails must say where"
 )]
 
+mod cosignatures;
 mod decide;
 mod exhaustive;
 mod golden;
