@@ -14,6 +14,7 @@ mod exhaustive;
 mod golden;
 mod limits;
 mod oracles;
+mod policies;
 mod properties;
 mod receipts;
 mod reference;
