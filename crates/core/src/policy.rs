@@ -2,13 +2,14 @@
 //!
 //! A policy is a set of logs, of which any one suffices, and a tree: witnesses are its leaves, a group is met when `k`
 //! of its members are, and the quorum names the root. The format lets a name be a member of one group only, once, so no
-//! witness stands in two places. This module knows what must be signed, not
+//! witness stands in two places; the counting in [`analysis`] rests on that. This module knows what must be signed, not
 //! what was: [`explain`] compares a note with it.
 
 use std::fmt;
 
 use crate::key::VKey;
 
+pub mod analysis;
 pub mod explain;
 mod file;
 

@@ -16,6 +16,7 @@ mod limits;
 mod oracles;
 mod policies;
 mod properties;
+mod quorums;
 mod receipts;
 mod reference;
 mod tampering;
