@@ -177,7 +177,7 @@ fn the_command_line_says_what_the_server_refused() {
     let receipts = house.outside("kept");
     house.call("append", &[&lines, &"--receipts", &receipts]).refused(2, &["line 2;"]);
     assert_eq!(fs::read(receipts.join("000006.entry")).unwrap(), b"fits as well");
-    house.call("append", &[&lines, &"--durable"]).refused(2, &["line 2;"]);
+    house.call("append", &[&lines, &"--wait", &"durable"]).refused(2, &["line 2;"]);
     assert_eq!(serving.entries, SIZE);
     serving.stop();
     assert_eq!(house.serve().entries, SIZE + 6);
