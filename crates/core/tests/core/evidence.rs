@@ -300,7 +300,7 @@ fn files_are_limited_and_refused_by_line() {
     check(&file.replacen("hash ", "hash =", 1), FileError::Line(6));
     check(&file.replacen("\n\n", "\nmore\n\n", 1), FileError::Line(13));
     let hash = file.lines().nth(5).unwrap();
-    check(&file.replacen(hash, &format!("{hash}\n").repeat(200).trim_end(), 1), FileError::Line(133));
+    check(&file.replacen(hash, format!("{hash}\n").repeat(200).trim_end(), 1), FileError::Line(133));
     let long = format!("{file}{}", " ".repeat(MAX_EVIDENCE_BYTES));
     check(&long, FileError::TooLong(long.len()));
 }
