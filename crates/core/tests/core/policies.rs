@@ -139,7 +139,8 @@ fn a_flat_policy_is_made_from_keys() {
 /// threshold compared with `>`, groups counted by their witnesses.
 #[test]
 fn a_checkpoint_is_believed_exactly_when_the_quorum_is_met() {
-    let policies: [(&str, fn(&dyn Fn(usize) -> bool) -> bool); 5] = [
+    type Definition = fn(&dyn Fn(usize) -> bool) -> bool;
+    let policies: [(&str, Definition); 5] = [
         ("quorum none\n", |_| true),
         ("quorum w2\n", |has| has(2)),
         ("group g 2 w0 w1 w2\nquorum g\n", |has| [0, 1, 2].into_iter().filter(|at| has(*at)).count() >= 2),
