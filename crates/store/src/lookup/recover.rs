@@ -3,7 +3,9 @@
 //! A run is used if it begins where the one before ends, is whole, is this log's, and ends within the journal. What a
 //! crash left beside it is removed; the newest file that should have been good and is not, is kept as `suspect`.
 
+use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use epigraph_core::{Hash, TreeSize};
@@ -11,9 +13,23 @@ use epigraph_core::{Hash, TreeSize};
 use super::run::{MAX_HEIGHT, NEW_NAME, Run, Span, Unusable};
 use super::{FAN_IN_HEIGHT, LookupError, SetAside};
 use crate::file::Dir;
+use crate::file::real::RealDir;
 
 /// The one file that is kept for whoever wants to know what happened; it may be as large as the lookup.
 const SUSPECT: &str = "suspect";
+
+/// Opens the directory, or makes it.
+pub(super) fn directory(path: &Path) -> io::Result<RealDir> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Err(_) => {}
+        Ok(()) => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+        }
+    }
+    RealDir::open(path)
+}
 
 /// The runs from the first entry on, without a gap.
 pub(super) fn runs(
