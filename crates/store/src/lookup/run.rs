@@ -50,7 +50,7 @@ impl Span {
     pub(super) fn starting_at(first: u64, height: u32) -> Option<Span> {
         let leaves = 1u64.checked_shl(height).filter(|_| height <= MAX_HEIGHT)?;
         TreeSize::new(first.checked_add(leaves)?)?;
-        (first % leaves == 0).then_some(Span { height, index: first >> height })
+        first.is_multiple_of(leaves).then_some(Span { height, index: first >> height })
     }
 
     pub(super) fn leaves(self) -> u64 {

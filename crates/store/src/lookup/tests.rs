@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use epigraph_core::hash::leaf_hash;
+use epigraph_core::hash::{leaf_hash, node_hash};
 use epigraph_core::{Entropy, Frontier, UnixMillis, bundle};
 
 use super::*;
@@ -190,6 +190,51 @@ fn every_entry_is_found_where_it_was_first_while_the_log_grows() {
     assert_eq!(lookup.bytes(), bytes as u64);
 }
 
+/// The offsets are those of docs/formats/lookup.md.
+#[test]
+fn a_run_is_as_documented() {
+    let log = Log::of(1024 + 256, with_repeats);
+    let disk = MemoryDir::new();
+    log.filled(Arc::new(disk.clone()));
+    assert_eq!(disk.list().unwrap(), ["00000000000000000000-10.run", "00000000000000001024-08.run"]);
+    let check = |name: &str, first: u64, height: u32, root: Hash| {
+        let bytes = disk.content(name).unwrap();
+        let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let mut wanted = BTreeMap::new();
+        for offset in 0..1u32 << height {
+            let leaf = log.leaves[first as usize + offset as usize];
+            wanted.entry(leaf.as_bytes()[..12].to_vec()).or_insert(offset);
+        }
+        assert_eq!((&bytes[..8], u32_at(8)), (&b"EPGLOOKU"[..], 1));
+        let header = [&bytes[..12], &[0; 4], &bytes[16..4096]].concat();
+        assert_eq!(u32_at(12), crc32c::crc32c(&header));
+        assert_eq!(&bytes[16..48], ORIGIN.as_bytes());
+        assert_eq!((u64_at(48), u32_at(56), u64_at(60)), (first, height, wanted.len() as u64));
+        assert_eq!(&bytes[68..100], root.as_bytes());
+        assert!(bytes[100..4096].iter().all(|byte| *byte == 0));
+        let mut records = Vec::new();
+        for (number, start) in (4096..bytes.len()).step_by(4096).enumerate() {
+            let count = u32_at(start + 4) as usize;
+            assert_eq!(u32_at(start), crc32c::crc32c(&bytes[start + 4..start + 4096]));
+            assert_eq!((count, u64_at(start + 8)), (255.min(wanted.len() - records.len()), number as u64));
+            for i in 0..count {
+                let key = bytes[start + 16 + 16 * i..start + 28 + 16 * i].to_vec();
+                records.push((key, u32_at(start + 28 + 16 * i)));
+            }
+            assert!(bytes[start + 16 + 16 * count..start + 4096].iter().all(|byte| *byte == 0));
+        }
+        assert_eq!(records, wanted.into_iter().collect::<Vec<_>>());
+    };
+    // RFC 6962 section 2.1, for a number of leaves that is a power of two.
+    fn root(leaves: &[Hash]) -> Hash {
+        let (left, right) = leaves.split_at(leaves.len() / 2);
+        if left.is_empty() { leaves[0] } else { node_hash(&root(left), &root(right)) }
+    }
+    check("00000000000000000000-10.run", 0, 10, root(&log.leaves[..1024]));
+    check("00000000000000001024-08.run", 1024, 8, root(&log.leaves[1024..]));
+}
+
 #[test]
 fn it_goes_no_further_than_it_is_told_or_the_tree_is_built_and_can_be_stopped() {
     let log = Log::of(3000, |index| index);
@@ -357,6 +402,8 @@ fn files_that_are_not_what_they_were_are_set_aside_or_made_again() {
         let (lookup, aside) = log.try_open(Arc::new(changed.clone())).unwrap();
         let aside: Vec<_> = aside.iter().collect();
         assert_eq!((&aside[..], lookup.size().get()), (want_aside, want_size));
+        assert!(runs(&changed).len() <= names.len());
+        assert!(!changed.list().unwrap().contains(&NEW_NAME.to_owned()));
         log.check(&lookup);
         assert_eq!(log.repair(&lookup), 0);
         assert_eq!(runs(&changed), names);
@@ -402,13 +449,14 @@ fn runs_of_another_history_are_set_aside_once_the_tree_shows_it() {
     let (old, new) = (Log::of(1700, |index| index), Log::of(1700, other));
     let dir = Arc::new(MemoryDir::new());
     old.filled(dir.clone());
-    let lookup = new.open(dir);
+    let lookup = new.open(dir.clone());
     for (leaf, first) in &old.oracle {
         assert_eq!(lookup.find(leaf).unwrap().map(LeafIndex::get), (*first < 1100).then_some(*first));
     }
     let refused = lookup.catch_up(new.size(), &mut go_on);
     assert!(matches!(refused, Err(LookupError::Unusable { .. })), "{refused:?}");
     assert_eq!(lookup.size().get(), 1024);
+    assert_eq!(runs(&*dir), ["00000000000000000000-10.run"]);
     assert_eq!(new.repair(&lookup), 0);
 }
 
@@ -430,7 +478,7 @@ fn runs_of_another_log_are_set_aside() {
 /// B2 for the lookup: damage that came after the start, found by a reader and by a merge.
 #[test]
 fn damage_in_use_is_an_error_until_the_run_is_made_again() {
-    let mut log = Log::of(1024 + 512, |index| index);
+    let mut log = Log::of(1024 + 512 + 100, |index| index);
     for found_by_reader in [true, false] {
         let disk = MemoryDir::new();
         let lookup = log.filled(Arc::new(disk.clone()));
