@@ -1,14 +1,16 @@
-//! Where an entry is in the log, by its leaf hash: sorted runs of keys, filled from the tree behind everything else.
+//! Where an entry is in the log, by its leaf hash: sorted runs of keys, filled from the tree behind
+//! everything else.
 //!
-//! A key is the beginning of a leaf hash, and what is found under it is a candidate: the tree must have that hash
-//! at that index, or it is not answered. Of equal entries the first is found. Absence is a hint and proves nothing:
-//! the newest entries may not be in yet. All of it is derived; a run that is damaged, another log's or ahead of the
-//! journal is set aside and made again from the tree. It does not know entries, proofs, or what is published.
+//! A key is the beginning of a leaf hash, and what is found under it is a candidate: the tree must have that
+//! hash at that index, or it is not answered. Of equal entries the first is found. Absence is a hint and
+//! proves nothing: the newest entries may not be in yet. All of it is derived; a run that is damaged, another
+//! log's or ahead of the journal is set aside and made again from the tree. It does not know entries, proofs,
+//! or what is published.
 //!
-//! Own files and not a library, by measurement (docs/formats/lookup.md): the tree keeps the hashes already, so there is
-//! no log to write and nothing to recover, and keys are random, so there is no index to hold. At 10 million entries
-//! they fill five times as fast as fjall 3 and thirty times as redb 4, in 0.6 and 0.3 of the disk and a tenth of the memory
-//! or less; an absent hash takes up to four times as long, some 5 µs.
+//! Own files and not a library, by measurement (docs/formats/lookup.md): the tree keeps the hashes already,
+//! so there is no log to write and nothing to recover, and keys are random, so there is no index to hold. At
+//! 10 million entries they fill five times as fast as fjall 3 and thirty times as redb 4, in 0.6 and 0.3 of
+//! the disk and a tenth of the memory or less; an absent hash takes up to four times as long, some 5 µs.
 
 mod recover;
 mod run;
@@ -30,12 +32,13 @@ use crate::tile::{TileId, WIDTH};
 use crate::tree::{Tree, TreeError};
 use run::{KEY_BYTES, Key, NEW_NAME, Records, Run, RunWriter, Span};
 
-/// A run is first written with `2^16` leaves: 1 MiB. Fewer wait in memory, in about 3 MiB, and are read again from the
-/// tree after a start: 256 tiles.
+/// A run is first written with `2^16` leaves: 1 MiB. Fewer wait in memory, in about 2 MiB, and are read again
+/// from the tree after a start: 256 tiles.
 const FIRST_HEIGHT: u32 = 16;
 
-/// So many runs of one size become one, up to `2^32` leaves. At most three of each size below that are left, so that a
-/// lookup reads few files: 24, and one more for every `2^32` entries. A key is written nine times at most.
+/// So many runs of one size become one, up to `2^32` leaves. At most three of each size below that are left,
+/// so that a lookup reads few files: 24, and one more for every `2^32` entries. A key is written nine times
+/// at most.
 const FAN_IN: usize = 4;
 const FAN_IN_HEIGHT: u32 = FAN_IN.ilog2();
 
@@ -65,8 +68,8 @@ pub enum LookupError {
     },
     /// The system refused an operation.
     #[error(
-        "cannot {what} in the directory of the lookup by leaf hash: {source}; entries are safe and proven by index, but until \
-         this works the newest are not found by their hash. Check the volume and its permissions"
+        "cannot {what} in the directory of the lookup by leaf hash: {source}; entries are safe and proven by \
+         index, but until this works the newest are not found by their hash. Check the volume and its permissions"
     )]
     Io {
         /// What was tried.
@@ -127,9 +130,9 @@ struct Filling {
 }
 
 impl Lookup {
-    /// Opens the lookup in `dir`, a directory for nothing else that may be empty. Runs that end beyond the `durable`
-    /// entries of the journal, are damaged or belong to another log are set aside, and `notice` hears of each.
-    /// The `tree` need not be open yet.
+    /// Opens the lookup in `dir`, a directory for nothing else that may be empty. Runs that end beyond the
+    /// `durable` entries of the journal, are damaged or belong to another log are set aside, and `notice`
+    /// hears of each. The `tree` need not be open yet.
     pub fn open(
         dir: Arc<dyn Dir>,
         origin_hash: Hash,
@@ -217,9 +220,9 @@ impl Lookup {
     }
 
     /// Takes entries in until `to` of them, or all that the tree has, can be found, and returns how many can.
-    /// `progress` hears that number every 256 entries, and while runs are merged, and may stop there. One thread at a time
-    /// fills; another waits. After [`LookupError::Unusable`] the file is set aside and [`Lookup::size`] smaller:
-    /// call it again. After any other error call it again later.
+    /// `progress` hears that number every 256 entries, and while runs are merged, and may stop there. One
+    /// thread at a time fills; another waits. After [`LookupError::Unusable`] the file is set aside and
+    /// [`Lookup::size`] smaller: call it again. After any other error call it again later.
     pub fn catch_up(
         &self,
         to: TreeSize,

@@ -1,7 +1,8 @@
 //! Which of the runs in a directory are used after a start, and what becomes of the others.
 //!
-//! A run is used if it begins where the one before ends, is whole, is this log's, and ends within the journal. What a
-//! crash left beside it is removed; the newest file that should have been good and is not, is kept as `suspect`.
+//! A run is used if it begins where the one before ends, is whole, is this log's, and ends within the
+//! journal. What a crash left beside it is removed; the newest file that should have been good and is not, is
+//! kept as `suspect`.
 
 use std::fs;
 use std::io;

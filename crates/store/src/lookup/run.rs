@@ -1,8 +1,8 @@
 //! One run: the keys of all leaves below one node of the tree, sorted, in a file that never changes
 //! (docs/formats/lookup.md).
 //!
-//! Every byte of it lies under a checksum that is compared at each read, so damage is an error and never a wrong
-//! answer or an absence. It does not know the tree, nor which other runs there are.
+//! Every byte of it lies under a checksum that is compared at each read, so damage is an error and never a
+//! wrong answer or an absence. It does not know the tree, nor which other runs there are.
 
 use std::cmp::Ordering;
 use std::io;
@@ -34,8 +34,8 @@ const PER_BLOCK: u64 = ((BLOCK - BLOCK_HEADER) / RECORD) as u64;
 const HEADER_CRC: usize = 12;
 /// Written at once.
 const WRITE_BYTES: usize = 64 * BLOCK;
-/// Leaf hashes are even, so that two or three guesses find the block. Whoever appends can choose hashes that are
-/// not: after so many it is halving, at most 24 reads.
+/// Leaf hashes are spread evenly, so that two or three guesses find the block. Whoever appends can choose some
+/// that are not: after so many it is halving, at most 24 reads.
 const GUESSES: u32 = 6;
 
 /// The leaves below one node: `2^height` of them, at this position among those of that height.

@@ -105,7 +105,8 @@ impl Log {
         lookup
     }
 
-    /// Whatever the lookup has been through: all it claims is found, where it was first, and no answer is wrong.
+    /// Whatever the lookup has been through: all it claims is found, where it was first, and no answer is
+    /// wrong.
     fn check(&self, lookup: &Lookup) {
         let claimed = lookup.size().get();
         assert!(claimed <= self.size().get() && lookup.durable() <= lookup.size());
@@ -168,7 +169,8 @@ fn replace(dir: &MemoryDir, name: &str, content: &[u8]) {
     dir.sync().unwrap();
 }
 
-/// Fails if `take_tile` overwrites a key, `merge` keeps the later of two equal keys, or `take_tile` skips too few.
+/// Fails if `take_tile` overwrites a key, `merge` keeps the later of two equal keys, or `take_tile` skips too
+/// few.
 #[test]
 fn every_entry_is_found_where_it_was_first_while_the_log_grows() {
     let mut log = Log::of(0, with_repeats);
@@ -262,8 +264,8 @@ fn a_tree_that_is_behind_gives_no_answer_rather_than_an_unchecked_one() {
     assert!(matches!(found, Err(LookupError::Tree(TreeError::NotYet { .. }))), "{found:?}");
 }
 
-/// C3, F3: a batch that fails or is cut off at any of its operations, with a power cut after it. Fails if `finish` does
-/// not sync the file, or `merge` removes its inputs before it has a name.
+/// C3, F3: a batch that fails or is cut off at any of its operations, with a power cut after it. Fails if
+/// `finish` does not sync the file, or `merge` removes its inputs before it has a name.
 #[test]
 fn a_crash_at_any_operation_costs_no_more_than_the_work_since() {
     let log = Log::of(1024 + 300, with_repeats);
@@ -300,7 +302,8 @@ fn a_crash_at_any_operation_costs_no_more_than_the_work_since() {
     assert!(crashes > 50, "{crashes}");
 }
 
-/// F1, F3: an operation fails and the process goes on.
+/// F1, F3: an operation fails and the process goes on. Fails if `finish` does not sync, as what it wrote is
+/// forgotten then.
 #[test]
 fn after_any_failed_operation_it_answers_and_goes_on() {
     let log = Log::of(1024 + 300, with_repeats);
@@ -336,7 +339,7 @@ fn after_any_failed_operation_it_answers_and_goes_on() {
     }
 }
 
-/// C10: every crash point leaves what the list says.
+/// C10 for the lookup: every crash point leaves what the list says. Fails if `recover` does not remove the inputs of a merge.
 #[test]
 fn every_crash_point_is_passed_and_survived() {
     let log = Log::of(1500, with_repeats);
@@ -359,8 +362,8 @@ fn every_crash_point_is_passed_and_survived() {
     }
 }
 
-/// B5 for the lookup: a bit flips anywhere in a file. Fails if `Run::block` does not compare its checksum, or the
-/// header's does not cover all of it.
+/// B5 for the lookup: a bit flips anywhere in a file. Fails if `Run::block` does not compare its checksum, or
+/// the header's does not cover all of it.
 #[test]
 fn a_flipped_bit_is_never_an_answer_nor_an_absence() {
     let log = Log::of(1700, with_repeats);
@@ -388,7 +391,8 @@ fn a_flipped_bit_is_never_an_answer_nor_an_absence() {
     assert!(at_open > 100 && at_find > 20, "{at_open}, {at_find}");
 }
 
-/// B6 for the lookup: files cut, emptied, exchanged, gone, of other names.
+/// B6 for the lookup: files cut, emptied, exchanged, gone, of other names. Fails if `check_header` does not
+/// compare length and span, or `recover` leaves what it does not use.
 #[test]
 fn files_that_are_not_what_they_were_are_set_aside_or_made_again() {
     let log = Log::of(1700, with_repeats);
@@ -427,7 +431,7 @@ fn files_that_are_not_what_they_were_are_set_aside_or_made_again() {
     }
 }
 
-/// R1 for the lookup. Fails if the length of the journal is not compared.
+/// R1 for the lookup. Fails if the end of a run and the length of the journal are not compared.
 #[test]
 fn runs_ahead_of_the_journal_are_set_aside() {
     let (long, short) = (Log::of(1700, |index| index), Log::of(1300, |index| index));
@@ -475,7 +479,8 @@ fn runs_of_another_log_are_set_aside() {
     assert_eq!(log.repair(&lookup), 0);
 }
 
-/// B2 for the lookup: damage that came after the start, found by a reader and by a merge.
+/// B2 for the lookup: damage that came after the start, found by a reader and by a merge. Fails if `find`
+/// does not leave word of it, or `distrust` keeps the tail.
 #[test]
 fn damage_in_use_is_an_error_until_the_run_is_made_again() {
     let mut log = Log::of(1024 + 512 + 100, |index| index);
@@ -489,15 +494,18 @@ fn damage_in_use_is_an_error_until_the_run_is_made_again() {
         if found_by_reader {
             assert!(log.check_damaged(&lookup) > 0);
             assert_eq!(log.repair(&lookup), 1);
+            log.check(&log.open(Arc::new(disk)));
             log.grow(512);
         } else {
             log.grow(6 * 1024);
             assert_eq!(log.repair(&lookup), 1);
+            log.check(&log.open(Arc::new(disk)));
         }
     }
 }
 
-/// A file that the system does not open now is no reason to throw a good run away.
+/// F6: a file that the system does not open now is no reason to throw a good run away. Fails if `recover`
+/// takes it for damage.
 #[test]
 fn a_run_that_cannot_be_opened_stays_where_it_is() {
     let log = Log::of(1700, |index| index);
@@ -531,6 +539,32 @@ fn a_merge_that_is_stopped_is_begun_again() {
     assert_eq!(runs(&*disk), ["00000000000000000000-10.run"]);
 }
 
+/// Fails if `write_tail` clears the tail under another lock than the one that shows the run.
+#[test]
+fn readers_miss_nothing_while_runs_are_made_and_merged() {
+    let log = Log::of(9000, |index| index);
+    for _ in 0..20 {
+        let lookup = log.open(Arc::new(MemoryDir::new()));
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                for n in 0u64.. {
+                    let claimed = lookup.size();
+                    // Mostly the newest: these move from tail to run to run.
+                    let Some(last) = claimed.last_index() else { continue };
+                    let index = last.get().saturating_sub(n * n % 600);
+                    let leaf = &log.leaves[index as usize];
+                    assert_eq!(lookup.find(leaf).unwrap().map(LeafIndex::get), Some(index));
+                    if claimed == log.size() {
+                        break;
+                    }
+                }
+            });
+            assert_eq!(lookup.catch_up(log.size(), &mut go_on).unwrap(), log.size());
+            reader.join().unwrap();
+        });
+    }
+}
+
 /// With runs as large as a log's.
 #[test]
 fn on_a_real_disk_it_is_there_again_after_a_drop() {
@@ -548,7 +582,8 @@ fn on_a_real_disk_it_is_there_again_after_a_drop() {
     assert_eq!(log.repair(&lookup), 0);
 }
 
-/// Whoever appends chooses entries, and with some work how their hashes begin. Fails if `Run::find` only guesses.
+/// Whoever appends chooses entries, and with some work how their hashes begin. Fails if `Run::find` only
+/// guesses.
 #[test]
 fn keys_that_were_chosen_to_mislead_take_few_reads() {
     let check = |keys: Vec<Key>| {
