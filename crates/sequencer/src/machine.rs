@@ -215,7 +215,13 @@ impl<T> Machine<T> {
         }
         (self.pool_entries, self.pool_bytes) = (0, 0);
         let before = self.durable.head();
-        effects.push(Effect::Write(Batch { before, after: after.clone(), time: now, entries: body }));
+        effects.push(Effect::Write(Batch {
+            before,
+            after: after.clone(),
+            time: now,
+            marks: Vec::new(),
+            entries: body,
+        }));
         self.staged = Some((after, tickets));
     }
 
