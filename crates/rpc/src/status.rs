@@ -79,8 +79,8 @@ reasons! {
     BadSize "BAD_SIZE" InvalidArgument,
     /// The bytes are not a message of this call, or a field has an impossible value.
     Malformed "MALFORMED" InvalidArgument,
-    /// This server does not keep sequence numbers.
-    ProducersNotSupported "PRODUCERS_NOT_SUPPORTED" Unimplemented,
+    /// The log keeps the numbers of as many producers as it can.
+    ProducersFull "PRODUCERS_FULL" ResourceExhausted,
     /// This server does not have this call.
     UnknownRpc "UNKNOWN_RPC" Unimplemented,
     /// The caller is known and may not do this.

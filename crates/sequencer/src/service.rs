@@ -63,7 +63,8 @@ impl LogService for LogServer {
         request: Request<v1::AppendRequest>,
     ) -> Result<Response<v1::AppendResponse>, Status> {
         let log = self.log(&request, &request.get_ref().origin)?;
-        Ok(Response::new(append::append(&log, request.into_inner()).await?))
+        let caller = Caller::of(&request)?.identity().clone();
+        Ok(Response::new(append::append(&log, &caller, request.into_inner()).await?))
     }
 
     type AppendStreamStream = Answers<v1::AppendResponse>;
@@ -77,9 +78,11 @@ impl LogService for LogServer {
 
     async fn get_producer(
         &self,
-        _request: Request<v1::GetProducerRequest>,
+        request: Request<v1::GetProducerRequest>,
     ) -> Result<Response<v1::GetProducerResponse>, Status> {
-        Err(not_here("GetProducer").into())
+        let log = self.log(&request, &request.get_ref().origin)?;
+        let caller = Caller::of(&request)?.identity();
+        Ok(Response::new(append::get_producer(&log, caller, request.get_ref()).await?))
     }
 
     async fn get_proof(

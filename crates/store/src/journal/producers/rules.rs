@@ -5,7 +5,7 @@
 //! numbers and in leaf indices, of committed numbers from [`SEQUENCE_WINDOW`] below the lowest missing one to as far
 //! above it, merged where they touch in both. Below the lowest missing number only the newest [`MAX_RANGES_BEHIND`] ranges
 //! are kept. So a number below the lowest missing one is committed, whether or not it is still known where; one above
-//! it is committed only if a range says so.
+//! it is committed only if a range says so. A higher epoch counts from its first new number on.
 
 use epigraph_core::{LeafIndex, TreeSize};
 use thiserror::Error;
