@@ -208,7 +208,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// C2, A19: whatever is sent in whatever order, each number gets one index, and a repeat gets the same one or none.
-    /// Seen to fail with `first` instead of `end` compared in `Producer::judge`, and with ranges merged by number alone.
+    /// Seen to fail with the end of a repeat not compared, and with ranges merged by number alone.
     #[test]
     fn each_number_is_committed_once_whatever_is_sent(
         calls in proptest::collection::vec((0u64..600, 1u32..20, prop_oneof![3 => Just(0u64), 1 => 1u64..3]), 1..300),
