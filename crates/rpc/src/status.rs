@@ -178,6 +178,11 @@ impl Refusal {
         })
     }
 
+    /// What is wrong with the next request of a stream.
+    pub fn of_request(status: &Status) -> Refusal {
+        Refusal::from_status(status).unwrap_or_else(|| Refusal::of_library(status))
+    }
+
     /// What a status of the gRPC library says in our words. It raises them before a handler is reached: a request
     /// over the limit, bytes that are no message, an unknown path.
     pub(crate) fn of_library(status: &Status) -> Refusal {

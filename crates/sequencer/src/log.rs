@@ -121,6 +121,13 @@ impl Log {
         status
     }
 
+    /// Waits until it takes no new entries any more.
+    pub(crate) fn draining(&self) -> impl Future<Output = ()> + use<> {
+        let mut condition = self.condition.clone();
+        // A sequencer that has ended takes nothing either.
+        async move { drop(condition.wait_for(|condition| condition.draining).await) }
+    }
+
     /// Takes no new entries from now on; what was taken is finished.
     pub async fn drain(&self) {
         // A closed channel means that the sequencer has ended already.

@@ -2,6 +2,7 @@
 //! is decided here.
 
 mod append;
+mod append_stream;
 mod read;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use epigraph_core::Origin;
 use epigraph_rpc::v1::log_service_server::LogService;
 use epigraph_rpc::{Authorized, Caller, ConvertError, Reason, Refusal, v1};
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::log::Log;
@@ -22,21 +23,27 @@ const RETRY_SOON: Duration = Duration::from_millis(100);
 /// When to try again if somebody has to make room or wait for witnesses first.
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
-/// The logs of this process.
+/// The logs of this process. Clones share them.
+#[derive(Clone)]
 pub struct LogServer {
-    logs: BTreeMap<Origin, Arc<Log>>,
+    logs: Arc<BTreeMap<Origin, Arc<Log>>>,
 }
 
 impl LogServer {
     /// Serves these logs, each under its own origin.
     pub fn new(logs: impl IntoIterator<Item = Arc<Log>>) -> LogServer {
-        LogServer { logs: logs.into_iter().map(|log| (log.origin().clone(), log)).collect() }
+        let logs = logs.into_iter().map(|log| (log.origin().clone(), log)).collect();
+        LogServer { logs: Arc::new(logs) }
     }
 
-    /// The log that the request names and its caller may use; an empty name means the only one here. Authorization comes
-    /// first: whoever may use no log learns nothing about which ones there are.
+    /// The log that the request names and its caller may use.
     fn log<T>(&self, request: &Request<T>, origin: &str) -> Result<Arc<Log>, Refusal> {
-        let caller = Caller::of(request)?;
+        self.find(Caller::of(request)?, origin)
+    }
+
+    /// The log of this name, which the caller may use; an empty name means the only one here. Authorization comes first:
+    /// whoever may use no log learns nothing about which ones there are.
+    fn find(&self, caller: &Caller, origin: &str) -> Result<Arc<Log>, Refusal> {
         let only = match self.logs.first_key_value() {
             Some((only, _)) if origin.is_empty() && self.logs.len() == 1 => only.as_str(),
             _ => origin,
@@ -71,9 +78,13 @@ impl LogService for LogServer {
 
     async fn append_stream(
         &self,
-        _request: Request<Streaming<v1::AppendRequest>>,
+        request: Request<Streaming<v1::AppendRequest>>,
     ) -> Result<Response<Self::AppendStreamStream>, Status> {
-        Err(not_here("AppendStream").into())
+        let caller = Caller::of(&request)?.clone();
+        let requests =
+            request.into_inner().map(|request| request.map_err(|status| Refusal::of_request(&status)));
+        let answers = append_stream::answers(self.clone(), caller, requests);
+        Ok(Response::new(Box::pin(answers.map(|answer| answer.map_err(Status::from)))))
     }
 
     async fn get_producer(

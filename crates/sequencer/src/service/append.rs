@@ -31,14 +31,17 @@ pub(super) async fn get_producer(
     Ok(v1::GetProducerResponse { epoch: state.epoch, next_sequence: state.next_sequence })
 }
 
-fn wait(request: &v1::AppendRequest) -> Result<Wait, Refusal> {
+pub(super) fn wait(request: &v1::AppendRequest) -> Result<Wait, Refusal> {
     Ok(match convert::Wait::asked(request.wait).map_err(malformed)? {
         convert::Wait::Durable => Wait::Durable,
         convert::Wait::Published => Wait::Published(convert::wait_for(request.wait_ms)),
     })
 }
 
-fn numbers(caller: &SpiffeId, producer: Option<&v1::Producer>) -> Result<Option<Numbers>, Refusal> {
+pub(super) fn numbers(
+    caller: &SpiffeId,
+    producer: Option<&v1::Producer>,
+) -> Result<Option<Numbers>, Refusal> {
     let Some(producer) = producer.map(convert::Producer::try_from).transpose()? else { return Ok(None) };
     let convert::Producer { id, epoch, first_sequence } = producer;
     Ok(Some(Numbers { producer: key(caller, id), epoch, first_sequence }))
@@ -49,7 +52,7 @@ fn key(caller: &SpiffeId, id: [u8; convert::PRODUCER_ID_BYTES]) -> ProducerKey {
     ProducerKey { identity: sha256(caller.as_str().as_bytes()), id }
 }
 
-fn to_wire(appended: Appended) -> v1::AppendResponse {
+pub(super) fn to_wire(appended: Appended) -> v1::AppendResponse {
     let Appended { first_index, count, published, .. } = appended;
     let (reached, checkpoint, proofs) = match published {
         None => (convert::Wait::Durable, Bytes::new(), Vec::new()),
@@ -64,7 +67,7 @@ fn to_wire(appended: Appended) -> v1::AppendResponse {
     v1::AppendResponse { first_index: first_index.get(), count, reached, checkpoint, proofs }
 }
 
-fn refusal(error: AppendError) -> Refusal {
+pub(super) fn refusal(error: AppendError) -> Refusal {
     let refusal = |reason| Refusal::new(reason, error.to_string());
     match &error {
         AppendError::NoEntries => refusal(Reason::NoEntries).at("entries"),
