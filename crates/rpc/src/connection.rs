@@ -73,7 +73,8 @@ pub(crate) fn leave_by(entropy: &dyn Entropy, valid_for: Duration) -> Instant {
     // From 0 to twice the spread, in milliseconds; the bias of the division is of no concern here.
     let spread = CONNECTION_AGE_SPREAD.saturating_mul(2).as_millis() as u64;
     let drawn = Duration::from_millis(u64::from(u32::from_le_bytes(random)) % (spread + 1));
-    Instant::now() + valid_for.min(CONNECTION_AGE.saturating_sub(CONNECTION_AGE_SPREAD) + drawn)
+    // Counted by the timer, which is what will be waited on.
+    sleep(valid_for.min(CONNECTION_AGE.saturating_sub(CONNECTION_AGE_SPREAD) + drawn)).deadline()
 }
 
 /// Serves the calls of one connection until the client is gone. The client is asked to leave at its

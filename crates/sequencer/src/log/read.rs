@@ -135,7 +135,7 @@ impl Log {
     }
 
     /// Waits a little while the tree is behind `size`, which is durable.
-    async fn wait_built(&self, size: TreeSize) -> Result<(), ReadError> {
+    pub(super) async fn wait_built(&self, size: TreeSize) -> Result<(), ReadError> {
         if self.tree.size() >= size {
             return Ok(());
         }
@@ -147,7 +147,7 @@ impl Log {
     }
 
     /// Makes a proof that needs the disk where waiting for it holds up nobody else.
-    async fn off_thread<P: Send + 'static>(
+    pub(super) async fn off_thread<P: Send + 'static>(
         &self,
         make: impl FnOnce(&Tree) -> Result<Result<P, ProofError>, TreeError> + Send + 'static,
     ) -> Result<P, ReadError> {

@@ -74,7 +74,9 @@ impl Log {
                 self.oracle.entry(leaf).or_insert(index);
             }
             let after = self.frontier.clone();
-            self.journal.append(&Batch { before, after, time: UnixMillis(2), entries: bytes }).unwrap();
+            self.journal
+                .append(&Batch { before, after, time: UnixMillis(2), marks: Vec::new(), entries: bytes })
+                .unwrap();
         }
         let head = self.frontier.head();
         assert_eq!(self.follower.catch_up(head.size, &mut |_| ControlFlow::Continue(())).unwrap(), head);
