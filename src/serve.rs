@@ -135,9 +135,9 @@ async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) 
             draining.drain().await;
         };
         let routes = Routes::new(log_service(LogServer::new([log])));
-        epigraph_rpc::serve(listener, tls, authorizer, routes, calls.hooks(), shutdown)
-            .await
-            .map_err(Failure::state)
+        let hooks = calls.hooks();
+        epigraph_rpc::serve(listener, tls, authorizer, routes, hooks, runtime::entropy(), shutdown).await;
+        Ok(())
     };
     let driver = async { ready.driver.run().await.map_err(Failure::state) };
     let scrubber = Scrubber::new(Arc::clone(&state.journal_dir), state.origin.hash(), scrubbed);
