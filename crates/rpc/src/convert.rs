@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use epigraph_core::tile::TILE_WIDTH;
 use epigraph_core::{Hash, LeafIndex, TreeSize};
 use thiserror::Error;
 
@@ -186,6 +187,14 @@ pub fn read_entries(max_entries: u32) -> u32 {
     match max_entries {
         0 => DEFAULT_READ_ENTRIES,
         entries => entries.min(MAX_READ_ENTRIES),
+    }
+}
+
+/// How many hashes of a tile are meant, by the `width` of its request: 0 is a full tile.
+pub fn tile_width(width: u32) -> u32 {
+    match width {
+        0 => TILE_WIDTH.into(),
+        width => width,
     }
 }
 

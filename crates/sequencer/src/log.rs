@@ -15,7 +15,7 @@ use crate::status::{self, Status};
 
 pub(crate) use append::Ticket;
 pub use append::{AppendError, Appended, Wait};
-pub use read::{Proven, ReadError};
+pub use read::{InTree, Proven, ReadError};
 
 /// Entries that wait for publication at one time. One checkpoint can answer all of them at once, and each answer is a
 /// proof: 2 KiB in the largest tree, half of that in one of a billion entries.

@@ -109,9 +109,10 @@ impl LogService for LogServer {
 
     async fn get_tile(
         &self,
-        _request: Request<v1::GetTileRequest>,
+        request: Request<v1::GetTileRequest>,
     ) -> Result<Response<v1::GetTileResponse>, Status> {
-        Err(not_here("GetTile").into())
+        let log = self.log(&request, &request.get_ref().origin)?;
+        Ok(Response::new(read::get_tile(&log, request.into_inner()).await?))
     }
 
     async fn get_consistency_proof(

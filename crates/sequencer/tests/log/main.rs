@@ -12,4 +12,5 @@ mod entries;
 mod faults;
 mod limits;
 mod machine;
+mod proofs;
 mod support;
