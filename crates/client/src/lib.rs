@@ -12,6 +12,7 @@ use epigraph_core::hash::leaf_hash;
 use epigraph_core::proof::{ConsistencyProof, ProofError};
 use epigraph_core::tlog_proof::{Receipt, VerifyError};
 use epigraph_core::{Checkpoint, Hash, LeafIndex, Origin, Policy, TreeHead, TreeSize, Verified};
+use epigraph_rpc::peer::{Tree, Which};
 use epigraph_rpc::{CallError, Reason, Wait, peer};
 use pin::{Pin, PinError};
 use thiserror::Error;
@@ -142,8 +143,9 @@ impl Client {
 
     /// The receipt, and the size of the tree that it is for.
     async fn proven(&self, index: LeafIndex, leaf: &Hash) -> Result<(Receipt, TreeSize), ClientError> {
-        let answer = self.log.proof(self.origin.as_str(), index).await?;
-        let checkpoint = self.accept(&answer.checkpoint).await?;
+        let answer = self.log.proof(self.origin.as_str(), Which::Index(index), Tree::default()).await?;
+        let note = answer.checkpoint.ok_or(ClientError::WrongAnswer("without a checkpoint"))?;
+        let checkpoint = self.accept(&note).await?;
         let receipt = self.check(index, leaf, answer.hashes, &checkpoint)?;
         Ok((receipt, checkpoint.head().size))
     }

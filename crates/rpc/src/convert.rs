@@ -8,7 +8,10 @@ use epigraph_core::tile::TILE_WIDTH;
 use epigraph_core::{Hash, LeafIndex, TreeSize};
 use thiserror::Error;
 
-use crate::limits::{DEFAULT_READ_ENTRIES, DEFAULT_WAIT, MAX_PROOF_HASHES, MAX_READ_ENTRIES, MAX_WAIT};
+use crate::limits::{
+    DEFAULT_LIST_CHECKPOINTS, DEFAULT_READ_ENTRIES, DEFAULT_WAIT, MAX_LIST_CHECKPOINTS, MAX_PROOF_HASHES,
+    MAX_READ_ENTRIES, MAX_WAIT,
+};
 use crate::status::{Reason, Refusal};
 use crate::v1;
 
@@ -187,6 +190,15 @@ pub fn read_entries(max_entries: u32) -> u32 {
     match max_entries {
         0 => DEFAULT_READ_ENTRIES,
         entries => entries.min(MAX_READ_ENTRIES),
+    }
+}
+
+/// How many checkpoints a page may have, by the `page_size` of its request: 0 is [`DEFAULT_LIST_CHECKPOINTS`], and nothing is
+/// more than [`MAX_LIST_CHECKPOINTS`].
+pub fn list_page(page_size: u32) -> u32 {
+    match page_size {
+        0 => DEFAULT_LIST_CHECKPOINTS,
+        checkpoints => checkpoints.min(MAX_LIST_CHECKPOINTS),
     }
 }
 

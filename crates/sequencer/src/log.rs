@@ -3,6 +3,7 @@
 
 mod append;
 mod read;
+mod stream;
 
 use std::sync::Arc;
 
@@ -16,6 +17,10 @@ use crate::status::{self, Status};
 pub(crate) use append::Ticket;
 pub use append::{AppendError, Appended, Wait};
 pub use read::{InTree, Proven, ReadError};
+use stream::Streams;
+pub use stream::{
+    FOLLOW_BYTES, Follow, Followed, MAX_STREAMS, MAX_STREAMS_PER_IDENTITY, TooManyStreams, Watch,
+};
 
 /// Entries that wait for publication at one time. One checkpoint can answer all of them at once, and each answer is a
 /// proof: 2 KiB in the largest tree, half of that in one of a billion entries.
@@ -66,6 +71,7 @@ pub struct Log {
     waiters: Semaphore,
     in_flight: Arc<Semaphore>,
     entry_reads: Arc<Semaphore>,
+    streams: Streams,
 }
 
 impl Log {
@@ -86,6 +92,7 @@ impl Log {
             waiters: Semaphore::new(MAX_WAITING_ENTRIES),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES)),
             entry_reads: Arc::new(Semaphore::new(MAX_ENTRY_READS)),
+            streams: Streams::new(),
         }
     }
 

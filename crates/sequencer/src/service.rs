@@ -3,6 +3,7 @@
 
 mod append;
 mod read;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -102,9 +103,11 @@ impl LogService for LogServer {
 
     async fn follow(
         &self,
-        _request: Request<v1::FollowRequest>,
+        request: Request<v1::FollowRequest>,
     ) -> Result<Response<Self::FollowStream>, Status> {
-        Err(not_here("Follow").into())
+        let log = self.log(&request, &request.get_ref().origin)?;
+        let caller = Caller::of(&request)?.clone();
+        Ok(Response::new(stream::follow(&log, &caller, request.into_inner())?))
     }
 
     async fn get_tile(
@@ -142,9 +145,11 @@ impl LogService for LogServer {
 
     async fn watch_checkpoints(
         &self,
-        _request: Request<v1::WatchCheckpointsRequest>,
+        request: Request<v1::WatchCheckpointsRequest>,
     ) -> Result<Response<Self::WatchCheckpointsStream>, Status> {
-        Err(not_here("WatchCheckpoints").into())
+        let log = self.log(&request, &request.get_ref().origin)?;
+        let caller = Caller::of(&request)?.clone();
+        Ok(Response::new(stream::watch_checkpoints(&log, &caller, request.into_inner())?))
     }
 }
 

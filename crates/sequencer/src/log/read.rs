@@ -180,7 +180,8 @@ impl Log {
         let read = tokio::task::spawn_blocking(move || {
             // Until the thread is done, whether or not the caller is still there.
             let _permit = permit;
-            read_entries(&tree, first, end)
+            let mut entries = Vec::new();
+            read_entries(&tree, first, end, MAX_READ_BYTES, &mut entries).map(|()| entries)
         });
         read.await.map_err(|error| ReadError::Damaged(error.to_string()))?
     }
@@ -247,9 +248,15 @@ fn hashes<N: Nodes>(nodes: &N, height: u32, range: Range<u64>) -> Result<Vec<Has
     range.map(|index| nodes.node(height, index)).collect()
 }
 
-/// As many of the entries from `first` up to `end` as one answer may have.
-fn read_entries(tree: &Tree, first: LeafIndex, end: TreeSize) -> Result<Vec<Bytes>, ReadError> {
-    let mut entries = Vec::new();
+/// As many of the entries from `first` up to `end` as `most_bytes` have room for, which is at least one. What was read
+/// before an error is good.
+pub(super) fn read_entries(
+    tree: &Tree,
+    first: LeafIndex,
+    end: TreeSize,
+    most_bytes: usize,
+    entries: &mut Vec<Bytes>,
+) -> Result<(), ReadError> {
     let (mut size, mut bytes) = (first.get(), 0);
     for entry in tree.entries(first, end) {
         let (index, entry) = entry.map_err(|error| match error {
@@ -257,8 +264,8 @@ fn read_entries(tree: &Tree, first: LeafIndex, end: TreeSize) -> Result<Vec<Byte
             error => ReadError::Damaged(error.to_string()),
         })?;
         bytes += entry.len();
-        if bytes > MAX_READ_BYTES {
-            return Ok(entries);
+        if bytes > most_bytes {
+            return Ok(());
         }
         if index.get() != size {
             return Err(ReadError::Damaged(format!("entry {index} came in place of entry {size}")));
@@ -268,7 +275,7 @@ fn read_entries(tree: &Tree, first: LeafIndex, end: TreeSize) -> Result<Vec<Byte
     }
     // An answer that ends early would look like one that was full.
     if size == end.get() {
-        Ok(entries)
+        Ok(())
     } else {
         Err(ReadError::Damaged(format!("the journal ends at {size}, before {end}")))
     }
