@@ -3,7 +3,9 @@
 //! It trusts the public keys in its policy and its own pin, and no server. It does not know how calls travel; that is
 //! `epigraph-rpc`'s.
 
+mod backoff;
 pub mod entries;
+pub mod follow;
 pub mod pin;
 
 use bytes::Bytes;
@@ -148,6 +150,18 @@ impl Client {
         let checkpoint = self.accept(&note).await?;
         let receipt = self.check(index, leaf, answer.hashes, &checkpoint)?;
         Ok((receipt, checkpoint.head().size))
+    }
+
+    /// Fetches the receipt of the entry under a checkpoint that the caller has, verified.
+    pub async fn receipt_under(
+        &self,
+        index: LeafIndex,
+        leaf: &Hash,
+        checkpoint: &Verified<Checkpoint>,
+    ) -> Result<Receipt, ClientError> {
+        let tree = Tree { size: Some(checkpoint.head().size), consistent_from: None };
+        let answer = self.log.proof(self.origin.as_str(), Which::Index(index), tree).await?;
+        self.check(index, leaf, answer.hashes, checkpoint)
     }
 
     /// Fetches the newest published checkpoint, verified, and proven to extend everything that was accepted before the call.
