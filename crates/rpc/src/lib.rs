@@ -26,7 +26,7 @@ pub use convert::{ConvertError, Producer, Wait};
 pub use gate::{MAX_RECEIVING_BYTES, MAX_RECEIVING_BYTES_PER_IDENTITY};
 pub use identity::{SpiffeError, SpiffeId, Usage};
 pub use observe::{Hooks, OnAnswer, OnCall};
-pub use quota::Exceeded;
+pub use quota::{Exceeded, Quota, Share};
 pub use server::{log_service, serve};
 pub use status::{CallError, Reason, Refusal};
 pub use tls::{

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 
 /// A number of units that are handed out and come back by themselves.
-pub(crate) struct Quota<K> {
+pub struct Quota<K> {
     /// Units that all holders may have together.
     total: usize,
     /// Units that one holder may have.
@@ -33,19 +33,20 @@ pub enum Exceeded {
 }
 
 /// Units in one holder's hand; they go back when it is dropped.
-pub(crate) struct Share<K: Ord> {
+pub struct Share<K: Ord> {
     quota: Arc<Quota<K>>,
     holder: K,
     units: usize,
 }
 
 impl<K: Ord + Clone> Quota<K> {
-    pub(crate) fn new(total: usize, each: usize) -> Arc<Quota<K>> {
+    /// So many units in all, and so many for one holder.
+    pub fn new(total: usize, each: usize) -> Arc<Quota<K>> {
         Arc::new(Quota { total, each, used: Mutex::new(Used { total: 0, by_holder: BTreeMap::new() }) })
     }
 
     /// Takes `units` for `holder`.
-    pub(crate) fn take(self: &Arc<Self>, holder: K, units: usize) -> Result<Share<K>, Exceeded> {
+    pub fn take(self: &Arc<Self>, holder: K, units: usize) -> Result<Share<K>, Exceeded> {
         let mut share = Share { quota: Arc::clone(self), holder, units: 0 };
         share.grow(units)?;
         Ok(share)

@@ -42,6 +42,14 @@ const ALPN: &[u8] = b"h2";
 /// Why TLS cannot be set up.
 #[derive(Debug, Error)]
 pub enum TlsError {
+    /// The server's name is of a domain that nobody here vouches for.
+    #[error("there is no trust bundle for the domain of {name}; there are some for {domains}")]
+    NoBundle {
+        /// The server.
+        name: SpiffeId,
+        /// The domains with a bundle.
+        domains: String,
+    },
     /// A file cannot be read.
     #[error("{path}: {error}")]
     Read {

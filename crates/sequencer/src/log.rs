@@ -3,6 +3,7 @@
 
 mod append;
 mod read;
+mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,11 @@ use crate::status::{self, NotReady, Status};
 
 pub(crate) use append::{Answer, Ticket};
 pub use append::{AppendError, Appended, Call, ProducerState, Submitted, Wait};
-pub use read::{Proven, ReadError};
+pub use read::{InTree, Proven, ReadError};
+use stream::Streams;
+pub use stream::{
+    FOLLOW_BYTES, Follow, Followed, MAX_STREAMS, MAX_STREAMS_PER_IDENTITY, TooManyStreams, Watch,
+};
 
 /// Entries that wait for publication at one time. One checkpoint can answer all of them at once, and each answer is a
 /// proof: 2 KiB in the largest tree, half of that in one of a billion entries.
@@ -72,6 +77,7 @@ pub struct Log {
     entry_reads: Arc<Semaphore>,
     stopped: AtomicBool,
     comparisons: Semaphore,
+    streams: Streams,
 }
 
 impl Log {
@@ -94,6 +100,7 @@ impl Log {
             entry_reads: Arc::new(Semaphore::new(MAX_ENTRY_READS)),
             stopped: AtomicBool::new(false),
             comparisons: Semaphore::new(MAX_COMPARISONS),
+            streams: Streams::new(),
         }
     }
 

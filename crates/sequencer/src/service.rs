@@ -4,6 +4,7 @@
 mod append;
 mod append_stream;
 mod read;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -121,16 +122,19 @@ impl LogService for LogServer {
 
     async fn follow(
         &self,
-        _request: Request<v1::FollowRequest>,
+        request: Request<v1::FollowRequest>,
     ) -> Result<Response<Self::FollowStream>, Status> {
-        Err(not_here("Follow").into())
+        let log = self.log(&request, &request.get_ref().origin)?;
+        let caller = Caller::of(&request)?.clone();
+        Ok(Response::new(stream::follow(&log, &caller, request.into_inner())?))
     }
 
     async fn get_tile(
         &self,
-        _request: Request<v1::GetTileRequest>,
+        request: Request<v1::GetTileRequest>,
     ) -> Result<Response<v1::GetTileResponse>, Status> {
-        Err(not_here("GetTile").into())
+        let log = self.log(&request, &request.get_ref().origin)?;
+        Ok(Response::new(read::get_tile(&log, request.into_inner()).await?))
     }
 
     async fn get_consistency_proof(
@@ -160,9 +164,11 @@ impl LogService for LogServer {
 
     async fn watch_checkpoints(
         &self,
-        _request: Request<v1::WatchCheckpointsRequest>,
+        request: Request<v1::WatchCheckpointsRequest>,
     ) -> Result<Response<Self::WatchCheckpointsStream>, Status> {
-        Err(not_here("WatchCheckpoints").into())
+        let log = self.log(&request, &request.get_ref().origin)?;
+        let caller = Caller::of(&request)?.clone();
+        Ok(Response::new(stream::watch_checkpoints(&log, &caller, request.into_inner())?))
     }
 }
 

@@ -33,7 +33,10 @@ impl ClientTls {
         clock: Arc<dyn Clock>,
     ) -> Result<ClientTls, TlsError> {
         let trust = trust.into();
-        bundle_of(own.spiffe(), &trust)?;
+        if bundle_of(own.spiffe(), &trust).is_none() {
+            let want = listed(trust.iter().map(TrustBundle::domain));
+            return Err(IdentityError::TrustDomain { name: own.spiffe().clone(), want }.into());
+        }
         let mut domains = BTreeSet::new();
         if let Some(twice) = trust.iter().find(|bundle| !domains.insert(bundle.domain())) {
             return Err(TlsError::DomainTwice(twice.domain().into()));
@@ -48,7 +51,10 @@ impl ClientTls {
     /// A configuration that speaks to the holder of exactly this name, and to nobody else.
     pub(crate) fn config(&self, server: &SpiffeId) -> Result<Arc<ClientConfig>, TlsError> {
         let provider = provider();
-        let bundle = bundle_of(server, &self.trust)?;
+        let bundle = bundle_of(server, &self.trust).ok_or_else(|| TlsError::NoBundle {
+            name: server.clone(),
+            domains: listed(self.trust.iter().map(TrustBundle::domain)),
+        })?;
         let verifier = VerifyServer {
             roots: Arc::clone(bundle.roots()),
             name: server.clone(),
@@ -73,11 +79,8 @@ impl fmt::Debug for ClientTls {
 }
 
 /// The bundle that vouches for the name, and no other does.
-fn bundle_of<'a>(name: &SpiffeId, trust: &'a [TrustBundle]) -> Result<&'a TrustBundle, TlsError> {
-    trust.iter().find(|bundle| bundle.domain() == name.trust_domain()).ok_or_else(|| {
-        let want = listed(trust.iter().map(TrustBundle::domain));
-        IdentityError::TrustDomain { name: name.clone(), want }.into()
-    })
+fn bundle_of<'a>(name: &SpiffeId, trust: &'a [TrustBundle]) -> Option<&'a TrustBundle> {
+    trust.iter().find(|bundle| bundle.domain() == name.trust_domain())
 }
 
 /// The chain up to the trust bundle of the name's domain, then the exact name. The DNS name or address that was dialled plays no part: it

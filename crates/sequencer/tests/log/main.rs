@@ -13,4 +13,6 @@ mod faults;
 mod limits;
 mod machine;
 mod producers;
+mod proofs;
+mod streams;
 mod support;
