@@ -72,7 +72,7 @@ fn liars_that_can_make_two_quorums() {
     assert!(flat(2, 3).analyse().withstands(0) && !flat(2, 3).analyse().withstands(1));
 }
 
-/// Broken to see it fail: the `+ 1` of the blockers left out, and unreachable partial sets kept.
+/// Broken to see it fail: the `+ 1` of the blockers left out.
 #[test]
 fn witnesses_that_may_be_down() {
     for policy in policies() {
