@@ -4,5 +4,6 @@
 
 mod calls;
 mod handshake;
+mod reload;
 mod revocation;
 mod support;
