@@ -138,6 +138,7 @@ async fn renewing_everything_under_load_fails_no_call() {
             }
         }));
     }
+    drop(answered);
     let before = shown(&server, &ca).await;
     let bundle = format!("{}{}", ca.pem, new_ca.pem);
     let lists = format!("{}{}", ca.crl(&[]).pem().unwrap(), new_ca.crl(&[]).pem().unwrap());
