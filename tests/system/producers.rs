@@ -80,7 +80,7 @@ async fn append_until_it_ends(
     }
 }
 
-/// C1, C2, N7. Seen to fail with marks left out of frames, and with the table not folded at open.
+/// C1, C2, N7. Seen to fail with the table not folded at open.
 #[test]
 fn kills_between_disk_and_answer_leave_each_number_in_the_log_once() {
     let house = House::new();
