@@ -21,6 +21,7 @@ mod gate;
 mod hammer;
 mod kill;
 mod metrics;
+mod producers;
 mod quickstart;
 mod receipts;
 mod several;

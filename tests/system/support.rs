@@ -251,6 +251,11 @@ impl House {
         Client::new(log, self.origin(), self.policy(), pin)
     }
 
+    /// The log as its callers see it, who verify nothing. Within a runtime.
+    pub fn log_peer(&self, serving: &Serving) -> peer::Log {
+        peer::Log::new(&serving.address, &self.tls(), &server()).unwrap()
+    }
+
     /// A client that sends whatever it is told to. Within a runtime.
     pub fn raw_client(&self, serving: &Serving) -> LogServiceClient<Channel> {
         LogServiceClient::new(channel(&serving.address, &self.tls(), &server()).unwrap())

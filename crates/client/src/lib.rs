@@ -7,6 +7,7 @@ mod backoff;
 pub mod entries;
 pub mod follow;
 pub mod pin;
+pub mod producer;
 
 use bytes::Bytes;
 use epigraph_core::checkpoint::CheckpointError;
@@ -15,7 +16,7 @@ use epigraph_core::proof::{ConsistencyProof, ProofError};
 use epigraph_core::tlog_proof::{Receipt, VerifyError};
 use epigraph_core::{Checkpoint, Hash, LeafIndex, Origin, Policy, TreeHead, TreeSize, Verified};
 use epigraph_rpc::peer::{Tree, Which};
-use epigraph_rpc::{CallError, Reason, Wait, peer};
+use epigraph_rpc::{CallError, Reason, Wait, convert, peer};
 use pin::{Pin, PinError};
 use thiserror::Error;
 
@@ -120,7 +121,16 @@ impl Client {
 
     /// Appends entries. With receipts, each of them was verified against the entry's own bytes, and the pin moved on.
     pub async fn append(&self, entries: &[Bytes], wait: Wait) -> Result<Appended, ClientError> {
-        let answer = self.log.append(self.origin.as_str(), entries.to_vec(), wait, None, None).await?;
+        self.append_as(None, entries, wait).await
+    }
+
+    async fn append_as(
+        &self,
+        producer: Option<convert::Producer>,
+        entries: &[Bytes],
+        wait: Wait,
+    ) -> Result<Appended, ClientError> {
+        let answer = self.log.append(self.origin.as_str(), entries.to_vec(), wait, None, producer).await?;
         let first_index = answer.first_index;
         let receipts = match answer.checkpoint {
             None => None,
