@@ -70,6 +70,12 @@ async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) 
     let durable = state.journal.head();
     let journal = JournalView { dir: &state.journal_dir, origin: &state.origin, head: durable };
     let newest = pass_gate(&journal, &state.policy, state.published.current(), &mut state.heads)?;
+    if let (Some(history), Some(newest)) = (&state.history, &newest) {
+        // The one that a crash kept from the history.
+        if let Err(error) = history.append(newest.head().size, newest.note()) {
+            tracing::warn!(%error, "the newest checkpoint is not in the history");
+        }
+    }
     let tree = Arc::new(Tree::new(Arc::clone(&state.journal_dir), state.origin.hash()));
 
     let listener = listen(config.listen, "listen").await?;
@@ -89,6 +95,8 @@ async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) 
         journal: state.journal,
         clock: runtime::clock(),
         published: published_receiver,
+        history: state.history.clone(),
+        policy: state.policy.clone(),
     })
     .map_err(Failure::state)?;
     let scrubbed = Arc::clone(&tree);
@@ -105,6 +113,7 @@ async fn serve(config: LogConfig, until_stdin_closes: bool, terminal: Terminal) 
         signer: EmbeddedSigner::spawn(signer, runtime::clock()).map_err(Failure::state)?,
         prove: Arc::new(prove),
         store: state.published,
+        history: state.history,
         published,
     };
 

@@ -10,6 +10,7 @@ use epigraph_signer::keys;
 use epigraph_store::file::Dir;
 use epigraph_store::file::real::RealDir;
 use epigraph_store::head::HeadStore;
+use epigraph_store::history::{Found, History};
 use epigraph_store::journal::{Config, Journal, MAX_FRAME_BYTES};
 use epigraph_store::lock::{DirLock, FormatFile, Kind};
 use epigraph_store::published::PublishedStore;
@@ -18,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{LogConfig, load_toml, signer_inside_log};
 use crate::failure::{Failure, Outcome};
+use crate::runtime;
 
 /// `log.toml` in the log's own directory: what never changes about it, written once by `init`.
 #[derive(Serialize, Deserialize)]
@@ -35,6 +37,8 @@ pub struct LogState {
     pub key: SigningKey,
     pub heads: HeadStore,
     pub published: PublishedStore,
+    /// Earlier published checkpoints; `None` if they cannot be read, which stops nothing.
+    pub history: Option<Arc<History>>,
     pub journal: Journal,
     pub journal_dir: Arc<dyn Dir>,
     /// Where the stored tree is, or will be. It may be deleted.
@@ -144,6 +148,7 @@ pub fn open(config: &LogConfig, entropy: &Arc<dyn Entropy>) -> Outcome<LogState>
     if let Some(repaired) = repaired {
         tracing::warn!(directory = %checkpoints.display(), %repaired, "the published checkpoint");
     }
+    let history = open_history(&checkpoints)?;
     let journal_path = log.join("journal");
     let journal_dir = open_dir(&journal_path)?;
     let sizes = journal_config(file.segment_bytes)?;
@@ -155,7 +160,24 @@ pub fn open(config: &LogConfig, entropy: &Arc<dyn Entropy>) -> Outcome<LogState>
     }
     let policy = Policy::of_log(vkey);
     let tree_directory = log.join("tree");
-    Ok(LogState { origin, policy, key, heads, published, journal, journal_dir, tree_directory })
+    Ok(LogState { origin, policy, key, heads, published, history, journal, journal_dir, tree_directory })
+}
+
+/// Whatever is wrong with the history is told and stops nothing.
+fn open_history(checkpoints: &Path) -> Outcome<Option<Arc<History>>> {
+    match History::open(open_dir(checkpoints)?, runtime::clock()) {
+        Ok((history, Found { damaged, kept_aside })) => {
+            if damaged > 0 {
+                let kept_aside = kept_aside.as_deref().unwrap_or("nowhere: too many are kept already");
+                tracing::warn!(directory = %checkpoints.display(), damaged, kept_aside, "the history of checkpoints was damaged");
+            }
+            Ok(Some(Arc::new(history)))
+        }
+        Err(error) => {
+            tracing::warn!(directory = %checkpoints.display(), %error, "the log runs without the history of its checkpoints");
+            Ok(None)
+        }
+    }
 }
 
 fn read_log_file(config: &LogConfig, log: &Path) -> Outcome<(LogFile, VKey)> {

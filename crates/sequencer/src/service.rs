@@ -136,9 +136,10 @@ impl LogService for LogServer {
 
     async fn list_checkpoints(
         &self,
-        _request: Request<v1::ListCheckpointsRequest>,
+        request: Request<v1::ListCheckpointsRequest>,
     ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
-        Err(not_here("ListCheckpoints").into())
+        let log = self.log(&request, &request.get_ref().origin)?;
+        Ok(Response::new(read::list_checkpoints(&log, request.into_inner()).await?))
     }
 
     type WatchCheckpointsStream = Answers<v1::WatchCheckpointsResponse>;
