@@ -42,6 +42,12 @@ pub fn open(process: &ProcessConfig, config: &LogConfig, entropy: &Arc<dyn Entro
     let durable = state.journal.head();
     let journal = JournalView { dir: &state.journal_dir, origin: &origin, head: durable };
     let newest = gate::pass(&journal, &state.policy, state.published.current(), &mut state.heads)?;
+    if let (Some(history), Some(newest)) = (&state.history, &newest) {
+        // The one that a crash kept from the history.
+        if let Err(error) = history.append(newest.head().size, newest.note()) {
+            tracing::warn!(%error, "the newest checkpoint is not in the history");
+        }
+    }
     let tree = Arc::new(Tree::new(Arc::clone(&state.journal_dir), origin.hash()));
     let place = Place { directory: state.tree_directory, preflight: preflight::in_a_child() };
     let (published, published_receiver) = watch::channel(newest.map(Arc::new));
@@ -53,6 +59,8 @@ pub fn open(process: &ProcessConfig, config: &LogConfig, entropy: &Arc<dyn Entro
         journal: state.journal,
         clock: runtime::clock(),
         published: published_receiver,
+        history: state.history.clone(),
+        policy: state.policy.clone(),
     })
     .map_err(Failure::state)?;
     let scrubber = Scrubber::new(state.journal_dir, origin.hash(), Arc::clone(&tree));
@@ -69,6 +77,7 @@ pub fn open(process: &ProcessConfig, config: &LogConfig, entropy: &Arc<dyn Entro
         signer: EmbeddedSigner::spawn(signer, runtime::clock()).map_err(Failure::state)?,
         prove: Arc::new(prove),
         store: state.published,
+        history: state.history,
         published,
     };
     let (scrubbing_at, scrubbed) = watch::channel(Scrubbed::default());

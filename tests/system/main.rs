@@ -15,6 +15,7 @@ mod certificates;
 mod damage;
 mod entries;
 mod first_minute;
+mod follow;
 mod fsck;
 mod full_disk;
 mod gate;

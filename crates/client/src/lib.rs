@@ -6,6 +6,7 @@
 mod backoff;
 pub mod entries;
 pub mod follow;
+mod history;
 pub mod pin;
 pub mod producer;
 
@@ -17,6 +18,7 @@ use epigraph_core::tlog_proof::{Receipt, VerifyError};
 use epigraph_core::{Checkpoint, Hash, LeafIndex, Origin, Policy, TreeHead, TreeSize, Verified};
 use epigraph_rpc::peer::{Tree, Which};
 use epigraph_rpc::{CallError, Reason, Wait, convert, peer};
+pub use history::Checkpoints;
 use pin::{Pin, PinError};
 use thiserror::Error;
 
@@ -172,6 +174,21 @@ impl Client {
         let tree = Tree { size: Some(checkpoint.head().size), consistent_from: None };
         let answer = self.log.proof(self.origin.as_str(), Which::Index(index), tree).await?;
         self.check(index, leaf, answer.hashes, checkpoint)
+    }
+
+    /// Fetches the receipt of the first entry with this leaf hash, verified. Where there is none the log refuses, which proves
+    /// nothing.
+    pub async fn receipt_of(&self, leaf: &Hash) -> Result<Receipt, ClientError> {
+        let which = Which::LeafHash(*leaf);
+        let answer = self.log.proof(self.origin.as_str(), which, Tree::default()).await?;
+        let note = answer.checkpoint.ok_or(ClientError::WrongAnswer("without a checkpoint"))?;
+        let checkpoint = self.accept(&note).await?;
+        self.check(answer.leaf_index, leaf, answer.hashes, &checkpoint)
+    }
+
+    /// Published checkpoints of at least `min_size` that the log kept, in ascending order of their sizes.
+    pub fn checkpoints(&self, min_size: TreeSize) -> Checkpoints<'_> {
+        Checkpoints { client: self, min_size, after: None, token: Some(String::new()) }
     }
 
     /// Fetches the newest published checkpoint, verified, and proven to extend everything that was accepted before the call.

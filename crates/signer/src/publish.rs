@@ -12,6 +12,7 @@ use std::time::Duration;
 use epigraph_core::checkpoint::{CheckpointError, encode_text};
 use epigraph_core::progress::Proposal;
 use epigraph_core::{Checkpoint, Hash, Origin, Policy, TreeHead, TreeSize, Verified};
+use epigraph_store::history::History;
 use epigraph_store::published::{PublishedError, PublishedStore};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -96,6 +97,8 @@ pub struct Publisher<S> {
     pub prove: Arc<Prove>,
     /// The newest published checkpoint on disk.
     pub store: PublishedStore,
+    /// Those before it; without it the log runs as well, but old receipts are harder to explain.
+    pub history: Option<Arc<History>>,
     /// Where it is served from.
     pub published: Published,
 }
@@ -146,7 +149,10 @@ impl<S: AskSigner> Publisher<S> {
                             Ok(written) => written?,
                             Err(error) => return Err(AskError::Fatal(error.to_string()).into()),
                         }
-                        self.published.send_replace(Some(Arc::new(checkpoint)));
+                        let checkpoint = Arc::new(checkpoint);
+                        self.published.send_replace(Some(Arc::clone(&checkpoint)));
+                        // After it is served, so that nobody waits for it. A crash before: the next start adds it.
+                        keep(self.history.clone(), checkpoint).await;
                         Event::Published
                     }
                     Effect::Stop(why) => return Err(PublishError::Diverged(why)),
@@ -169,6 +175,17 @@ impl<S: AskSigner> Publisher<S> {
                 _ = ticks.tick() => Event::Due,
             };
         }
+    }
+}
+
+/// Keeps a checkpoint in the history, durably. Failing that stops nothing.
+async fn keep(history: Option<Arc<History>>, checkpoint: Arc<Verified<Checkpoint>>) {
+    let Some(history) = history else { return };
+    let append = move || history.append(checkpoint.head().size, checkpoint.note());
+    match tokio::task::spawn_blocking(append).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "a published checkpoint is not in the history"),
+        Err(error) => tracing::warn!(%error, "a published checkpoint is not in the history"),
     }
 }
 
