@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::connection::{Connection, leave_by};
+use crate::connection::{Connection, in_time, leave_by};
 use crate::identity::{IdentityError, Leaf, SpiffeId};
 use crate::observe::{Hooks, OnAcceptPaused};
 use crate::quota::{Exceeded, Quota};
@@ -131,11 +131,11 @@ pub type OnRefused = Arc<dyn Fn(SocketAddr, &ConnectionRefused) + Send + Sync>;
 const REFUSED_WARNINGS_PER_SECOND: u32 = 5;
 
 /// Writes a warning with the address and the reason, at most five a second. The next one tells how many were not
-/// written.
+/// written. To be called within a tokio runtime.
 pub fn log_refused() -> OnRefused {
     let budget = Mutex::new(Budget { since: None, used: 0, suppressed: 0 });
     Arc::new(move |address, reason| {
-        let granted = budget.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        let granted = budget.lock().unwrap_or_else(PoisonError::into_inner).take(in_time(Duration::ZERO));
         if let Some(suppressed) = granted {
             tracing::warn!(%address, %reason, suppressed, "connection refused");
         }
