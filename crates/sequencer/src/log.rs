@@ -4,8 +4,8 @@
 mod append;
 mod read;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use epigraph_core::{Checkpoint, Origin, TreeHead, TreeSize, UnixMillis, Verified};
 use epigraph_store::tree::Tree;
@@ -68,6 +68,16 @@ pub struct Log {
     in_flight: Arc<Semaphore>,
     entry_reads: Arc<Semaphore>,
     stopped: AtomicBool,
+    hindrance: Mutex<Option<Hindrance>>,
+}
+
+/// What stands outside the log in its way, for as long as it does; each says whom it waits for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Hindrance {
+    /// The gate of its start is not passed: what is published is served, nothing is acknowledged.
+    Gated(String),
+    /// Nothing can be published at present.
+    NotPublishing(String),
 }
 
 impl Log {
@@ -89,6 +99,7 @@ impl Log {
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES)),
             entry_reads: Arc::new(Semaphore::new(MAX_ENTRY_READS)),
             stopped: AtomicBool::new(false),
+            hindrance: Mutex::new(None),
         }
     }
 
@@ -118,7 +129,16 @@ impl Log {
         status.ready = if self.stopped.load(Ordering::Relaxed) {
             Err(NotReady::Stopped)
         } else {
-            status::ready(&condition, &self.limits, caught_up, &status, now)
+            match (self.hindrance(), condition.draining) {
+                (Some(Hindrance::Gated(why)), false) => Err(NotReady::Gated(why)),
+                (hindrance, _) => {
+                    let ready = status::ready(&condition, &self.limits, caught_up, &status, now);
+                    match hindrance {
+                        Some(Hindrance::NotPublishing(why)) => ready.and(Err(NotReady::NotPublishing(why))),
+                        _ => ready,
+                    }
+                }
+            }
         };
         status
     }
@@ -126,6 +146,20 @@ impl Log {
     /// Its driver has failed: it takes nothing any more, and says why not. What is published can still be read.
     pub fn stopped(&self) {
         self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Says what stands in its way from now on, or that nothing does any more.
+    pub fn hindered(&self, by: Option<Hindrance>) {
+        *self.hindrance.lock().unwrap_or_else(PoisonError::into_inner) = by;
+    }
+
+    fn hindrance(&self) -> Option<Hindrance> {
+        self.hindrance.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the gate of the start keeps it from taking entries.
+    pub(crate) fn gated(&self) -> bool {
+        matches!(self.hindrance(), Some(Hindrance::Gated(_)))
     }
 
     /// Takes no new entries from now on; what was taken is finished.
