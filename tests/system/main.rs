@@ -23,5 +23,6 @@ mod metrics;
 mod quickstart;
 mod receipts;
 mod several;
+mod signer;
 mod support;
 mod tree;
