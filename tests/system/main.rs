@@ -26,5 +26,6 @@ mod producers;
 mod quickstart;
 mod receipts;
 mod several;
+mod signer;
 mod support;
 mod tree;

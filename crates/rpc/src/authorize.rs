@@ -131,6 +131,13 @@ pub(crate) const RULES: &[Rule] = &[
     Rule { path: "/epigraph.v1.LogService/GetCheckpoint", roles: HEAD_READERS, deadline: CALL_DEADLINE },
     Rule { path: "/epigraph.v1.LogService/ListCheckpoints", roles: HEAD_READERS, deadline: CALL_DEADLINE },
     Rule { path: "/epigraph.v1.LogService/WatchCheckpoints", roles: HEAD_READERS, deadline: CALL_DEADLINE },
+    Rule {
+        path: "/epigraph.v1.SignerService/GetHead",
+        roles: &[Role::Log, Role::Witness, Role::Monitor, Role::Auditor],
+        deadline: CALL_DEADLINE,
+    },
+    Rule { path: "/epigraph.v1.SignerService/OpenTerm", roles: &[Role::Log], deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.SignerService/SignCheckpoint", roles: &[Role::Log], deadline: CALL_DEADLINE },
 ];
 
 /// One line of `[[authorize]]`: whoever matches has these roles for these logs.
@@ -377,8 +384,8 @@ mod tests {
 
     #[test]
     fn the_matrix_of_calls_and_roles() {
-        use Role::{Appender, Auditor, Monitor, Reader, Signer, Witness};
-        let expected: [(&str, &[Role]); 11] = [
+        use Role::{Appender, Auditor, Log, Monitor, Reader, Signer, Witness};
+        let expected: [(&str, &[Role]); 14] = [
             ("/Append", &[Appender]),
             ("/AppendStream", &[Appender]),
             ("/GetProducer", &[Appender]),
@@ -390,6 +397,9 @@ mod tests {
             ("/GetEntries", &[Appender, Reader, Witness, Monitor, Auditor]),
             ("/GetConsistencyProof", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
             ("/GetCheckpoint", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
+            ("/GetHead", &[Log, Witness, Monitor, Auditor]),
+            ("/OpenTerm", &[Log]),
+            ("/SignCheckpoint", &[Log]),
         ];
         assert_eq!(expected.len(), RULES.len());
         for (call, allowed) in expected {

@@ -3,6 +3,7 @@
 
 mod append;
 mod read;
+mod signer;
 mod stream;
 
 use std::future::Future;
@@ -26,6 +27,8 @@ use crate::v1::log_service_client::LogServiceClient;
 
 pub use read::{CheckpointPage, ProofAnswer, Tree, Which};
 pub use stream::{Follow, FollowEvent, Watch};
+
+pub use signer::{OpenTermAnswer, SignAnswer, Signer, SignerHead};
 
 /// What a log says to an append.
 #[derive(Clone, PartialEq, Eq, Debug)]

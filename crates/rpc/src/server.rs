@@ -17,10 +17,11 @@ use crate::accept::accept;
 use crate::authorize::Authorizer;
 use crate::connection::attend;
 use crate::gate::GateLayer;
-use crate::limits::{MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES};
+use crate::limits::{MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, MAX_SIGNER_MESSAGE_BYTES};
 use crate::observe::Hooks;
 use crate::tls::ServerTls;
 use crate::v1::log_service_server::{LogService, LogServiceServer};
+use crate::v1::signer_service_server::{SignerService, SignerServiceServer};
 
 /// How long calls in flight may take to finish after the shutdown signal.
 pub const DRAIN: Duration = Duration::from_secs(30);
@@ -33,6 +34,13 @@ pub fn log_service<T: LogService>(service: T) -> LogServiceServer<T> {
     LogServiceServer::new(service)
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES)
+}
+
+/// A signer service with the limits of the wire.
+pub fn signer_service<T: SignerService>(service: T) -> SignerServiceServer<T> {
+    SignerServiceServer::new(service)
+        .max_decoding_message_size(MAX_SIGNER_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_SIGNER_MESSAGE_BYTES)
 }
 
 /// Serves `routes` on `listener` until `shutdown` is over and the calls in flight have ended, at most [`DRAIN`] later.
