@@ -8,12 +8,15 @@
     reason = "a test that fails must say where"
 )]
 
+mod cosignatures;
 mod decide;
 mod exhaustive;
 mod golden;
 mod limits;
 mod oracles;
+mod policies;
 mod properties;
+mod quorums;
 mod receipts;
 mod reference;
 mod tampering;
