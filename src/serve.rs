@@ -125,9 +125,9 @@ async fn serve(config: ProcessConfig, until_stdin_closes: bool, terminal: Termin
             }
         };
         let routes = Routes::new(log_service(door));
-        epigraph_rpc::serve(listener, tls, authorizer, routes, calls.hooks(), shutdown)
-            .await
-            .map_err(Failure::state)
+        let hooks = calls.hooks();
+        epigraph_rpc::serve(listener, tls, authorizer, routes, hooks, runtime::entropy(), shutdown).await;
+        Ok(())
     };
     tokio::select! {
         ended = async { tokio::try_join!(server, run_all(opened)) } => drop(ended?),

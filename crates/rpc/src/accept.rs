@@ -1,30 +1,27 @@
 //! From a listening socket to connections whose other side is known.
 //!
 //! tonic could accept by itself, but without a limit on handshakes in flight, without a deadline for them, and with
-//! errors that nobody sees. Here every connection is counted, has a time to live, and carries the name of its peer,
-//! parsed once.
+//! errors that nobody sees. Here every connection is counted, and carries the name of its peer, parsed once.
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use epigraph_core::Entropy;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
 
+use crate::connection::{Connection, leave_by};
 use crate::identity::{IdentityError, SpiffeId};
-use crate::quota::{Exceeded, Quota, Share};
-use crate::server::{CONNECTION_AGE, CONNECTION_GRACE};
+use crate::quota::{Exceeded, Quota};
 use crate::tls::{ServerTls, identity_error};
 
 /// Connections in all. Half of the customary limit of 1,024 file descriptors; the rest is for the files of the log.
@@ -58,6 +55,21 @@ pub struct PeerIdentity {
     pub spiffe: SpiffeId,
     /// Where it connects from.
     pub address: SocketAddr,
+    /// When the client is asked to leave. A stream that goes on beyond is cut off at an arbitrary place soon after.
+    pub leave_by: Instant,
+}
+
+#[cfg(test)]
+impl PeerIdentity {
+    /// Somebody who is there for a quarter of an hour.
+    pub(crate) fn of_test(name: &str) -> Arc<PeerIdentity> {
+        let leave_by = Instant::now() + crate::connection::CONNECTION_AGE;
+        Arc::new(PeerIdentity {
+            spiffe: name.parse().unwrap(),
+            address: ([127, 0, 0, 1], 1).into(),
+            leave_by,
+        })
+    }
 }
 
 /// Why a connection was not taken.
@@ -111,88 +123,25 @@ pub fn log_refused() -> OnRefused {
     Arc::new(|address, reason| tracing::warn!(%address, %reason, "connection refused"))
 }
 
-/// A connection with a known peer. It ends by itself when its time is over.
-#[derive(Debug)]
-pub(crate) struct Connection<S = TlsStream<TcpStream>> {
-    stream: S,
-    peer: Arc<PeerIdentity>,
-    end: Pin<Box<Sleep>>,
-    _share: Share<SpiffeId>,
-}
-
-impl<S> Connection<S> {
-    fn new(stream: S, peer: PeerIdentity, share: Share<SpiffeId>) -> Connection<S> {
-        let end = Box::pin(sleep(CONNECTION_AGE + CONNECTION_GRACE));
-        Connection { stream, peer: Arc::new(peer), end, _share: share }
-    }
-}
-
-impl<S> Connected for Connection<S> {
-    type ConnectInfo = Arc<PeerIdentity>;
-
-    fn connect_info(&self) -> Arc<PeerIdentity> {
-        Arc::clone(&self.peer)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        // tonic asks the client to leave at CONNECTION_AGE. With a grace period of its own set it would not ask, only
-        // cut (tonic 0.14.9, `connection_timeout_future`); so the cut is made here.
-        if self.end.is_elapsed() || self.end.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the connection's time is over")));
-        }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
 /// What the handshakes of one listener share.
 struct Acceptor {
     tls: Arc<ServerTls>,
+    entropy: Arc<dyn Entropy>,
     on_refused: OnRefused,
     connections: Arc<Quota<SpiffeId>>,
-    accepted: mpsc::Sender<io::Result<Connection>>,
+    accepted: mpsc::Sender<Connection>,
 }
 
 /// Accepts until the receiver of `accepted` is gone. Handshakes in flight end with the future.
 pub(crate) async fn accept(
     listener: TcpListener,
     tls: Arc<ServerTls>,
+    entropy: Arc<dyn Entropy>,
     on_refused: OnRefused,
-    accepted: mpsc::Sender<io::Result<Connection>>,
+    accepted: mpsc::Sender<Connection>,
 ) {
     let connections = Quota::new(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_IDENTITY);
-    let acceptor = Arc::new(Acceptor { tls, on_refused, connections, accepted });
+    let acceptor = Arc::new(Acceptor { tls, entropy, on_refused, connections, accepted });
     let slots = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let per_address = Quota::new(MAX_HANDSHAKES, MAX_HANDSHAKES_PER_ADDRESS);
     let mut handshakes = JoinSet::new();
@@ -217,7 +166,7 @@ pub(crate) async fn accept(
                     drop((slot, share));
                     if let Some(connection) = connection {
                         // Nobody is there to take it once the server shuts down.
-                        let _ = acceptor.accepted.send(Ok(connection)).await;
+                        let _ = acceptor.accepted.send(connection).await;
                     }
                 });
             }
@@ -260,7 +209,8 @@ impl Acceptor {
             .connections
             .take(spiffe.clone(), 1)
             .map_err(|exceeded| ConnectionRefused::TooManyConnections { name: spiffe.clone(), exceeded })?;
-        Ok(Connection::new(stream, PeerIdentity { spiffe, address }, share))
+        let peer = Arc::new(PeerIdentity { spiffe, address, leave_by: leave_by(&*self.entropy) });
+        Ok(Connection { stream, peer, share })
     }
 }
 
@@ -302,7 +252,6 @@ async fn patiently<T>(mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::time::Instant;
 
     #[tokio::test(start_paused = true)]
     async fn failing_accepts_are_waited_out_with_growing_pauses() {
@@ -314,21 +263,6 @@ mod tests {
         });
         accepted.await;
         assert_eq!(pauses, [0, 50, 150, 350, 750, 1_550, 2_550, 3_550]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_ends_when_its_time_is_over_whoever_holds_on_to_it() {
-        let start = Instant::now();
-        let (mut client, server) = tokio::io::duplex(64);
-        let spiffe: SpiffeId = "spiffe://td/epigraph/x/1".parse().unwrap();
-        let share = Quota::new(1, 1).take(spiffe.clone(), 1).unwrap();
-        let peer = PeerIdentity { spiffe, address: ([127, 0, 0, 1], 1).into() };
-        let mut connection = Connection::new(server, peer, share);
-        client.write_all(b"x").await.unwrap();
-        assert_eq!(connection.read_u8().await.unwrap(), b'x');
-        assert_eq!(connection.read_u8().await.unwrap_err().kind(), ErrorKind::TimedOut);
-        assert_eq!(start.elapsed(), CONNECTION_AGE + CONNECTION_GRACE);
-        assert_eq!(connection.read_u8().await.unwrap_err().kind(), ErrorKind::TimedOut);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use epigraph_core::Origin;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::accept::PeerIdentity;
 use crate::identity::{SpiffeError, SpiffeId};
@@ -271,6 +272,13 @@ impl Caller {
         &self.peer.spiffe
     }
 
+    /// When the client of this connection is asked to leave. A stream that is still open then must end by itself, with
+    /// what its reader needs to go on elsewhere; whoever stays on is cut off
+    /// [`CONNECTION_GRACE`](crate::connection::CONNECTION_GRACE) later.
+    pub fn leave_by(&self) -> Instant {
+        self.peer.leave_by
+    }
+
     /// Asks for one log, by its origin in full. Whoever may use no log learns nothing about which ones there could be.
     pub fn authorize(&self, origin: &str) -> Result<Authorized<Origin>, Refusal> {
         if !self.grants.iter().any(|grant| grant.logs.contains(origin)) {
@@ -307,8 +315,7 @@ mod tests {
     use prost::Message;
 
     fn peer(name: &str) -> Arc<PeerIdentity> {
-        let address = ([127, 0, 0, 1], 1).into();
-        Arc::new(PeerIdentity { spiffe: format!("spiffe://td/epigraph/{name}").parse().unwrap(), address })
+        PeerIdentity::of_test(&format!("spiffe://td/epigraph/{name}"))
     }
 
     fn grant(pattern: &str, roles: &[Role], logs: Logs) -> Grant {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
@@ -107,19 +107,40 @@ where
                 return Box::pin(async { Ok(response) });
             }
         };
+        let deadline = rule.deadline.min(asked_timeout(request.headers()).unwrap_or(Duration::MAX));
         request.extensions_mut().insert(caller);
         let answer = self.inner.call(request.map(|body| Body::new(Metered { body, share })));
         Box::pin(async move {
-            let response = match tokio::time::timeout(rule.deadline, answer).await {
+            let response = match tokio::time::timeout(deadline, answer).await {
                 Ok(response) => in_our_words(response?),
                 Err(_) => {
-                    let text = format!("the call was not over in {} s", rule.deadline.as_secs());
+                    let text = format!("the call was not over in {deadline:?}");
                     Status::from(Refusal::new(Reason::DeadlineExceeded, text)).into_http()
                 }
             };
             answered(code_of(response.headers()));
             Ok(response)
         })
+    }
+}
+
+/// How long the caller will wait (gRPC over HTTP/2, `grpc-timeout`: at most eight digits and a unit). What is no such
+/// thing is no wish.
+fn asked_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if !(1..=8).contains(&number.len()) || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 3_600)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
     }
 }
 
@@ -195,8 +216,7 @@ mod tests {
         let mut request = Request::new(body);
         *request.uri_mut() = path.parse().unwrap();
         if let Some(peer) = peer {
-            let (spiffe, address) = (peer.parse().unwrap(), ([127, 0, 0, 1], 1).into());
-            request.extensions_mut().insert(Arc::new(PeerIdentity { spiffe, address }));
+            request.extensions_mut().insert(PeerIdentity::of_test(peer));
         }
         request
     }
@@ -263,6 +283,25 @@ mod tests {
         let response = gate(Role::Reader).layer(never).oneshot(call).await.unwrap();
         assert_eq!(refusal(&response).reason(), Reason::DeadlineExceeded);
         assert_eq!(start.elapsed(), crate::limits::CALL_DEADLINE);
+    }
+
+    #[test]
+    fn a_caller_may_ask_for_less_time() {
+        let check = |text: &str, expected: Option<Duration>| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().unwrap());
+            assert_eq!(asked_timeout(&headers), expected, "{text:?}");
+        };
+        check("2H", Some(Duration::from_secs(7_200)));
+        check("99999999M", Some(Duration::from_secs(99_999_999 * 60)));
+        check("3S", Some(Duration::from_secs(3)));
+        check("250m", Some(Duration::from_millis(250)));
+        check("7u", Some(Duration::from_micros(7)));
+        check("0n", Some(Duration::ZERO));
+        for text in ["", "S", "3", "3s", "+3S", "-3S", " 3S", "3 S", "100000000S", "0x3S"] {
+            check(text, None);
+        }
+        assert_eq!(asked_timeout(&HeaderMap::new()), None);
     }
 
     #[tokio::test]

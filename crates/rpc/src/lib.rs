@@ -8,6 +8,7 @@
 pub mod accept;
 pub mod authorize;
 pub mod channel;
+pub mod connection;
 pub mod convert;
 mod gate;
 pub mod identity;

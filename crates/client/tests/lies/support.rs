@@ -10,7 +10,8 @@ use epigraph_core::checkpoint::encode_text;
 use epigraph_core::hash::{leaf_hash, node_hash};
 use epigraph_core::proof::{Nodes, prove_consistency, prove_inclusion, root_at};
 use epigraph_core::{
-    Clock, Hash, KeyName, LeafIndex, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis, note,
+    Clock, Entropy, Hash, KeyName, LeafIndex, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis,
+    note,
 };
 use epigraph_rpc::peer::Log;
 use epigraph_rpc::v1::get_proof_request::Target;
@@ -41,6 +42,12 @@ struct Fixed;
 impl Clock for Fixed {
     fn now(&self) -> UnixMillis {
         UnixMillis(1_893_456_000_000)
+    }
+}
+
+impl Entropy for Fixed {
+    fn fill(&self, bytes: &mut [u8]) {
+        bytes.fill(0);
     }
 }
 
@@ -159,7 +166,8 @@ impl Liar {
         let routes = Routes::new(log_service(service));
         let refused: OnRefused = Arc::new(|_, _| ());
         tokio::spawn(async move {
-            serve(listener, tls, authorizer, routes, refused, std::future::pending()).await.unwrap();
+            let entropy = Arc::new(Fixed);
+            serve(listener, tls, authorizer, routes, refused, entropy, std::future::pending()).await;
         });
         let own = ca.issue(APPENDER, ExtendedKeyUsagePurpose::ClientAuth, Usage::Client);
         let tls = ClientTls::new(own, ca.trust(), Arc::new(Fixed)).unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use epigraph_core::{Clock, Hash, UnixMillis};
+use epigraph_core::{Clock, Entropy, Hash, UnixMillis};
 use epigraph_rpc::peer::Log;
 use epigraph_rpc::v1::log_service_server::LogService;
 use epigraph_rpc::{
@@ -37,6 +37,12 @@ pub(crate) struct Fixed;
 impl Clock for Fixed {
     fn now(&self) -> UnixMillis {
         UnixMillis(1_893_456_000_000)
+    }
+}
+
+impl Entropy for Fixed {
+    fn fill(&self, bytes: &mut [u8]) {
+        bytes.fill(0);
     }
 }
 
@@ -177,7 +183,7 @@ impl Server {
         let serving = Arc::clone(&tls);
         let task = tokio::spawn(async move {
             let shutdown = async { stopped.await.unwrap_or(()) };
-            serve(listener, serving, authorizer, routes, on_refused, shutdown).await.unwrap();
+            serve(listener, serving, authorizer, routes, on_refused, Arc::new(Fixed), shutdown).await;
         });
         Server { address, tls, release, waiting, refused, stop: Some(stop), task }
     }
