@@ -27,7 +27,7 @@ pub use gate::{MAX_RECEIVING_BYTES, MAX_RECEIVING_BYTES_PER_IDENTITY};
 pub use identity::{SpiffeError, SpiffeId, Usage};
 pub use observe::{Hooks, OnAnswer, OnCall};
 pub use quota::Exceeded;
-pub use server::{log_service, serve};
+pub use server::{log_service, serve, witness_service};
 pub use status::{CallError, Reason, Refusal};
 pub use tls::{ClientTls, Credentials, ServerTls, TlsError, TrustBundle};
 pub use tonic::service::Routes;

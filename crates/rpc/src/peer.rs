@@ -1,6 +1,8 @@
 //! Outgoing calls in the types of the core, each with a deadline. Answers have the right shape; whether they are true
 //! is for the caller to verify.
 
+mod witness;
+
 use std::future::Future;
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ use crate::status::CallError;
 use crate::tls::{ClientTls, TlsError};
 use crate::v1::log_service_client::LogServiceClient;
 use crate::v1::{self, get_proof_request::Target};
+
+pub use witness::{Proposed, Watched, Witness, WitnessedLog};
 
 /// What a log says to an append.
 #[derive(Clone, PartialEq, Eq, Debug)]
