@@ -129,7 +129,7 @@ pub fn with_an_unsigned_tail_frame() -> (House, u64) {
         ([house.save(house.path("signer")), house.save(house.log("checkpoints"))], house.outside("entry"));
     fs::write(&entry, large_lines(1)).unwrap();
     let serving = house.serve();
-    house.call("append", &[&entry, &"--durable"]).succeeded(&["indexes 3 to 3"]);
+    house.call("append", &[&entry, &"--wait", &"durable"]).succeeded(&["indexes 3 to 3"]);
     serving.stop();
     before.iter().for_each(|saved| saved.put_back());
     let tail = find(&house.segments()[0], format!("{:060000}", 0).as_bytes()) - SECTOR - 2;
@@ -395,10 +395,10 @@ fn a_log_that_loses_its_journal_while_it_runs_ends_and_what_it_acknowledged_is_t
     let input = house.outside("large");
     fs::write(&input, large_lines(200)).unwrap();
     let mut serving = house.serve();
-    house.call("append", &[&input, &"--durable"]).succeeded(&["indexes 3 to 202"]);
+    house.call("append", &[&input, &"--wait", &"durable"]).succeeded(&["indexes 3 to 202"]);
     // The open segment can still be written, so the loss shows when the next one is to be put in place.
     fs::rename(house.log("journal"), house.outside("journal")).unwrap();
-    let appended = house.call("append", &[&input, &"--durable"]);
+    let appended = house.call("append", &[&input, &"--wait", &"durable"]);
     assert!(matches!(appended.code, Some(3 | 4)), "{appended}");
     serving.ended().refused(5, &["the journal stopped", "the process must end"]);
     fs::rename(house.outside("journal"), house.log("journal")).unwrap();

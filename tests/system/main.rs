@@ -16,6 +16,7 @@ mod damage;
 mod entries;
 mod first_minute;
 mod fsck;
+mod full_disk;
 mod gate;
 mod hammer;
 mod kill;

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use epigraph_core::hash::leaf_hash;
-use epigraph_core::{Frontier, Hash, LeafIndex, TreeSize};
+use epigraph_core::{Checkpoint, Frontier, Hash, LeafIndex, TreeSize, Verified};
 use epigraph_rpc::limits::MAX_READ_ENTRIES;
 
 use crate::{Client, ClientError};
@@ -40,6 +40,30 @@ impl Client {
         };
         Ok(Entries { client: self, next: first, end, tree: None })
     }
+
+    /// The tree of the entries before this one, from the entry's verified receipt: under this checkpoint, or the newest.
+    pub(crate) async fn left_of(
+        &self,
+        index: LeafIndex,
+        leaf: &Hash,
+        under: Option<&Verified<Checkpoint>>,
+    ) -> Result<Frontier, ClientError> {
+        let (receipt, size) = match under {
+            Some(checkpoint) => (self.receipt_under(index, leaf, checkpoint).await?, checkpoint.head().size),
+            None => self.proven(index, leaf).await?,
+        };
+        let index = index.get();
+        // Below this height the path has a sibling at every step, on the side that the index says; from there on the
+        // path is at the tree's right edge, and every sibling lies to the left.
+        let edge = u64::BITS - (index ^ (size.get() - 1)).leading_zeros();
+        let left = |height: u32| height >= edge || index >> height & 1 == 1;
+        let mut hashes: Vec<Hash> =
+            (0..).zip(receipt.hashes).filter(|(height, _)| left(*height)).map(|(_, hash)| hash).collect();
+        hashes.reverse();
+        let before = TreeSize::new(index).ok_or(IMPOSSIBLE)?;
+        // A path that verified has one sibling to the left for each set bit of the index.
+        Frontier::from_parts(before, hashes).map_err(|_| IMPOSSIBLE)
+    }
 }
 
 impl Entries<'_> {
@@ -57,14 +81,17 @@ impl Entries<'_> {
         };
         let mut tree = match self.tree.take() {
             Some(tree) => tree,
-            None => self.left_of(first_index, &leaf_hash(others.first().unwrap_or(last))).await?,
+            None => {
+                let leaf = leaf_hash(others.first().unwrap_or(last));
+                self.client.left_of(first_index, &leaf, None).await?
+            }
         };
         for entry in others {
             push(&mut tree, leaf_hash(entry))?;
         }
         let index = tree.size().next_index().ok_or(IMPOSSIBLE)?;
         let leaf = leaf_hash(last);
-        if self.left_of(index, &leaf).await? != tree {
+        if self.client.left_of(index, &leaf, None).await? != tree {
             return Err(ClientError::OtherEntries { first: first_index, last: index });
         }
         push(&mut tree, leaf)?;
@@ -75,26 +102,10 @@ impl Entries<'_> {
         self.tree = Some(tree);
         Ok(Some(Page { first_index, entries }))
     }
-
-    /// The tree of the entries before this one, from the entry's verified receipt.
-    async fn left_of(&self, index: LeafIndex, leaf: &Hash) -> Result<Frontier, ClientError> {
-        let (receipt, size) = self.client.proven(index, leaf).await?;
-        let index = index.get();
-        // Below this height the path has a sibling at every step, on the side that the index says; from there on the
-        // path is at the tree's right edge, and every sibling lies to the left.
-        let edge = u64::BITS - (index ^ (size.get() - 1)).leading_zeros();
-        let left = |height: u32| height >= edge || index >> height & 1 == 1;
-        let mut hashes: Vec<Hash> =
-            (0..).zip(receipt.hashes).filter(|(height, _)| left(*height)).map(|(_, hash)| hash).collect();
-        hashes.reverse();
-        let before = TreeSize::new(index).ok_or(IMPOSSIBLE)?;
-        // A path that verified has one sibling to the left for each set bit of the index.
-        Frontier::from_parts(before, hashes).map_err(|_| IMPOSSIBLE)
-    }
 }
 
-const IMPOSSIBLE: ClientError = ClientError::WrongAnswer("with an impossible index");
+pub(crate) const IMPOSSIBLE: ClientError = ClientError::WrongAnswer("with an impossible index");
 
-fn push(tree: &mut Frontier, leaf: Hash) -> Result<(), ClientError> {
+pub(crate) fn push(tree: &mut Frontier, leaf: Hash) -> Result<(), ClientError> {
     tree.push(leaf).map_err(|_| IMPOSSIBLE)
 }

@@ -3,7 +3,9 @@
 //! It trusts the public keys in its policy and its own pin, and no server. It does not know how calls travel; that is
 //! `epigraph-rpc`'s.
 
+mod backoff;
 pub mod entries;
+pub mod follow;
 pub mod pin;
 
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use epigraph_core::hash::leaf_hash;
 use epigraph_core::proof::{ConsistencyProof, ProofError};
 use epigraph_core::tlog_proof::{Receipt, VerifyError};
 use epigraph_core::{Checkpoint, Hash, LeafIndex, Origin, Policy, TreeHead, TreeSize, Verified};
+use epigraph_rpc::peer::{Tree, Which};
 use epigraph_rpc::{CallError, Reason, Wait, peer};
 use pin::{Pin, PinError};
 use thiserror::Error;
@@ -142,10 +145,23 @@ impl Client {
 
     /// The receipt, and the size of the tree that it is for.
     async fn proven(&self, index: LeafIndex, leaf: &Hash) -> Result<(Receipt, TreeSize), ClientError> {
-        let answer = self.log.proof(self.origin.as_str(), index).await?;
-        let checkpoint = self.accept(&answer.checkpoint).await?;
+        let answer = self.log.proof(self.origin.as_str(), Which::Index(index), Tree::default()).await?;
+        let note = answer.checkpoint.ok_or(ClientError::WrongAnswer("without a checkpoint"))?;
+        let checkpoint = self.accept(&note).await?;
         let receipt = self.check(index, leaf, answer.hashes, &checkpoint)?;
         Ok((receipt, checkpoint.head().size))
+    }
+
+    /// Fetches the receipt of the entry under a checkpoint that the caller has, verified.
+    pub async fn receipt_under(
+        &self,
+        index: LeafIndex,
+        leaf: &Hash,
+        checkpoint: &Verified<Checkpoint>,
+    ) -> Result<Receipt, ClientError> {
+        let tree = Tree { size: Some(checkpoint.head().size), consistent_from: None };
+        let answer = self.log.proof(self.origin.as_str(), Which::Index(index), tree).await?;
+        self.check(index, leaf, answer.hashes, checkpoint)
     }
 
     /// Fetches the newest published checkpoint, verified, and proven to extend everything that was accepted before the call.

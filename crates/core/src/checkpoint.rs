@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::hash::Hash;
 use crate::key::{KeyType, NameError, Origin, VKey};
-use crate::note::{self, NoteError, Parsed};
+use crate::note::{self, NoteError, Parsed, SignatureLine};
 use crate::policy::Policy;
 use crate::policy::explain::{Age, Explanation, is_log_of};
 use crate::position::TreeSize;
@@ -110,16 +110,24 @@ impl Checkpoint {
         policy: &Policy,
         age: Option<Age>,
     ) -> Result<Verified<Checkpoint>, CheckpointError> {
-        Checkpoint::explain(bytes, policy, age)?.verdict()?;
-        let LogSigned { origin, head, note: log_signed } = Checkpoint::open_log_signed(bytes, policy)?;
+        let (parsed, origin, head) = read(bytes, policy)?;
+        let explanation = Explanation::new(&parsed, origin, head, policy, age);
+        explanation.verdict()?;
+        let mut of_log: Vec<&SignatureLine> = Vec::new();
+        for line in parsed.signatures() {
+            let repeated = of_log.iter().any(|kept| kept.name == line.name && kept.key_id == line.key_id);
+            if !repeated && explanation.is_log_signature(line) {
+                of_log.push(line);
+            }
+        }
+        let log_signed = note::encode(parsed.text(), of_log);
+        let Explanation { origin, head, .. } = explanation;
         Ok(Verified(Checkpoint { head, note: bytes.to_vec(), log_signed, origin }))
     }
 
     /// Parses a note and looks at the log's own signature alone: the head is the log's, but it is not published.
     pub fn open_log_signed(bytes: &[u8], policy: &Policy) -> Result<LogSigned, CheckpointError> {
-        let parsed = Parsed::parse(bytes)?;
-        known_origin(&parsed, policy)?;
-        let (origin, head) = decode_text(parsed.text())?;
+        let (parsed, origin, head) = read(bytes, policy)?;
         let keys = policy.logs().iter().filter(|log| is_log_of(log, &origin)).collect();
         LogSigned::signed_by(&parsed, origin, head, keys)
     }
@@ -127,9 +135,7 @@ impl Checkpoint {
     /// Says what the policy makes of a note, satisfied or not. Fails only if the note cannot be read, or is of a log
     /// that the policy does not trust.
     pub fn explain(bytes: &[u8], policy: &Policy, age: Option<Age>) -> Result<Explanation, CheckpointError> {
-        let parsed = Parsed::parse(bytes)?;
-        known_origin(&parsed, policy)?;
-        let (origin, head) = decode_text(parsed.text())?;
+        let (parsed, origin, head) = read(bytes, policy)?;
         Ok(Explanation::new(&parsed, origin, head, policy, age))
     }
 
@@ -154,17 +160,24 @@ impl Checkpoint {
     }
 }
 
-/// Refuses another log's checkpoint before the rest is looked at, so that it is called by its name.
-fn known_origin(parsed: &Parsed<'_>, policy: &Policy) -> Result<(), CheckpointError> {
-    let found = parsed.text().split('\n').next().unwrap_or_default();
-    if policy.logs().iter().any(|log| log.name().as_str() == found) {
-        return Ok(());
-    }
+/// Takes a note apart, and refuses another log's checkpoint before the rest is looked at, so that it is called by its
+/// name.
+fn read<'a>(bytes: &'a [u8], policy: &Policy) -> Result<(Parsed<'a>, Origin, TreeHead), CheckpointError> {
+    let parsed = Parsed::parse(bytes)?;
     let trusted: Vec<_> = policy.logs().iter().map(|log| log.name().as_str()).collect();
-    Err(CheckpointError::UnknownOrigin {
-        found: found.chars().take(crate::key::MAX_NAME_BYTES).collect(),
-        trusted: trusted.join(", "),
-    })
+    let (origin, head) = read_of(&parsed, &trusted)?;
+    Ok((parsed, origin, head))
+}
+
+fn read_of(parsed: &Parsed<'_>, trusted: &[&str]) -> Result<(Origin, TreeHead), CheckpointError> {
+    let found = parsed.text().split('\n').next().unwrap_or_default();
+    if !trusted.contains(&found) {
+        return Err(CheckpointError::UnknownOrigin {
+            found: found.chars().take(crate::key::MAX_NAME_BYTES).collect(),
+            trusted: trusted.join(", "),
+        });
+    }
+    Ok(decode_text(parsed.text())?)
 }
 
 /// A head with the log's own signature and no more: what a witness is asked to cosign, and what the log has pending
@@ -187,12 +200,7 @@ impl LogSigned {
     /// name is not always the origin.
     pub fn open(bytes: &[u8], expected: &Origin, keys: &[VKey]) -> Result<LogSigned, CheckpointError> {
         let parsed = Parsed::parse(bytes)?;
-        let found = parsed.text().split('\n').next().unwrap_or_default();
-        if found != expected.as_str() {
-            let found = found.chars().take(crate::key::MAX_NAME_BYTES).collect();
-            return Err(CheckpointError::UnknownOrigin { found, trusted: expected.to_string() });
-        }
-        let (origin, head) = decode_text(parsed.text())?;
+        let (origin, head) = read_of(&parsed, &[expected.as_str()])?;
         let keys = keys.iter().filter(|key| key.key_type() == KeyType::Ed25519).collect();
         LogSigned::signed_by(&parsed, origin, head, keys)
     }

@@ -15,7 +15,7 @@ mod file;
 
 pub use file::PolicyError;
 
-/// The largest policy file in bytes: every key and name at its longest fits.
+/// The largest policy file in bytes: 32 logs, witnesses and groups, what C2SP asks for, fit under the longest names.
 pub const MAX_POLICY_BYTES: usize = 64 * 1024;
 
 /// The most logs in a policy; C2SP asks for at least 32.

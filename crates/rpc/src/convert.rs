@@ -4,10 +4,14 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use epigraph_core::tile::TILE_WIDTH;
 use epigraph_core::{Hash, LeafIndex, TreeSize};
 use thiserror::Error;
 
-use crate::limits::{DEFAULT_READ_ENTRIES, DEFAULT_WAIT, MAX_PROOF_HASHES, MAX_READ_ENTRIES, MAX_WAIT};
+use crate::limits::{
+    DEFAULT_LIST_CHECKPOINTS, DEFAULT_READ_ENTRIES, DEFAULT_WAIT, MAX_LIST_CHECKPOINTS, MAX_PROOF_HASHES,
+    MAX_READ_ENTRIES, MAX_WAIT,
+};
 use crate::status::{Reason, Refusal};
 use crate::v1;
 
@@ -189,6 +193,29 @@ pub fn read_entries(max_entries: u32) -> u32 {
     }
 }
 
+/// Takes the id of a producer, which must have 16 bytes.
+pub fn producer_id(field: &'static str, bytes: &[u8]) -> Result<[u8; PRODUCER_ID_BYTES], ConvertError> {
+    let length = |_| ConvertError::Length { field, want: PRODUCER_ID_BYTES, got: bytes.len() };
+    bytes.try_into().map_err(length)
+}
+
+/// How many checkpoints a page may have, by the `page_size` of its request: 0 is [`DEFAULT_LIST_CHECKPOINTS`], and nothing is
+/// more than [`MAX_LIST_CHECKPOINTS`].
+pub fn list_page(page_size: u32) -> u32 {
+    match page_size {
+        0 => DEFAULT_LIST_CHECKPOINTS,
+        checkpoints => checkpoints.min(MAX_LIST_CHECKPOINTS),
+    }
+}
+
+/// How many hashes of a tile are meant, by the `width` of its request: 0 is a full tile.
+pub fn tile_width(width: u32) -> u32 {
+    match width {
+        0 => TILE_WIDTH.into(),
+        width => width,
+    }
+}
+
 /// Who numbers the entries of an append, and from where on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Producer {
@@ -204,11 +231,7 @@ impl TryFrom<&v1::Producer> for Producer {
     type Error = ConvertError;
 
     fn try_from(wire: &v1::Producer) -> Result<Producer, ConvertError> {
-        let id = wire.id.as_ref().try_into().map_err(|_| ConvertError::Length {
-            field: "producer.id",
-            want: PRODUCER_ID_BYTES,
-            got: wire.id.len(),
-        })?;
+        let id = producer_id("producer.id", &wire.id)?;
         Ok(Producer { id, epoch: wire.epoch, first_sequence: wire.first_sequence })
     }
 }

@@ -26,10 +26,13 @@ pub use convert::{ConvertError, Producer, Wait};
 pub use gate::{MAX_RECEIVING_BYTES, MAX_RECEIVING_BYTES_PER_IDENTITY};
 pub use identity::{SpiffeError, SpiffeId, Usage};
 pub use observe::{Hooks, OnAnswer, OnCall};
-pub use quota::Exceeded;
+pub use quota::{Exceeded, Quota, Share};
 pub use server::{log_service, serve, witness_service};
 pub use status::{CallError, Reason, Refusal};
-pub use tls::{ClientTls, Credentials, ServerTls, TlsError, TrustBundle};
+pub use tls::{
+    ClientTls, ClientTrust, Credentials, DenyList, DomainFiles, Reload, Reloader, RevocationLists, ServerTls,
+    TlsError, TlsFiles, TrustBundle,
+};
 pub use tonic::service::Routes;
 
 /// The generated messages and services of `proto/epigraph/v1/`.

@@ -18,6 +18,13 @@ pub const DEFAULT_READ_ENTRIES: u32 = 1_024;
 /// that every answer has one.
 pub const MAX_READ_BYTES: usize = MAX_APPEND_BYTES;
 
+/// Checkpoints in one answer of `ListCheckpoints`. With one signature each they take a fifth of a megabyte; the largest
+/// notes do not fit, and then the answer has fewer.
+pub const MAX_LIST_CHECKPOINTS: u32 = 1_000;
+
+/// Checkpoints in one answer of `ListCheckpoints` if the caller does not say.
+pub const DEFAULT_LIST_CHECKPOINTS: u32 = 100;
+
 /// What the fields around the entries of an `Append` may take: at most four bytes of tag and length per entry, and
 /// the origin. The largest request that is allowed therefore still decodes, and is judged by its own limits.
 pub const MAX_REQUEST_BYTES: usize = MAX_APPEND_BYTES + 64 * 1024;

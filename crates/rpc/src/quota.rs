@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 
 /// A number of units that are handed out and come back by themselves.
-pub(crate) struct Quota<K> {
+pub struct Quota<K> {
     /// Units that all holders may have together.
     total: usize,
     /// Units that one holder may have.
@@ -33,19 +33,20 @@ pub enum Exceeded {
 }
 
 /// Units in one holder's hand; they go back when it is dropped.
-pub(crate) struct Share<K: Ord> {
+pub struct Share<K: Ord> {
     quota: Arc<Quota<K>>,
     holder: K,
     units: usize,
 }
 
 impl<K: Ord + Clone> Quota<K> {
-    pub(crate) fn new(total: usize, each: usize) -> Arc<Quota<K>> {
+    /// So many units in all, and so many for one holder.
+    pub fn new(total: usize, each: usize) -> Arc<Quota<K>> {
         Arc::new(Quota { total, each, used: Mutex::new(Used { total: 0, by_holder: BTreeMap::new() }) })
     }
 
     /// Takes `units` for `holder`.
-    pub(crate) fn take(self: &Arc<Self>, holder: K, units: usize) -> Result<Share<K>, Exceeded> {
+    pub fn take(self: &Arc<Self>, holder: K, units: usize) -> Result<Share<K>, Exceeded> {
         let mut share = Share { quota: Arc::clone(self), holder, units: 0 };
         share.grow(units)?;
         Ok(share)
@@ -79,16 +80,28 @@ impl<K: Ord + Clone> Share<K> {
     }
 }
 
-impl<K: Ord> Drop for Share<K> {
-    fn drop(&mut self) {
+impl<K: Ord> Share<K> {
+    /// Gives back all but `units`.
+    pub(crate) fn shrink_to(&mut self, units: usize) {
+        let back = self.units.saturating_sub(units);
+        if back == 0 {
+            return;
+        }
+        self.units -= back;
         let mut used = self.quota.used();
-        used.total -= self.units;
+        used.total -= back;
         if let Some(held) = used.by_holder.get_mut(&self.holder) {
-            *held -= self.units;
+            *held -= back;
             if *held == 0 {
                 used.by_holder.remove(&self.holder);
             }
         }
+    }
+}
+
+impl<K: Ord> Drop for Share<K> {
+    fn drop(&mut self) {
+        self.shrink_to(0);
     }
 }
 
@@ -109,6 +122,9 @@ mod tests {
         assert_eq!(quota.take('a', 2).unwrap_err(), Exceeded::Each(3));
         let b = quota.take('b', 2).unwrap();
         assert_eq!(quota.take('c', 2).unwrap_err(), Exceeded::Total(5));
+        a.grow(1).unwrap();
+        a.shrink_to(2);
+        a.shrink_to(3);
         a.grow(1).unwrap();
         assert_eq!(a.grow(1).unwrap_err(), Exceeded::Each(3));
         drop(a);

@@ -3,6 +3,7 @@
 
 mod append;
 mod read;
+mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,9 +15,13 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::machine::{Condition, Event, Limits};
 use crate::status::{self, NotReady, Status};
 
-pub(crate) use append::Ticket;
-pub use append::{AppendError, Appended, Wait};
-pub use read::{Proven, ReadError};
+pub(crate) use append::{Answer, Ticket};
+pub use append::{AppendError, Appended, Call, ProducerState, Submitted, Wait};
+pub use read::{InTree, Proven, ReadError};
+use stream::Streams;
+pub use stream::{
+    FOLLOW_BYTES, Follow, Followed, MAX_STREAMS, MAX_STREAMS_PER_IDENTITY, TooManyStreams, Watch,
+};
 
 /// Entries that wait for publication at one time. One checkpoint can answer all of them at once, and each answer is a
 /// proof: 2 KiB in the largest tree, half of that in one of a billion entries.
@@ -32,6 +37,9 @@ const MAX_TREE_LAG_ENTRIES: u64 = 4 << 20;
 
 /// Reads of entries at one time: each occupies a thread that waits for the disk, and up to [`MAX_READ_BYTES`].
 pub const MAX_ENTRY_READS: usize = 16;
+
+/// Repeats that are compared with the tree at one time: each occupies a thread that may wait for the disk. Others wait.
+const MAX_COMPARISONS: usize = 16;
 
 /// The newest published checkpoint, if there is one.
 pub type PublishedReceiver = watch::Receiver<Option<Arc<Verified<Checkpoint>>>>;
@@ -64,10 +72,12 @@ pub struct Log {
     tree: Arc<Tree>,
     /// The durable size at the start.
     started_at: TreeSize,
-    waiters: Semaphore,
+    waiters: Arc<Semaphore>,
     in_flight: Arc<Semaphore>,
     entry_reads: Arc<Semaphore>,
     stopped: AtomicBool,
+    comparisons: Semaphore,
+    streams: Streams,
 }
 
 impl Log {
@@ -85,10 +95,12 @@ impl Log {
             built,
             tree,
             started_at,
-            waiters: Semaphore::new(MAX_WAITING_ENTRIES),
+            waiters: Arc::new(Semaphore::new(MAX_WAITING_ENTRIES)),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES)),
             entry_reads: Arc::new(Semaphore::new(MAX_ENTRY_READS)),
             stopped: AtomicBool::new(false),
+            comparisons: Semaphore::new(MAX_COMPARISONS),
+            streams: Streams::new(),
         }
     }
 
@@ -126,6 +138,13 @@ impl Log {
     /// Its driver has failed: it takes nothing any more, and says why not. What is published can still be read.
     pub fn stopped(&self) {
         self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until it takes no new entries any more.
+    pub(crate) fn draining(&self) -> impl Future<Output = ()> + use<> {
+        let mut condition = self.condition.clone();
+        // A sequencer that has ended takes nothing either.
+        async move { drop(condition.wait_for(|condition| condition.draining).await) }
     }
 
     /// Takes no new entries from now on; what was taken is finished.

@@ -14,7 +14,7 @@ use epigraph_store::tree::Tree;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::log::{Log, Parts, PublishedReceiver, Ticket};
+use crate::log::{Answer, Log, Parts, ProducerState, PublishedReceiver, Ticket};
 use crate::machine::{Condition, Effect, Event, Limits, Machine, NoSpace};
 
 /// Events that wait for the sequencer's task; more calls than that at once are refused.
@@ -92,7 +92,13 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
     let Setup { origin, limits, journal, tree, open_tree, clock, published } = setup;
     let published_size =
         published.borrow().as_ref().map_or(TreeSize::ZERO, |checkpoint| checkpoint.head().size);
-    let machine = Machine::new(limits, journal.frontier().clone(), published_size, clock.now());
+    let machine = Machine::new(
+        limits,
+        journal.frontier().clone(),
+        journal.producers().clone(),
+        published_size,
+        clock.now(),
+    );
     let head = journal.head();
     let (submit, events) = mpsc::channel(EVENT_QUEUE);
     let (wanted, wanted_receiver) = watch::channel(TreeSize::ZERO);
@@ -234,7 +240,13 @@ impl Driver {
                 // Does not block: no other batch waits.
                 self.journal.append(batch, Box::new(move |result| drop(report.send(result))));
             }
-            Effect::Durable { ticket, first_index } => ticket.answer(Ok(first_index)),
+            Effect::Durable { ticket, first_index } => ticket.answer(Ok(Answer::Durable(first_index))),
+            Effect::Compare { ticket, first_index, leaves } => {
+                ticket.answer(Ok(Answer::Compare { first_index, leaves }));
+            }
+            Effect::Tell { ticket, epoch, next_sequence } => {
+                ticket.answer(Ok(Answer::Producer(ProducerState { epoch, next_sequence })));
+            }
             Effect::Refuse { ticket, why } => ticket.answer(Err(why)),
             Effect::Grown(head) => {
                 self.durable.send_replace(head);

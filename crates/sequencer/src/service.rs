@@ -2,7 +2,9 @@
 //! is decided here.
 
 mod append;
+mod append_stream;
 mod read;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use epigraph_core::Origin;
 use epigraph_rpc::v1::log_service_server::LogService;
 use epigraph_rpc::{Authorized, Caller, ConvertError, Reason, Refusal, v1};
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::log::Log;
@@ -22,10 +24,11 @@ const RETRY_SOON: Duration = Duration::from_millis(100);
 /// When to try again if somebody has to make room or wait for witnesses first.
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
-/// The logs of this process.
+/// The logs of this process. Clones share them.
+#[derive(Clone)]
 pub struct LogServer {
     /// `None`: it could not be opened.
-    logs: BTreeMap<Origin, Option<Arc<Log>>>,
+    logs: Arc<BTreeMap<Origin, Option<Arc<Log>>>>,
 }
 
 impl LogServer {
@@ -35,13 +38,18 @@ impl LogServer {
         stopped: impl IntoIterator<Item = Origin>,
     ) -> LogServer {
         let running = logs.into_iter().map(|log| (log.origin().clone(), Some(log)));
-        LogServer { logs: stopped.into_iter().map(|origin| (origin, None)).chain(running).collect() }
+        let logs = stopped.into_iter().map(|origin| (origin, None)).chain(running).collect();
+        LogServer { logs: Arc::new(logs) }
     }
 
-    /// The log that the request names and its caller may use; an empty name means the only one here. Authorization comes
-    /// first: whoever may use no log learns nothing about which ones there are.
+    /// The log that the request names and its caller may use.
     fn log<T>(&self, request: &Request<T>, origin: &str) -> Result<Arc<Log>, Refusal> {
-        let caller = Caller::of(request)?;
+        self.find(Caller::of(request)?, origin)
+    }
+
+    /// The log of this name, which the caller may use; an empty name means the only one here. Authorization comes first:
+    /// whoever may use no log learns nothing about which ones there are.
+    fn find(&self, caller: &Caller, origin: &str) -> Result<Arc<Log>, Refusal> {
         let only = match self.logs.first_key_value() {
             Some((only, _)) if origin.is_empty() && self.logs.len() == 1 => only.as_str(),
             _ => origin,
@@ -68,23 +76,30 @@ impl LogService for LogServer {
         request: Request<v1::AppendRequest>,
     ) -> Result<Response<v1::AppendResponse>, Status> {
         let log = self.log(&request, &request.get_ref().origin)?;
-        Ok(Response::new(append::append(&log, request.into_inner()).await?))
+        let caller = Caller::of(&request)?.identity().clone();
+        Ok(Response::new(append::append(&log, &caller, request.into_inner()).await?))
     }
 
     type AppendStreamStream = Answers<v1::AppendResponse>;
 
     async fn append_stream(
         &self,
-        _request: Request<Streaming<v1::AppendRequest>>,
+        request: Request<Streaming<v1::AppendRequest>>,
     ) -> Result<Response<Self::AppendStreamStream>, Status> {
-        Err(not_here("AppendStream").into())
+        let caller = Caller::of(&request)?.clone();
+        let requests =
+            request.into_inner().map(|request| request.map_err(|status| Refusal::of_request(&status)));
+        let answers = append_stream::answers(self.clone(), caller, requests);
+        Ok(Response::new(Box::pin(answers.map(|answer| answer.map_err(Status::from)))))
     }
 
     async fn get_producer(
         &self,
-        _request: Request<v1::GetProducerRequest>,
+        request: Request<v1::GetProducerRequest>,
     ) -> Result<Response<v1::GetProducerResponse>, Status> {
-        Err(not_here("GetProducer").into())
+        let log = self.log(&request, &request.get_ref().origin)?;
+        let caller = Caller::of(&request)?.identity();
+        Ok(Response::new(append::get_producer(&log, caller, request.get_ref()).await?))
     }
 
     async fn get_proof(
@@ -107,16 +122,19 @@ impl LogService for LogServer {
 
     async fn follow(
         &self,
-        _request: Request<v1::FollowRequest>,
+        request: Request<v1::FollowRequest>,
     ) -> Result<Response<Self::FollowStream>, Status> {
-        Err(not_here("Follow").into())
+        let log = self.log(&request, &request.get_ref().origin)?;
+        let caller = Caller::of(&request)?.clone();
+        Ok(Response::new(stream::follow(&log, &caller, request.into_inner())?))
     }
 
     async fn get_tile(
         &self,
-        _request: Request<v1::GetTileRequest>,
+        request: Request<v1::GetTileRequest>,
     ) -> Result<Response<v1::GetTileResponse>, Status> {
-        Err(not_here("GetTile").into())
+        let log = self.log(&request, &request.get_ref().origin)?;
+        Ok(Response::new(read::get_tile(&log, request.into_inner()).await?))
     }
 
     async fn get_consistency_proof(
@@ -146,9 +164,11 @@ impl LogService for LogServer {
 
     async fn watch_checkpoints(
         &self,
-        _request: Request<v1::WatchCheckpointsRequest>,
+        request: Request<v1::WatchCheckpointsRequest>,
     ) -> Result<Response<Self::WatchCheckpointsStream>, Status> {
-        Err(not_here("WatchCheckpoints").into())
+        let log = self.log(&request, &request.get_ref().origin)?;
+        let caller = Caller::of(&request)?.clone();
+        Ok(Response::new(stream::watch_checkpoints(&log, &caller, request.into_inner())?))
     }
 }
 

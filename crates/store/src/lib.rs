@@ -9,6 +9,7 @@ pub mod follow;
 pub mod head;
 pub mod journal;
 pub mod lock;
+pub mod lookup;
 pub mod published;
 pub mod scrub;
 pub mod sled;

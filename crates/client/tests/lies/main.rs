@@ -9,6 +9,7 @@
 )]
 
 mod entries;
+mod follow;
 mod lies;
 mod pin;
 mod support;

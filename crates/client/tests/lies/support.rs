@@ -1,11 +1,12 @@
 //! A log in memory behind mutual TLS, whose every answer can be twisted on its way out.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use epigraph_client::Client;
-use epigraph_client::pin::Pin;
+use epigraph_client::pin::Pin as CheckpointPin;
 use epigraph_core::checkpoint::encode_text;
 use epigraph_core::hash::{leaf_hash, node_hash};
 use epigraph_core::proof::{Nodes, prove_consistency, prove_inclusion, root_at};
@@ -14,6 +15,7 @@ use epigraph_core::{
     note,
 };
 use epigraph_rpc::peer::Log;
+use epigraph_rpc::v1::follow_event::Event;
 use epigraph_rpc::v1::get_proof_request::Target;
 use epigraph_rpc::v1::log_service_server::LogService;
 use epigraph_rpc::{
@@ -27,6 +29,7 @@ use rcgen::{
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
@@ -122,6 +125,33 @@ pub enum Answer<'a> {
     Entries(&'a mut v1::GetEntriesResponse),
     Consistency(&'a mut Result<v1::GetConsistencyProofResponse, Refusal>),
     Checkpoint(&'a mut v1::GetCheckpointResponse),
+    /// The events of a stream, which then stays open unless the last one ends it.
+    Follow(&'a mut Events),
+    /// The notes of a stream, which then ends.
+    Watch(&'a mut Vec<Bytes>),
+}
+
+pub type Events = Vec<Result<v1::FollowEvent, Status>>;
+
+pub fn checkpoint_event(note: impl Into<Bytes>) -> Result<v1::FollowEvent, Status> {
+    Ok(v1::FollowEvent { event: Some(Event::Checkpoint(note.into())) })
+}
+
+pub fn entries_event(first_index: u64, entries: Vec<Bytes>) -> Result<v1::FollowEvent, Status> {
+    Ok(v1::FollowEvent { event: Some(Event::Entries(v1::FollowEntries { first_index, entries })) })
+}
+
+pub fn end_event(next_index: u64) -> Result<v1::FollowEvent, Status> {
+    Ok(v1::FollowEvent { event: Some(Event::End(v1::FollowEnd { next_index })) })
+}
+
+/// Always the same, which is enough for waiting.
+pub struct NotRandom;
+
+impl Entropy for NotRandom {
+    fn fill(&self, bytes: &mut [u8]) {
+        bytes.fill(0);
+    }
 }
 
 /// A call whose answer can be held back.
@@ -180,7 +210,7 @@ impl Liar {
 
     pub fn client_trusting(&self, policy: Policy) -> Client {
         let log = Log::new(&self.address, &self.tls, &SERVER.parse().unwrap()).unwrap();
-        Client::new(log, origin(), policy, Pin::new(self.state.path(), &origin()).unwrap())
+        Client::new(log, origin(), policy, CheckpointPin::new(self.state.path(), &origin()).unwrap())
     }
 
     pub fn grow_to(&self, leaves: u64) {
@@ -234,9 +264,12 @@ pub fn replace_note(answer: Answer<'_>, note: &Bytes) {
         Answer::Append(answer) => answer.checkpoint = note.clone(),
         Answer::Proof(answer) => answer.checkpoint = note.clone(),
         Answer::Checkpoint(answer) => answer.checkpoint = note.clone(),
-        Answer::Entries(_) | Answer::Consistency(_) => {}
+        Answer::Watch(notes) => notes.iter_mut().for_each(|served| *served = note.clone()),
+        Answer::Entries(_) | Answer::Consistency(_) | Answer::Follow(_) => {}
     }
 }
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 struct Service {
     world: Arc<Mutex<World>>,
@@ -264,8 +297,12 @@ impl World {
     }
 
     fn proof(&self, index: u64) -> Vec<Bytes> {
+        self.proof_in(index, self.tree.size())
+    }
+
+    fn proof_in(&self, index: u64, size: TreeSize) -> Vec<Bytes> {
         let index = LeafIndex::new(index).unwrap();
-        let proof = prove_inclusion(&self.tree, index, self.tree.size()).unwrap().unwrap();
+        let proof = prove_inclusion(&self.tree, index, size).unwrap().unwrap();
         convert::proof_to_wire(&proof.hashes)
     }
 
@@ -302,9 +339,14 @@ impl LogService for Service {
     ) -> Result<Response<v1::GetProofResponse>, Status> {
         let mut world = self.authorize(&request, &request.get_ref().origin)?;
         let Some(Target::LeafIndex(leaf_index)) = request.get_ref().target else { panic!("no target") };
-        let hashes = world.proof(leaf_index);
-        let mut answer =
-            v1::GetProofResponse { leaf_index, hashes, checkpoint: world.note(), consistency: Vec::new() };
+        let (hashes, checkpoint) = match request.get_ref().tree_size {
+            0 => (world.proof(leaf_index), world.note()),
+            at if at > world.tree.size().get() => {
+                return Err(Refusal::new(Reason::BeyondTree, "the log does not reach this far").into());
+            }
+            at => (world.proof_in(leaf_index, size(at)), Bytes::new()),
+        };
+        let mut answer = v1::GetProofResponse { leaf_index, hashes, checkpoint, consistency: Vec::new() };
         world.twisted(Answer::Proof(&mut answer));
         Ok(Response::new(answer))
     }
@@ -377,10 +419,34 @@ impl LogService for Service {
         Err(Status::unimplemented("not of this test"))
     }
 
-    type FollowStream = tokio_stream::Empty<Result<v1::FollowEvent, Status>>;
+    type FollowStream = Answers<v1::FollowEvent>;
 
-    async fn follow(&self, _: Request<v1::FollowRequest>) -> Result<Response<Self::FollowStream>, Status> {
-        Err(Status::unimplemented("not of this test"))
+    async fn follow(
+        &self,
+        request: Request<v1::FollowRequest>,
+    ) -> Result<Response<Self::FollowStream>, Status> {
+        let mut world = self.authorize(&request, &request.get_ref().origin)?;
+        let (first, size) = (request.get_ref().first_index, world.tree.size().get());
+        let mut events = Vec::new();
+        if first < size {
+            events.push(checkpoint_event(world.note()));
+            for at in (first..size).step_by(PAGE as usize) {
+                let end = size.min(at + u64::from(PAGE));
+                events.push(entries_event(at, (at..end).map(|index| entry(index, 0)).collect()));
+            }
+            events.push(end_event(size));
+        }
+        world.twisted(Answer::Follow(&mut events));
+        let ends = match events.last() {
+            Some(Ok(event)) => matches!(event.event, Some(Event::End(_))),
+            last => last.is_some(),
+        };
+        let events = tokio_stream::iter(events);
+        Ok(Response::new(if ends {
+            Box::pin(events)
+        } else {
+            Box::pin(events.chain(tokio_stream::pending()))
+        }))
     }
 
     async fn get_tile(
@@ -397,13 +463,18 @@ impl LogService for Service {
         Err(Status::unimplemented("not of this test"))
     }
 
-    type WatchCheckpointsStream = tokio_stream::Empty<Result<v1::WatchCheckpointsResponse, Status>>;
+    type WatchCheckpointsStream = Answers<v1::WatchCheckpointsResponse>;
 
     async fn watch_checkpoints(
         &self,
-        _: Request<v1::WatchCheckpointsRequest>,
+        request: Request<v1::WatchCheckpointsRequest>,
     ) -> Result<Response<Self::WatchCheckpointsStream>, Status> {
-        Err(Status::unimplemented("not of this test"))
+        let mut world = self.authorize(&request, &request.get_ref().origin)?;
+        let newer = request.get_ref().after_size.is_none_or(|after| world.tree.size().get() > after);
+        let mut notes = if newer { vec![world.note()] } else { Vec::new() };
+        world.twisted(Answer::Watch(&mut notes));
+        let answers = notes.into_iter().map(|checkpoint| Ok(v1::WatchCheckpointsResponse { checkpoint }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(answers.collect::<Vec<_>>()))))
     }
 }
 

@@ -135,6 +135,11 @@ impl Explanation {
         self.verdict().is_ok()
     }
 
+    /// Whether a line of the note is one that the log was found to have signed with.
+    pub(crate) fn is_log_signature(&self, line: &SignatureLine) -> bool {
+        self.logs.iter().any(|(key, answer)| *answer == Answer::Signed(()) && key.is_named_by(line))
+    }
+
     /// Why the policy is not satisfied.
     pub fn verdict(&self) -> Result<(), CheckpointError> {
         let log = self.logs.iter().find(|(_, answer)| *answer == Answer::BadSignature).map(|(vkey, _)| vkey);

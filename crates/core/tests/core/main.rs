@@ -10,6 +10,7 @@
 
 mod cosignatures;
 mod decide;
+mod evidence;
 mod exhaustive;
 mod golden;
 mod limits;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use epigraph_core::{Hash, LeafIndex, TreeSize};
 use epigraph_rpc::channel::channel;
+use epigraph_rpc::peer::{Tree, Which};
 use epigraph_rpc::{CallError, Reason, Refusal, Wait, v1};
 use http::uri::PathAndQuery;
 use tonic::client::Grpc;
@@ -45,7 +46,8 @@ async fn the_happy_path() {
 async fn a_refusal_arrives_with_reason_field_and_delay() {
     let ca = Ca::new();
     let server = Server::start(&ca).await;
-    let refusal = refused(server.log(&ca.client(READER)).proof(ORIGIN, LeafIndex::new(3).unwrap()).await);
+    let (which, tree) = (Which::Index(LeafIndex::new(3).unwrap()), Tree::default());
+    let refusal = refused(server.log(&ca.client(READER)).proof(ORIGIN, which, tree).await);
     let expected = Refusal::new(Reason::NotYetPublished, "a moment").at("leaf_index");
     assert_eq!(refusal, expected.retry_after(Duration::from_millis(250)));
 }

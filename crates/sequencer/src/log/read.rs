@@ -1,15 +1,17 @@
 //! Reading: proofs, entries and checkpoints, up to what is published.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use epigraph_core::proof::{
-    ConsistencyProof, InclusionProof, ProofError, prove_consistency, prove_inclusion,
+    ConsistencyProof, InclusionProof, Nodes, ProofError, prove_consistency, prove_inclusion,
 };
-use epigraph_core::{Checkpoint, LeafIndex, TreeSize, Verified};
+use epigraph_core::{Checkpoint, Hash, LeafIndex, TreeSize, Verified};
 use epigraph_rpc::limits::MAX_READ_BYTES;
+use epigraph_store::tile::{LEVELS, TILE_HEIGHT, WIDTH};
 use epigraph_store::tree::{EntryError, Tree, TreeError, WarmError};
-use std::time::Duration;
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -52,6 +54,22 @@ pub enum ReadError {
         /// The new size.
         new: TreeSize,
     },
+    /// A tree that is named to prove an entry in and does not have it.
+    #[error("entry {index} is not in the tree of size {size} that it is to be proven in: name a larger size")]
+    NotInTree {
+        /// The entry.
+        index: LeafIndex,
+        /// The size that was named.
+        size: TreeSize,
+    },
+    /// No tile of any tree.
+    #[error("no tree has a tile of level {level} with {width} hashes: levels are 0 to {}, widths 1 to {WIDTH}", LEVELS - 1)]
+    NoSuchTile {
+        /// The level asked for.
+        level: u32,
+        /// The width asked for.
+        width: u32,
+    },
     /// The tree is still being built that far, after a start.
     #[error(
         "the log is still building its tree from its journal, and has not reached size {0}; try again shortly"
@@ -65,13 +83,24 @@ pub enum ReadError {
     Damaged(String),
 }
 
-/// A leaf's proof under the newest published checkpoint.
+/// The tree in which an entry is to be proven.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct InTree {
+    /// Its size; `None`: that of the newest published checkpoint.
+    pub size: Option<TreeSize>,
+    /// Prove as well that the tree of this size is its beginning.
+    pub consistent_from: Option<TreeSize>,
+}
+
+/// A leaf's proof.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Proven {
     /// The proof.
     pub proof: InclusionProof,
-    /// The checkpoint that it leads to.
+    /// The newest published checkpoint: the one that the proof leads to, unless another tree was named.
     pub checkpoint: Arc<Verified<Checkpoint>>,
+    /// That the tree begins as the one of [`InTree::consistent_from`] does, if that was asked for.
+    pub consistency: Option<ConsistencyProof>,
 }
 
 impl Log {
@@ -82,9 +111,22 @@ impl Log {
 
     /// Proves a leaf under the newest published checkpoint.
     pub async fn prove(&self, index: LeafIndex) -> Result<Proven, ReadError> {
+        self.prove_in(index, InTree::default()).await
+    }
+
+    /// Proves a leaf in a published tree.
+    pub async fn prove_in(&self, index: LeafIndex, tree: InTree) -> Result<Proven, ReadError> {
         let checkpoint = self.checkpoint()?;
         self.check_published(&checkpoint, index.size_after(), || format!("entry {index}"))?;
-        let size = checkpoint.head().size;
+        let size = tree.size.unwrap_or(checkpoint.head().size);
+        self.check_published(&checkpoint, size, || format!("size {size}"))?;
+        if !size.contains(index) {
+            return Err(ReadError::NotInTree { index, size });
+        }
+        let consistency = match tree.consistent_from {
+            Some(old) => Some(self.prove_consistency(old, size).await?),
+            None => None,
+        };
         self.wait_built(size).await?;
         let proof = match prove_inclusion(&self.tree.warm(), index, size) {
             Err(WarmError::Cold(_)) => {
@@ -93,7 +135,34 @@ impl Log {
             Err(WarmError::Tree(error)) => read(Err(error))?,
             Ok(proof) => read(Ok(proof))?,
         };
-        Ok(Proven { proof, checkpoint })
+        Ok(Proven { proof, checkpoint, consistency })
+    }
+
+    /// The first `width` hashes of a tile of the published tree (C2SP `tlog-tiles`).
+    pub async fn tile(&self, level: u32, index: u64, width: u32) -> Result<Vec<Hash>, ReadError> {
+        if level >= LEVELS || !(1..=WIDTH as u32).contains(&width) {
+            return Err(ReadError::NoSuchTile { level, width });
+        }
+        let what = || format!("a tile of level {level} with index {index} and {width} hashes");
+        let checkpoint = self.checkpoint()?;
+        let height = level * TILE_HEIGHT;
+        let first = index.checked_mul(WIDTH as u64);
+        let end = first.and_then(|first| first.checked_add(u64::from(width)));
+        // A shift by so many bits loses what is too large for any tree.
+        let leaves = end.filter(|end| *end <= TreeSize::MAX.get() >> height).map(|end| end << height);
+        let (Some(first), Some(end), Some(size)) = (first, end, leaves.and_then(TreeSize::new)) else {
+            let durable = self.durable.borrow().size;
+            return Err(ReadError::BeyondTree { what: what(), durable });
+        };
+        self.check_published(&checkpoint, size, what)?;
+        self.wait_built(size).await?;
+        match hashes(&self.tree.warm(), height, first..end) {
+            Err(WarmError::Cold(_)) => {
+                self.off_thread(move |tree| hashes(tree, height, first..end).map(Ok)).await
+            }
+            Err(WarmError::Tree(error)) => read(Err(error)),
+            Ok(hashes) => Ok(hashes),
+        }
     }
 
     /// The entries from `first` on that are published, at least one: at most `max`, which is at least 1, and together at
@@ -111,7 +180,8 @@ impl Log {
         let read = tokio::task::spawn_blocking(move || {
             // Until the thread is done, whether or not the caller is still there.
             let _permit = permit;
-            read_entries(&tree, first, end)
+            let mut entries = Vec::new();
+            read_entries(&tree, first, end, MAX_READ_BYTES, &mut entries).map(|()| entries)
         });
         read.await.map_err(|error| ReadError::Damaged(error.to_string()))?
     }
@@ -135,7 +205,7 @@ impl Log {
     }
 
     /// Waits a little while the tree is behind `size`, which is durable.
-    async fn wait_built(&self, size: TreeSize) -> Result<(), ReadError> {
+    pub(super) async fn wait_built(&self, size: TreeSize) -> Result<(), ReadError> {
         if self.tree.size() >= size {
             return Ok(());
         }
@@ -147,7 +217,7 @@ impl Log {
     }
 
     /// Makes a proof that needs the disk where waiting for it holds up nobody else.
-    async fn off_thread<P: Send + 'static>(
+    pub(super) async fn off_thread<P: Send + 'static>(
         &self,
         make: impl FnOnce(&Tree) -> Result<Result<P, ProofError>, TreeError> + Send + 'static,
     ) -> Result<P, ReadError> {
@@ -173,9 +243,20 @@ impl Log {
     }
 }
 
-/// As many of the entries from `first` up to `end` as one answer may have.
-fn read_entries(tree: &Tree, first: LeafIndex, end: TreeSize) -> Result<Vec<Bytes>, ReadError> {
-    let mut entries = Vec::new();
+/// Neighbouring hashes on one height.
+fn hashes<N: Nodes>(nodes: &N, height: u32, range: Range<u64>) -> Result<Vec<Hash>, N::Error> {
+    range.map(|index| nodes.node(height, index)).collect()
+}
+
+/// As many of the entries from `first` up to `end` as `most_bytes` have room for, which is at least one. What was read
+/// before an error is good.
+pub(super) fn read_entries(
+    tree: &Tree,
+    first: LeafIndex,
+    end: TreeSize,
+    most_bytes: usize,
+    entries: &mut Vec<Bytes>,
+) -> Result<(), ReadError> {
     let (mut size, mut bytes) = (first.get(), 0);
     for entry in tree.entries(first, end) {
         let (index, entry) = entry.map_err(|error| match error {
@@ -183,8 +264,8 @@ fn read_entries(tree: &Tree, first: LeafIndex, end: TreeSize) -> Result<Vec<Byte
             error => ReadError::Damaged(error.to_string()),
         })?;
         bytes += entry.len();
-        if bytes > MAX_READ_BYTES {
-            return Ok(entries);
+        if bytes > most_bytes {
+            return Ok(());
         }
         if index.get() != size {
             return Err(ReadError::Damaged(format!("entry {index} came in place of entry {size}")));
@@ -194,7 +275,7 @@ fn read_entries(tree: &Tree, first: LeafIndex, end: TreeSize) -> Result<Vec<Byte
     }
     // An answer that ends early would look like one that was full.
     if size == end.get() {
-        Ok(entries)
+        Ok(())
     } else {
         Err(ReadError::Damaged(format!("the journal ends at {size}, before {end}")))
     }

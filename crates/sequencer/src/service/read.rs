@@ -1,11 +1,12 @@
 //! Proofs, entries and checkpoints on the wire.
 
 use bytes::Bytes;
+use epigraph_core::TreeSize;
 use epigraph_rpc::v1::get_proof_request::Target;
 use epigraph_rpc::{ConvertError, Reason, Refusal, convert, v1};
 
 use super::{RETRY_SOON, malformed};
-use crate::log::{Log, ReadError};
+use crate::log::{InTree, Log, ReadError};
 
 pub(super) async fn get_proof(
     log: &Log,
@@ -17,13 +18,35 @@ pub(super) async fn get_proof(
     let out_of_range =
         |error: ConvertError| Refusal::new(Reason::BeyondTree, error.to_string()).at("leaf_index");
     let index = convert::leaf_index(index).map_err(out_of_range)?;
-    let proven = log.prove(index).await.map_err(refusal)?;
+    let tree = InTree {
+        size: size_or_none("tree_size", request.tree_size)?,
+        consistent_from: size_or_none("consistent_from", request.consistent_from)?,
+    };
+    let proven = log.prove_in(index, tree).await.map_err(refusal)?;
+    let checkpoint = if proven.proof.size == proven.checkpoint.head().size {
+        Bytes::copy_from_slice(proven.checkpoint.note())
+    } else {
+        Bytes::new()
+    };
+    let consistency = proven.consistency.map_or_else(Vec::new, |proof| convert::proof_to_wire(&proof.hashes));
     Ok(v1::GetProofResponse {
         leaf_index: index.get(),
         hashes: convert::proof_to_wire(&proven.proof.hashes),
-        checkpoint: Bytes::copy_from_slice(proven.checkpoint.note()),
-        consistency: Vec::new(),
+        checkpoint,
+        consistency,
     })
+}
+
+/// A size that 0 leaves out.
+fn size_or_none(field: &'static str, size: u64) -> Result<Option<TreeSize>, Refusal> {
+    Ok(Some(convert::tree_size(field, size)?).filter(|size| *size != TreeSize::ZERO))
+}
+
+pub(super) async fn get_tile(log: &Log, request: v1::GetTileRequest) -> Result<v1::GetTileResponse, Refusal> {
+    let hashes = log.tile(request.level, request.index, convert::tile_width(request.width)).await;
+    let hashes = hashes.map_err(refusal)?;
+    let bytes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
+    Ok(v1::GetTileResponse { hashes: bytes.into() })
 }
 
 pub(super) async fn get_entries(
@@ -54,7 +77,7 @@ pub(super) fn get_checkpoint(log: &Log) -> Result<v1::GetCheckpointResponse, Ref
     Ok(v1::GetCheckpointResponse { checkpoint: Bytes::copy_from_slice(checkpoint.note()) })
 }
 
-fn refusal(error: ReadError) -> Refusal {
+pub(super) fn refusal(error: ReadError) -> Refusal {
     let refusal = |reason| Refusal::new(reason, error.to_string());
     match &error {
         ReadError::NothingPublished | ReadError::NotYetPublished { .. } => {
@@ -63,7 +86,8 @@ fn refusal(error: ReadError) -> Refusal {
         ReadError::Building(_) => refusal(Reason::Gated).retry_after(RETRY_SOON),
         ReadError::TooManyReads => refusal(Reason::Overloaded).retry_after(RETRY_SOON),
         ReadError::BeyondTree { .. } => refusal(Reason::BeyondTree),
-        ReadError::BadSizes { .. } => refusal(Reason::BadSize),
+        ReadError::BadSizes { .. } | ReadError::NotInTree { .. } => refusal(Reason::BadSize),
+        ReadError::NoSuchTile { .. } => refusal(Reason::Malformed),
         ReadError::Damaged(_) => refusal(Reason::DataLoss),
     }
 }

@@ -12,4 +12,7 @@ mod entries;
 mod faults;
 mod limits;
 mod machine;
+mod producers;
+mod proofs;
+mod streams;
 mod support;
