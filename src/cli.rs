@@ -115,12 +115,16 @@ pub struct Quickstart {
 pub enum Init {
     /// Create a log and its embedded signer as the configuration says; the signing key is made if it is not there
     Log(ConfigFile),
+    /// Create a witness and its key as the configuration says
+    Witness(ConfigFile),
 }
 
 #[derive(Subcommand)]
 pub enum Serve {
     /// Run the log that the configuration describes, until Ctrl-C or SIGTERM
-    Log(ServeLog),
+    Log(ServeProcess),
+    /// Run the witness that the configuration describes, until Ctrl-C or SIGTERM
+    Witness(ServeProcess),
 }
 
 #[derive(Args)]
@@ -131,11 +135,11 @@ pub struct ConfigFile {
 }
 
 #[derive(Args)]
-pub struct ServeLog {
+pub struct ServeProcess {
     #[command(flatten)]
     pub config: ConfigFile,
 
-    /// Stop when standard input is closed, too: a parent that ends takes the log with it
+    /// Stop when standard input is closed, too: a parent that ends takes this process with it
     #[arg(long)]
     pub until_stdin_closes: bool,
 }

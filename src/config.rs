@@ -1,6 +1,8 @@
 //! The configuration file of the log process, which may run several logs: one TOML, unknown keys refused, paths relative to the file. What is
 //! read here is checked here; the rest of the program sees ready values.
 
+pub mod witness;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
@@ -259,8 +261,13 @@ impl RawTls {
 
 /// Reads a TOML file into its raw form.
 pub fn load_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Outcome<T> {
+    load_toml_of(path, MAX_CONFIG_BYTES)
+}
+
+/// The same for a file that may have this many bytes.
+fn load_toml_of<T: serde::de::DeserializeOwned>(path: &Path, max_bytes: u64) -> Outcome<T> {
     let cannot = |error: std::io::Error| Failure::usage(format!("cannot read {}: {error}", path.display()));
-    if fs::metadata(path).map_err(cannot)?.len() > MAX_CONFIG_BYTES {
+    if fs::metadata(path).map_err(cannot)?.len() > max_bytes {
         return Err(Failure::usage(format!("{} is too long for a configuration file", path.display())));
     }
     let text = fs::read_to_string(path).map_err(cannot)?;

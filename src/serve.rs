@@ -5,6 +5,7 @@
 
 mod gate;
 mod log;
+pub mod witness;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -22,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use crate::cli::ServeLog;
+use crate::cli::ServeProcess;
 use crate::config::{ProcessConfig, RawTls};
 use crate::failure::{Failure, Outcome};
 use crate::metrics::{self, Calls, Metrics, Source};
@@ -30,7 +31,7 @@ use crate::runtime;
 use crate::state;
 use crate::terminal::Terminal;
 
-pub fn run(args: &ServeLog, terminal: Terminal) -> Outcome {
+pub fn run(args: &ServeProcess, terminal: Terminal) -> Outcome {
     let config = ProcessConfig::load(&args.config.config)?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
     runtime.block_on(serve(config, args.until_stdin_closes, terminal))

@@ -1,6 +1,8 @@
 //! The directories of the log process: created once by `init`, opened and checked by `serve`. One for the process, with
 //! one inside it for each log, and beside it one for each log's embedded signer.
 
+pub mod witness;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
