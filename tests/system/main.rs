@@ -26,3 +26,4 @@ mod receipts;
 mod several;
 mod support;
 mod tree;
+mod witness;

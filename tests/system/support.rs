@@ -256,7 +256,8 @@ impl House {
         LogServiceClient::new(channel(&serving.address, &self.tls(), &server()).unwrap())
     }
 
-    fn tls(&self) -> ClientTls {
+    /// What the house's client shows and trusts.
+    pub fn tls(&self) -> ClientTls {
         let clock = Arc::new(Then::of(&self.path("pki/ca.pem")));
         let (chain, key) = (self.path("pki/client/client.pem"), self.path("pki/client/client.key"));
         let own = Credentials::from_files(&chain, &key, Usage::Client, clock.now()).unwrap();

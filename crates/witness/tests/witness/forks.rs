@@ -126,9 +126,9 @@ proptest! {
             if restart {
                 dir = FaultDir::new(Arc::new(memory.clone()));
                 let mut opened = open_gated(Arc::new(dir.clone())).unwrap();
-                for log in 0..LOGS {
+                for (log, shown) in shown.iter().enumerate() {
                     // All that ever left it is shown to it, and is never taken for a rollback.
-                    opened.pass(&origin(log), &shown[log]).unwrap();
+                    opened.pass(&origin(log), shown).unwrap();
                 }
                 keeper = Some(opened);
             }
