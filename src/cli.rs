@@ -115,6 +115,8 @@ pub struct Quickstart {
 pub enum Init {
     /// Create a log and its embedded signer as the configuration says; the signing key is made if it is not there
     Log(ConfigFile),
+    /// Create a witness and its key as the configuration says
+    Witness(ConfigFile),
     /// Create what a signer process keeps of its logs; a signing key is made if it is not there
     Signer(InitSigner),
 }
@@ -157,6 +159,8 @@ pub enum Serve {
     Log(ServeRole),
     /// Run the signer that the configuration describes, until Ctrl-C or SIGTERM
     Signer(ServeRole),
+    /// Run the witness that the configuration describes, until Ctrl-C or SIGTERM
+    Witness(ServeRole),
 }
 
 #[derive(Args)]

@@ -2,6 +2,7 @@
 //! read here is checked here; the rest of the program sees ready values.
 
 pub mod signer;
+pub mod witness;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -67,7 +68,7 @@ pub struct ClientCertificate {
 }
 
 impl ProcessTls {
-    fn relative_to(self, base: &Path) -> ProcessTls {
+    pub fn relative_to(self, base: &Path) -> ProcessTls {
         let client = self.client.map(|client| ClientCertificate {
             certificate: base.join(client.certificate),
             key: base.join(client.key),
@@ -376,8 +377,13 @@ impl RawTls {
 
 /// Reads a TOML file into its raw form.
 pub fn load_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Outcome<T> {
+    load_toml_of(path, MAX_CONFIG_BYTES)
+}
+
+/// The same for a file that may have this many bytes.
+fn load_toml_of<T: serde::de::DeserializeOwned>(path: &Path, max_bytes: u64) -> Outcome<T> {
     let cannot = |error: std::io::Error| Failure::usage(format!("cannot read {}: {error}", path.display()));
-    if fs::metadata(path).map_err(cannot)?.len() > MAX_CONFIG_BYTES {
+    if fs::metadata(path).map_err(cannot)?.len() > max_bytes {
         return Err(Failure::usage(format!("{} is too long for a configuration file", path.display())));
     }
     let text = fs::read_to_string(path).map_err(cannot)?;

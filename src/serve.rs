@@ -6,6 +6,7 @@
 mod gate;
 mod log;
 pub mod signer;
+pub mod witness;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

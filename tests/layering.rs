@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["core"]),
     ("sequencer", &["core", "rpc", "store"]),
     ("signer", &["core", "rpc", "store"]),
+    ("witness", &["core", "rpc", "store"]),
     ("client", &["core", "rpc"]),
 ];
 

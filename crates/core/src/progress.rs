@@ -165,7 +165,7 @@ pub trait Persist {
     fn persist(&mut self, steps: &[Step]) -> Result<(), Self::Error>;
 }
 
-/// A step that is durable. Only [`commit`] makes one, and [`Committed::sign`] or [`Committed::cosign`] uses it up:
+/// A step that is durable. Only [`commit`] and [`recall`] make one, and [`Committed::sign`] or [`Committed::cosign`] uses it up:
 ///
 /// ```compile_fail,E0603
 /// fn skip_the_disk(step: epigraph_core::progress::Step) -> epigraph_core::progress::Committed {
@@ -187,6 +187,22 @@ pub struct Committed(Step);
 pub fn commit<P: Persist>(steps: Vec<Step>, store: &mut P) -> Result<Vec<Committed>, P::Error> {
     store.persist(&steps)?;
     Ok(steps.into_iter().map(Committed).collect())
+}
+
+/// A store of held heads, as [`recall`] needs it.
+pub trait Recall {
+    /// Why there is no answer.
+    type Error;
+
+    /// What is durably held for a log. Never what is yet to be made durable, and never what may not be the newest.
+    fn durable(&self, origin: &Origin) -> Result<&Held, Self::Error>;
+}
+
+/// What is held, to be signed once more: it is durable, and the same text at the same time gives the same signature, so
+/// nothing is said that was not said before. How a witness shows after a restart what it cosigned before it.
+pub fn recall<R: Recall>(origin: &Origin, store: &R) -> Result<Committed, R::Error> {
+    let held = store.durable(origin)?.clone();
+    Ok(Committed(Step { origin: origin.clone(), next: held.clone(), held }))
 }
 
 /// Why a durable head was not cosigned.

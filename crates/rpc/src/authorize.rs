@@ -106,6 +106,10 @@ const HEAD_READERS: &[Role] =
 /// Whoever looks at single entries.
 const ENTRY_READERS: &[Role] = &[Role::Appender, Role::Reader, Role::Witness, Role::Monitor, Role::Auditor];
 
+/// Whoever compares what a witness holds with what a log shows.
+const COSIGNED_READERS: &[Role] =
+    &[Role::Reader, Role::Log, Role::Signer, Role::Witness, Role::Monitor, Role::Auditor, Role::Operator];
+
 /// Every call that this crate serves. A call without a rule is refused, and a test fails.
 pub(crate) const RULES: &[Rule] = &[
     Rule {
@@ -138,6 +142,18 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule { path: "/epigraph.v1.SignerService/OpenTerm", roles: &[Role::Log], deadline: CALL_DEADLINE },
     Rule { path: "/epigraph.v1.SignerService/SignCheckpoint", roles: &[Role::Log], deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.WitnessService/AddCheckpoint", roles: &[Role::Log], deadline: CALL_DEADLINE },
+    Rule {
+        path: "/epigraph.v1.WitnessService/GetCheckpoint",
+        roles: COSIGNED_READERS,
+        deadline: CALL_DEADLINE,
+    },
+    Rule {
+        path: "/epigraph.v1.WitnessService/WatchCheckpoints",
+        roles: COSIGNED_READERS,
+        deadline: CALL_DEADLINE,
+    },
+    Rule { path: "/epigraph.v1.WitnessService/ListLogs", roles: COSIGNED_READERS, deadline: CALL_DEADLINE },
 ];
 
 /// One line of `[[authorize]]`: whoever matches has these roles for these logs.
@@ -384,8 +400,9 @@ mod tests {
 
     #[test]
     fn the_matrix_of_calls_and_roles() {
-        use Role::{Appender, Auditor, Log, Monitor, Reader, Signer, Witness};
-        let expected: [(&str, &[Role]); 14] = [
+        use Role::{Appender, Auditor, Log, Monitor, Operator, Reader, Signer, Witness};
+        let cosigned: &[Role] = &[Reader, Log, Signer, Witness, Monitor, Auditor, Operator];
+        let expected: [(&str, &[Role]); 18] = [
             ("/Append", &[Appender]),
             ("/AppendStream", &[Appender]),
             ("/GetProducer", &[Appender]),
@@ -400,6 +417,10 @@ mod tests {
             ("/GetHead", &[Log, Witness, Monitor, Auditor]),
             ("/OpenTerm", &[Log]),
             ("/SignCheckpoint", &[Log]),
+            ("WitnessService/AddCheckpoint", &[Log]),
+            ("WitnessService/GetCheckpoint", cosigned),
+            ("WitnessService/WatchCheckpoints", cosigned),
+            ("WitnessService/ListLogs", cosigned),
         ];
         assert_eq!(expected.len(), RULES.len());
         for (call, allowed) in expected {

@@ -29,6 +29,15 @@ pub const DEFAULT_LIST_CHECKPOINTS: u32 = 100;
 /// the origin. The largest request that is allowed therefore still decodes, and is judged by its own limits.
 pub const MAX_REQUEST_BYTES: usize = MAX_APPEND_BYTES + 64 * 1024;
 
+/// The largest proposal to a witness: a note, a proof, an origin. A log has no reason to send more.
+pub const MAX_PROPOSAL_BYTES: usize = epigraph_core::note::MAX_NOTE_BYTES + 16 * 1024;
+
+/// Logs in one page of `ListLogs`: two names of 255 bytes and a key each, far below an answer's limit.
+pub const MAX_LOGS_PAGE: u32 = 1_000;
+
+/// Logs in one page of `ListLogs` if the caller does not say.
+pub const DEFAULT_LOGS_PAGE: u32 = 100;
+
 /// The largest answer: 4,096 proofs of 63 hashes, each with two bytes of tag and length, are below 9 MiB.
 pub const MAX_RESPONSE_BYTES: usize = 16 << 20;
 

@@ -5,6 +5,7 @@ mod append;
 mod read;
 mod signer;
 mod stream;
+mod witness;
 
 use std::future::Future;
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub use read::{CheckpointPage, ProofAnswer, Tree, Which};
 pub use stream::{Follow, FollowEvent, Watch};
 
 pub use signer::{OpenTermAnswer, SignAnswer, Signer, SignerHead};
+pub use witness::{Proposed, Watched, Witness, WitnessedLog};
 
 /// What a log says to an append.
 #[derive(Clone, PartialEq, Eq, Debug)]

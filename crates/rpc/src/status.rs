@@ -99,6 +99,12 @@ reasons! {
     Draining "DRAINING" Unavailable,
     /// The log has not finished the checks of its start.
     Gated "GATED" Unavailable,
+    /// Too many proposals of one caller, or for one log.
+    RateLimited "RATE_LIMITED" ResourceExhausted,
+    /// The state of a witness is older than what it has signed.
+    RolledBack "ROLLED_BACK" FailedPrecondition,
+    /// The clock of the server cannot be right.
+    ClockSkew "CLOCK_SKEW" Unavailable,
     /// A fault has stopped this log; the process may serve others.
     LogStopped "LOG_STOPPED" Unavailable,
     /// Too many entries wait for publication.

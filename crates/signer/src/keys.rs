@@ -7,9 +7,11 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use epigraph_core::SigningKey;
+use epigraph_core::cosignature::CosigningKey;
 use epigraph_core::key::KeyError;
+use epigraph_core::{SigningKey, VKey};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -55,6 +57,15 @@ pub enum KeyFileError {
 
 /// Reads a signing key from a file that its owner alone can read.
 pub fn load(path: &Path) -> Result<SigningKey, KeyFileError> {
+    load_as(path)
+}
+
+/// Reads a witness's key from a file that its owner alone can read.
+pub fn load_cosigning(path: &Path) -> Result<CosigningKey, KeyFileError> {
+    load_as(path)
+}
+
+fn load_as<K: FromStr<Err = KeyError>>(path: &Path) -> Result<K, KeyFileError> {
     let io_error = |source| KeyFileError::Io { action: "read", path: path.to_owned(), source };
     let file = fs::File::open(path).map_err(io_error)?;
     // The mode of the open file, so that it cannot be exchanged between the check and the read.
@@ -73,6 +84,15 @@ pub fn load(path: &Path) -> Result<SigningKey, KeyFileError> {
 
 /// Writes a key and its vkey to files that must not exist yet: `path` with mode 0600, and beside it `.vkey`.
 pub fn create(path: &Path, key: &SigningKey) -> Result<(), KeyFileError> {
+    create_as(path, &key.to_text(), key.vkey())
+}
+
+/// The same for a witness's key.
+pub fn create_cosigning(path: &Path, key: &CosigningKey) -> Result<(), KeyFileError> {
+    create_as(path, &key.to_text(), key.vkey())
+}
+
+fn create_as(path: &Path, secret: &Zeroizing<String>, vkey: &VKey) -> Result<(), KeyFileError> {
     let vkey_path = path.with_extension("vkey");
     let io_error = |path: &Path, source| KeyFileError::Io { action: "create", path: path.to_owned(), source };
     let write = |path: &Path, mode: u32, content: &str| {
@@ -81,8 +101,8 @@ pub fn create(path: &Path, key: &SigningKey) -> Result<(), KeyFileError> {
         file.write_all(b"\n")?;
         file.sync_all()
     };
-    write(path, 0o600, &key.to_text()).map_err(|source| io_error(path, source))?;
-    write(&vkey_path, 0o644, &key.vkey().to_string()).map_err(|source| io_error(&vkey_path, source))
+    write(path, 0o600, secret).map_err(|source| io_error(path, source))?;
+    write(&vkey_path, 0o644, &vkey.to_string()).map_err(|source| io_error(&vkey_path, source))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use epigraph_core::progress::{Held, Persist, Step};
+use epigraph_core::progress::{Held, Persist, Recall, Step};
 use epigraph_core::{Entropy, Origin};
 
 use crate::file::{Dir, File};
@@ -135,24 +135,47 @@ impl HeadStore {
 
     /// Adds a log with its first state: the only way in which state comes into being.
     pub fn init_log(&mut self, origin: &Origin, first: Held) -> Result<(), HeadError> {
+        self.init_logs(vec![(origin.clone(), first)])
+    }
+
+    /// Adds many logs, all of them or none, with as many syncs as one takes.
+    pub fn init_logs(&mut self, logs: Vec<(Origin, Held)>) -> Result<(), HeadError> {
         self.alive()?;
-        check_bounds(&first)?;
-        if self.by_origin.contains_key(origin) {
-            return Err(HeadError::OriginExists(origin.clone()));
+        let mut named = HashSet::new();
+        for (origin, first) in &logs {
+            check_bounds(first)?;
+            if self.by_origin.contains_key(origin) || !named.insert(origin) {
+                return Err(HeadError::OriginExists(origin.clone()));
+            }
         }
-        let header = self.next_header()?;
-        let written = self.write_first(&header, origin, &first);
+        let Some(count) = u32::try_from(logs.len()).ok().filter(|count| *count > 0) else {
+            return if logs.is_empty() { Ok(()) } else { Err(HeadError::TooManyLogs) };
+        };
+        let header = self.next_header(count)?;
+        let written = self.write_first(&header, &logs);
         self.fatal(written)?;
         self.header = header;
-        self.by_origin.insert(origin.clone(), self.logs.len());
-        self.logs.push(Log { origin: origin.clone(), generation: 1, held: first, suspect: false });
+        for (origin, held) in logs {
+            self.by_origin.insert(origin.clone(), self.logs.len());
+            self.logs.push(Log { origin, generation: 1, held, suspect: false });
+        }
         Ok(())
+    }
+
+    /// Every log and its newest head, suspect ones among them: to be shown, not to be decided on.
+    pub fn heads(&self) -> impl Iterator<Item = (&Origin, &Held)> {
+        self.logs.iter().map(|log| (&log.origin, &log.held))
     }
 
     /// What is held for a log. A suspect head is refused here, so that no decision can be based on it.
     pub fn get(&self, origin: &Origin) -> Result<&Held, HeadError> {
         let log = &self.logs[self.index(origin)?];
         if log.suspect { Err(HeadError::Suspect(origin.clone())) } else { Ok(&log.held) }
+    }
+
+    /// What is held for a log, also where it is suspect: to be compared by the gate, not to be decided on.
+    pub fn look(&self, origin: &Origin) -> Result<&Held, HeadError> {
+        Ok(&self.logs[self.index(origin)?].held)
     }
 
     /// The logs for which a newer head may have been lost, and the head fallen back to. For the gate alone.
@@ -209,26 +232,28 @@ impl HeadStore {
         Ok(())
     }
 
-    /// The header as it is with one log more.
-    fn next_header(&self) -> Result<Header, HeadError> {
+    /// The header as it is with `count` logs more.
+    fn next_header(&self, count: u32) -> Result<Header, HeadError> {
         let mut header = self.header.clone();
-        if header.logs == header.capacity {
-            header.capacity = (header.capacity + GROW_LOGS).min(MAX_LOGS);
+        header.logs = header.logs.saturating_add(count);
+        if header.logs > header.capacity {
+            header.capacity = header.logs.max(header.capacity.saturating_add(GROW_LOGS)).min(MAX_LOGS);
         }
-        if header.logs == header.capacity {
+        if header.logs > header.capacity {
             return Err(HeadError::TooManyLogs);
         }
-        header.logs += 1;
         header.revision += 1;
         Ok(header)
     }
 
     /// The slots first, then the header that counts them: a log exists once both copies of the header say so,
     /// and from then on its zeroed slots are damage, not absence.
-    fn write_first(&self, header: &Header, origin: &Origin, first: &Held) -> io::Result<()> {
+    fn write_first(&self, header: &Header, logs: &[(Origin, Held)]) -> io::Result<()> {
         write_zeros(&*self.file, self.header.capacity..header.capacity)?;
-        for (generation, copy) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-            self.write_slot(self.logs.len(), copy, origin, generation, first)?;
+        for (index, (origin, first)) in (self.logs.len()..).zip(logs) {
+            for (generation, copy) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                self.write_slot(index, copy, origin, generation, first)?;
+            }
         }
         self.file.sync()?;
         self.dir.crash_point("heads.init.slots");
@@ -293,6 +318,14 @@ impl Persist for HeadStore {
             new: step.next().clone(),
         };
         self.commit(&steps.iter().map(update).collect::<Vec<_>>())
+    }
+}
+
+impl Recall for HeadStore {
+    type Error = HeadError;
+
+    fn durable(&self, origin: &Origin) -> Result<&Held, HeadError> {
+        self.get(origin)
     }
 }
 

@@ -1,0 +1,195 @@
+//! `epigraph serve witness`: opens a witness's state, serves it, takes in new logs while it runs, and asks logs what they
+//! have published before it cosigns for them.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use epigraph_core::{Origin, TreeSize};
+use epigraph_rpc::{Authorizer, CallError, ClientTls, Reason, Routes, peer, witness_service};
+use epigraph_witness::list::Listed;
+use epigraph_witness::service::WitnessServer;
+use epigraph_witness::witness::{self, AskLog, Notes, Witness};
+
+use super::{client_tls, closed_stdin, listen, server_tls};
+use crate::cli::ServeRole;
+use crate::config::witness::{Address, WitnessConfig, load_list};
+use crate::failure::{Failure, Outcome};
+use crate::metrics::Calls;
+use crate::runtime;
+use crate::state;
+use crate::terminal::Terminal;
+
+/// How often the list of logs is looked at: soon enough for whoever adds one and waits.
+const RELOAD: Duration = Duration::from_secs(1);
+
+/// Checkpoints that the gate looks at besides the newest: those right above the witness's own head, where its lost
+/// cosignatures would be.
+const LISTED_CHECKPOINTS: u32 = 1_000;
+
+pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
+    let config = WitnessConfig::load(&args.config.config)?;
+    let runtime = runtime::runtime().map_err(Failure::state)?;
+    runtime.block_on(serve(config, args.until_stdin_closes, terminal))
+}
+
+async fn serve(config: WitnessConfig, until_stdin_closes: bool, terminal: Terminal) -> Outcome {
+    let stop = runtime::stop_signal().map_err(Failure::state)?;
+    let (tls, _) = server_tls(&config.tls)?;
+    let authorizer = Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
+    let clock = runtime::clock();
+    let logs = Arc::new(Logs::new(client_tls(&config.tls)?));
+
+    let mut keeper = state::witness::open(&config)?;
+    let seen = version(&config.list());
+    let list = logs.take(load_list(&config.list(), config.tls.client.is_some())?)?;
+    let unasked = list.iter().filter(|log| !log.can_ask).count();
+    let count = list.len();
+    let prepared = witness::prepare(&mut keeper, list, &*clock).map_err(Failure::state)?;
+    if unasked > 0 {
+        tracing::warn!(
+            logs = unasked,
+            "logs without an address cannot be asked what they have published: if this witness's state is put back to an older \
+             copy, nobody notices"
+        );
+    }
+    let vkey = keeper.vkey().clone();
+    let asking: Arc<dyn AskLog> = Arc::clone(&logs) as Arc<dyn AskLog>;
+    let (witness, failure) =
+        Witness::start(keeper, prepared, config.settings, clock, asking).map_err(Failure::state)?;
+    let witness = Arc::new(witness);
+
+    let listener = listen(config.listen, "listen").await?;
+    let address = listener.local_addr().map_err(Failure::state)?;
+    terminal.line(format_args!("witnessing as {} on {address} for {count} logs", config.name));
+    terminal.object(&serde_json::json!({
+        "address": address.to_string(),
+        "name": config.name.as_str(),
+        "vkey": vkey.to_string(),
+        "logs": count,
+    }));
+
+    let shutdown = async move {
+        tokio::select! {
+            () = stop => {}
+            () = closed_stdin(until_stdin_closes) => {}
+        }
+        tracing::info!("stopping: finishing what was taken");
+    };
+    let routes = Routes::new(witness_service(WitnessServer::new(Arc::clone(&witness))));
+    let hooks = Calls::new().hooks();
+    let server = epigraph_rpc::serve(listener, tls, authorizer, routes, hooks, runtime::entropy(), shutdown);
+    tokio::select! {
+        () = server => Ok(()),
+        fatal = failure => match fatal {
+            Ok(fatal) => Err(Failure::state(fatal)),
+            Err(_) => Err(Failure::state("the witness's thread has ended; this is a fault of the program")),
+        },
+        () = reload(&config, &witness, &logs, seen) => Ok(()),
+    }
+}
+
+/// Takes the list of logs in again whenever it changes. A list that is not one is left alone, loudly.
+async fn reload(config: &WitnessConfig, witness: &Witness, logs: &Logs, mut seen: Option<Version>) {
+    let path = config.list();
+    loop {
+        tokio::time::sleep(RELOAD).await;
+        let now = version(&path);
+        if now == seen {
+            continue;
+        }
+        seen = now;
+        let taken = match load_list(&path, config.tls.client.is_some()).and_then(|list| logs.take(list)) {
+            Ok(list) => witness.apply(list).await.map_err(Failure::state),
+            Err(failure) => Err(failure),
+        };
+        match taken {
+            Ok(changes) => {
+                let names = |logs: &[Listed]| {
+                    logs.iter().map(|log| log.origin.to_string()).collect::<Vec<_>>().join(", ")
+                };
+                if !changes.added.is_empty() {
+                    tracing::info!(logs = %names(&changes.added), "logs were added to the list");
+                }
+                for origin in &changes.returned {
+                    tracing::info!(log = %origin, "a log is on the list again");
+                }
+                for origin in &changes.removed {
+                    tracing::warn!(log = %origin, "a log is no longer on the list: it is refused, and what is held for it stays");
+                }
+                for rekeyed in &changes.rekeyed {
+                    tracing::error!(why = %rekeyed, "a log is refused");
+                }
+            }
+            Err(failure) => {
+                tracing::error!(%failure, "the list of logs was not taken in; the one before it holds");
+            }
+        }
+    }
+}
+
+/// What changes with a file's content: its number, when it was written (seconds and nanoseconds), its length.
+type Version = (u64, i64, i64, u64);
+
+fn version(path: &Path) -> Option<Version> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len()))
+}
+
+/// Connections to the logs that can be asked.
+struct Logs {
+    tls: Option<ClientTls>,
+    known: RwLock<BTreeMap<Origin, peer::Log>>,
+}
+
+impl Logs {
+    fn new(tls: Option<ClientTls>) -> Logs {
+        Logs { tls, known: RwLock::default() }
+    }
+
+    /// Learns where the logs of a list are. Logs of one process share a connection.
+    fn take(&self, list: Vec<(Listed, Option<Address>)>) -> Outcome<Vec<Listed>> {
+        let mut processes: BTreeMap<Address, peer::Log> = BTreeMap::new();
+        let mut known = BTreeMap::new();
+        for (log, address) in &list {
+            let (Some(address), Some(tls)) = (address, &self.tls) else { continue };
+            if !processes.contains_key(address) {
+                let peer = peer::Log::new(&address.address, tls, &address.server).map_err(Failure::usage)?;
+                processes.insert(address.clone(), peer);
+            }
+            known.extend(processes.get(address).map(|peer| (log.origin.clone(), peer.clone())));
+        }
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
+        Ok(list.into_iter().map(|(log, _)| log).collect())
+    }
+}
+
+impl AskLog for Logs {
+    fn notes<'a>(&'a self, origin: &'a Origin, above: TreeSize) -> Notes<'a> {
+        Box::pin(async move {
+            let log = self.known.read().unwrap_or_else(PoisonError::into_inner).get(origin).cloned();
+            let log = log.ok_or("the list does not say where it is")?;
+            ask(&log, origin, above).await.map_err(|error| error.to_string())
+        })
+    }
+}
+
+/// The newest published checkpoint, and those that the log lists from the held size on.
+async fn ask(log: &peer::Log, origin: &Origin, above: TreeSize) -> Result<Vec<Bytes>, CallError> {
+    let refused = |error: &CallError, reason| matches!(error, CallError::Refused(refusal) if refusal.reason() == reason);
+    let mut notes = match log.checkpoint(origin.as_str()).await {
+        Ok(note) => vec![note],
+        // Nothing is published, so nothing of ours is either.
+        Err(error) if refused(&error, Reason::NotYetPublished) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    match log.checkpoints(origin.as_str(), above, LISTED_CHECKPOINTS, "").await {
+        Ok(page) => notes.extend(page.checkpoints),
+        Err(error) if refused(&error, Reason::UnknownRpc) || refused(&error, Reason::NotYetPublished) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(notes)
+}
