@@ -3,6 +3,7 @@
 
 mod append;
 mod read;
+mod stream;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::status::{self, Status};
 pub(crate) use append::{Answer, Ticket};
 pub use append::{AppendError, Appended, Call, ProducerState, Submitted, Wait};
 pub use read::{Proven, ReadError};
+pub use stream::{MAX_AHEAD, MAX_AHEAD_BYTES, StreamError};
 
 /// Entries that wait for publication at one time. One checkpoint can answer all of them at once, and each answer is a
 /// proof: 2 KiB in the largest tree, half of that in one of a billion entries.

@@ -13,4 +13,5 @@ mod faults;
 mod limits;
 mod machine;
 mod producers;
+mod streams;
 mod support;
