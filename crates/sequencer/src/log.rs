@@ -2,8 +2,8 @@
 //! [`crate::run`] does the work behind [`Log::append`].
 
 mod append;
+mod append_stream;
 mod read;
-mod stream;
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::status::{self, Status};
 
 pub(crate) use append::{Answer, Ticket};
 pub use append::{AppendError, Appended, Call, ProducerState, Submitted, Wait};
+pub use append_stream::{MAX_AHEAD, MAX_AHEAD_BYTES, StreamError};
 pub use read::{Proven, ReadError};
-pub use stream::{MAX_AHEAD, MAX_AHEAD_BYTES, StreamError};
 
 /// Entries that wait for publication at one time. One checkpoint can answer all of them at once, and each answer is a
 /// proof: 2 KiB in the largest tree, half of that in one of a billion entries.

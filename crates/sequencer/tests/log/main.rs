@@ -7,11 +7,11 @@
     reason = "a test ends where its promise is broken"
 )]
 
+mod append_streams;
 mod appends;
 mod entries;
 mod faults;
 mod limits;
 mod machine;
 mod producers;
-mod streams;
 mod support;
