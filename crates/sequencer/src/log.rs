@@ -2,6 +2,7 @@
 //! [`crate::run`] does the work behind [`Log::append`].
 
 mod append;
+mod append_stream;
 mod list;
 mod read;
 mod stream;
@@ -19,6 +20,7 @@ use crate::status::{self, NotReady, Status};
 
 pub(crate) use append::{Answer, Ticket};
 pub use append::{AppendError, Appended, Call, ProducerState, Submitted, Wait};
+pub use append_stream::{MAX_AHEAD, MAX_AHEAD_BYTES, StreamError};
 pub use list::{ListError, Listed};
 pub use read::{InTree, Proven, ReadError};
 use stream::Streams;

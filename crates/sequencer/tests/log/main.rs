@@ -7,6 +7,7 @@
     reason = "a test ends where its promise is broken"
 )]
 
+mod append_streams;
 mod appends;
 mod entries;
 mod faults;
