@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use epigraph_core::KeyName;
-use epigraph_rpc::SpiffeId;
+use epigraph_rpc::{SpiffeId, Wait};
 
 use crate::terminal::Color;
 
@@ -156,9 +156,13 @@ pub struct Append {
     #[arg(value_name = "FILE", default_value = "-")]
     pub file: PathBuf,
 
-    /// Return when the entries are on the log's disk, without receipts
-    #[arg(long, conflicts_with = "receipts")]
-    pub durable: bool,
+    /// The whole file is one entry, line feeds included
+    #[arg(long)]
+    pub whole: bool,
+
+    /// For what to wait; only what is published has a receipt
+    #[arg(long, value_enum, default_value = "published")]
+    pub wait: WaitFor,
 
     /// Keep each entry and its receipt in this directory
     #[arg(long, value_name = "DIR")]
@@ -188,8 +192,8 @@ pub struct Hammer {
     pub size: u16,
 
     /// For what each call waits
-    #[arg(long, value_enum, default_value_t)]
-    pub wait: HammerWait,
+    #[arg(long, value_enum, default_value = "durable")]
+    pub wait: WaitFor,
 
     /// How long; 10 if no count is given either
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -200,13 +204,21 @@ pub struct Hammer {
     pub count: Option<u64>,
 }
 
-#[derive(Clone, Copy, Default, ValueEnum)]
-pub enum HammerWait {
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WaitFor {
     /// The entries are on the log's disk
-    #[default]
     Durable,
     /// A published checkpoint covers them
     Published,
+}
+
+impl From<WaitFor> for Wait {
+    fn from(wait: WaitFor) -> Wait {
+        match wait {
+            WaitFor::Durable => Wait::Durable,
+            WaitFor::Published => Wait::Published,
+        }
+    }
 }
 
 #[derive(Args)]

@@ -1,6 +1,7 @@
-//! The configuration file of the log process: one TOML, unknown keys refused, paths relative to the file. What is
+//! The configuration file of the log process, which may run several logs: one TOML, unknown keys refused, paths relative to the file. What is
 //! read here is checked here; the rest of the program sees ready values.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,9 @@ use crate::failure::{Failure, Outcome};
 
 /// A configuration file has a few hundred lines at most.
 const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
+
+/// Logs in one process (DESIGN section 1): each has threads, caches and a signer's directory of its own.
+pub const MAX_LOGS: usize = 64;
 
 /// The smallest segment that holds a frame of the largest batch, its header and the segment's own.
 const MIN_SEGMENT_MIB: u64 = 16;
@@ -71,6 +75,8 @@ struct RawLog {
     checkpoint_interval_ms: u64,
     #[serde(default = "default_segment")]
     segment_mib: u64,
+    unpublished_max_entries: Option<u64>,
+    unpublished_max_age_ms: Option<u64>,
     signer: RawSigner,
 }
 
@@ -107,7 +113,7 @@ impl RawGrant {
 }
 
 /// The checked configuration of a log process.
-pub struct LogConfig {
+pub struct ProcessConfig {
     /// Its directory.
     pub directory: PathBuf,
     /// Where it listens.
@@ -118,10 +124,18 @@ pub struct LogConfig {
     pub tls: RawTls,
     /// Who may do what.
     pub grants: Vec<Grant>,
-    /// How far it runs ahead of publication.
-    pub limits: Limits,
+    /// Its logs: at least one, at most [`MAX_LOGS`], each of another origin.
+    pub logs: Vec<LogConfig>,
+}
+
+/// The checked configuration of one log.
+pub struct LogConfig {
     /// The log's name.
     pub origin: KeyName,
+    /// Where its files are: `<directory>/<hex sha256(origin)>`.
+    pub directory: PathBuf,
+    /// How far it runs ahead of publication.
+    pub limits: Limits,
     /// How long a head waits for publication when nobody waits for it.
     pub checkpoint_interval: Duration,
     /// The size of a journal segment; taken by `init`, then read from the log's own directory.
@@ -132,45 +146,85 @@ pub struct LogConfig {
     pub signer_key: PathBuf,
 }
 
-impl LogConfig {
+impl ProcessConfig {
     /// Reads and checks a file.
-    pub fn load(path: &Path) -> Outcome<LogConfig> {
+    pub fn load(path: &Path) -> Outcome<ProcessConfig> {
         let raw: RawConfig = load_toml(path)?;
         let bad = |what: String| Failure::usage(format!("{}: {what}", path.display()));
         let base = path.parent().unwrap_or(Path::new(""));
-        let [log] = <[RawLog; 1]>::try_from(raw.log).map_err(|logs| {
-            bad(format!("it has {} [[log]] tables; this version runs exactly one log", logs.len()))
-        })?;
-        let origin = KeyName::new(log.origin).map_err(|error| bad(format!("origin: {error}")))?;
-        if !(10..=3_600_000).contains(&log.checkpoint_interval_ms) {
-            return Err(bad("checkpoint_interval_ms is 10 to 3600000".into()));
-        }
-        if !(MIN_SEGMENT_MIB..=MAX_SEGMENT_MIB).contains(&log.segment_mib) {
-            return Err(bad(format!("segment_mib is {MIN_SEGMENT_MIB} to {MAX_SEGMENT_MIB}")));
-        }
         let grant = |grant: RawGrant| grant.check().map_err(|error| bad(format!("[[authorize]]: {error}")));
         let directory = base.join(raw.directory);
-        let signer_directory = base.join(log.signer.directory);
-        if signer_directory.starts_with(&directory) {
-            return Err(bad(signer_inside_log(&signer_directory)));
+        if !(1..=MAX_LOGS).contains(&raw.log.len()) {
+            let message =
+                format!("it has {} [[log]] tables; a process runs 1 to {MAX_LOGS} logs", raw.log.len());
+            return Err(bad(message));
         }
-        Ok(LogConfig {
+        let logs: Vec<LogConfig> = raw
+            .log
+            .into_iter()
+            .map(|log| log.check(base, &directory, &raw.limits))
+            .collect::<Result<_, _>>()
+            .map_err(bad)?;
+        all_differ(&logs).map_err(bad)?;
+        Ok(ProcessConfig {
             directory,
             listen: raw.listen.address,
             metrics: raw.metrics.map(|metrics| metrics.address),
             tls: raw.tls.relative_to(base),
             grants: raw.authorize.into_iter().map(grant).collect::<Outcome<_>>()?,
-            limits: Limits {
-                unpublished_max_entries: raw.limits.unpublished_max_entries,
-                unpublished_max_age_ms: raw.limits.unpublished_max_age_ms,
-            },
-            origin,
-            checkpoint_interval: Duration::from_millis(log.checkpoint_interval_ms),
-            segment_bytes: log.segment_mib * 1024 * 1024,
-            signer_directory,
-            signer_key: base.join(log.signer.key),
+            logs,
         })
     }
+}
+
+impl RawLog {
+    fn check(self, base: &Path, directory: &Path, defaults: &RawLimits) -> Result<LogConfig, String> {
+        let origin = KeyName::new(self.origin).map_err(|error| format!("origin: {error}"))?;
+        let in_log = |what: String| format!("[[log]] {origin}: {what}");
+        if !(10..=3_600_000).contains(&self.checkpoint_interval_ms) {
+            return Err(in_log("checkpoint_interval_ms is 10 to 3600000".into()));
+        }
+        if !(MIN_SEGMENT_MIB..=MAX_SEGMENT_MIB).contains(&self.segment_mib) {
+            return Err(in_log(format!("segment_mib is {MIN_SEGMENT_MIB} to {MAX_SEGMENT_MIB}")));
+        }
+        let limits = Limits {
+            unpublished_max_entries: self.unpublished_max_entries.unwrap_or(defaults.unpublished_max_entries),
+            unpublished_max_age_ms: self.unpublished_max_age_ms.unwrap_or(defaults.unpublished_max_age_ms),
+        };
+        let signer_directory = base.join(self.signer.directory);
+        if signer_directory.starts_with(directory) {
+            return Err(in_log(signer_inside_log(&signer_directory)));
+        }
+        if directory.starts_with(&signer_directory) {
+            return Err(in_log(log_inside_signer(directory)));
+        }
+        Ok(LogConfig {
+            directory: directory.join(origin.to_origin().hash().to_string()),
+            limits,
+            checkpoint_interval: Duration::from_millis(self.checkpoint_interval_ms),
+            segment_bytes: self.segment_mib * 1024 * 1024,
+            signer_directory,
+            signer_key: base.join(self.signer.key),
+            origin,
+        })
+    }
+}
+
+/// Two logs share neither a name nor a signer's directory: a store of heads has one owner.
+fn all_differ(logs: &[LogConfig]) -> Result<(), String> {
+    let (mut origins, mut signers) = (BTreeSet::new(), BTreeSet::new());
+    for log in logs {
+        if !origins.insert(log.origin.as_str()) {
+            return Err(format!("two [[log]] tables have the origin {}", log.origin));
+        }
+        if !signers.insert(&log.signer_directory) {
+            return Err(format!(
+                "two [[log]] tables have the signer directory {}: each log's embedded signer needs one of its own",
+                log.signer_directory.display()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Why the signer's directory must not lie in the log's, and what to do about it.
@@ -179,6 +233,15 @@ pub fn signer_inside_log(signer_directory: &Path) -> String {
         "the signer's directory {} lies inside the log's: whoever restores an old copy of one would restore both, and \
          nobody could notice. Put it beside, best on another disk",
         signer_directory.display()
+    )
+}
+
+/// Why the log's directory must not lie in the signer's.
+pub fn log_inside_signer(directory: &Path) -> String {
+    format!(
+        "the log's directory {} lies inside the signer's: whoever restores an old copy of one would restore both, and \
+         nobody could notice. Put them beside each other, best on two disks",
+        directory.display()
     )
 }
 

@@ -16,10 +16,10 @@ use epigraph_store::published::{self, BadCopy};
 use serde_json::{Value, json};
 
 use crate::cli::ConfigFile;
-use crate::config::LogConfig;
+use crate::config::{LogConfig, ProcessConfig};
 use crate::failure::{Failure, Outcome};
 use crate::preflight;
-use crate::state::{self, Stopped};
+use crate::state;
 use crate::terminal::Terminal;
 
 /// How bad a finding is.
@@ -88,15 +88,38 @@ impl fmt::Display for Finding {
 }
 
 pub fn run(args: &ConfigFile, terminal: Terminal) -> Outcome {
-    let config = LogConfig::load(&args.config)?;
+    let config = ProcessConfig::load(&args.config)?;
+    let _locked = state::lock_stopped(&config)?;
+    let mut outcome = Ok(());
+    let mut reports = Vec::new();
+    for log in &config.logs {
+        if config.logs.len() > 1 {
+            terminal.line(format_args!("{}", terminal.bold(&log.origin)));
+        }
+        let (report, found) = check(log, terminal)?;
+        reports.push(report);
+        if let Err(damage) = found {
+            if outcome.is_err() {
+                terminal.line(format_args!("{damage}"));
+            } else {
+                outcome = Err(damage);
+            }
+        }
+    }
+    let clean = outcome.is_ok();
+    terminal.object(&json!({ "clean": clean, "logs": reports }));
+    outcome
+}
+
+/// Checks one log; returns what is to be said about it to a program, and whether it is damaged.
+fn check(config: &LogConfig, terminal: Terminal) -> Outcome<(Value, Outcome)> {
     let origin = config.origin.to_origin();
-    let stopped = state::lock_stopped(&config)?;
     let mut findings = Vec::new();
-    let policy = policy(&stopped, &mut findings);
-    let published = published_head(&stopped.log.join("checkpoints"), policy.as_ref(), &mut findings);
+    let policy = policy(config, &mut findings);
+    let published = published_head(&config.directory.join("checkpoints"), policy.as_ref(), &mut findings);
     let held = held_head(&config.signer_directory, &origin, &mut findings);
 
-    let journal_path = stopped.log.join("journal");
+    let journal_path = config.directory.join("journal");
     let wanted: Vec<_> = [published, held].iter().flatten().map(|head| head.size).collect();
     let mut progress = |size: TreeSize| terminal.progress(format_args!("{size} entries read"));
     let journal_dir = state::open_dir(&journal_path)?;
@@ -129,17 +152,17 @@ pub fn run(args: &ConfigFile, terminal: Terminal) -> Outcome {
         findings.push(Finding::new(Kind::Damaged, config.signer_directory.join("heads"), message));
     }
     if journal.flaws.is_empty() {
-        findings.extend(tree(&stopped.log, &origin, journal.head.size));
+        findings.extend(tree(&config.directory, &origin, journal.head.size));
     }
-    report(&origin, &journal, [published, held], &findings, terminal)
+    Ok(report(&origin, &journal, [published, held], &findings, terminal))
 }
 
-fn policy(stopped: &Stopped, findings: &mut Vec<Finding>) -> Option<Policy> {
-    match &stopped.vkey {
-        Ok(vkey) => Some(Policy::of_log(vkey.clone())),
+fn policy(config: &LogConfig, findings: &mut Vec<Finding>) -> Option<Policy> {
+    match state::vkey(config) {
+        Ok(vkey) => Some(Policy::of_log(vkey)),
         Err(why) => {
             let message = format_args!("{why}. Without the vkey in it no signature was checked");
-            findings.push(Finding::new(Kind::Damaged, stopped.log.join("log.toml"), message));
+            findings.push(Finding::new(Kind::Damaged, config.directory.join("log.toml"), message));
             None
         }
     }
@@ -313,7 +336,7 @@ fn report(
     [published, held]: [Option<TreeHead>; 2],
     findings: &[Finding],
     terminal: Terminal,
-) -> Outcome {
+) -> (Value, Outcome) {
     let damaged = findings.iter().filter(|finding| finding.kind == Kind::Damaged).count();
     for finding in findings {
         let kind = match finding.kind {
@@ -324,7 +347,7 @@ fn report(
     }
     let size = |head: Option<TreeHead>| head.map(|head| head.size.get());
     let root: &Hash = &journal.head.root;
-    terminal.object(&json!({
+    let value = json!({
         "clean": damaged == 0,
         "origin": origin.as_str(),
         "entries": journal.head.size.get(),
@@ -334,12 +357,13 @@ fn report(
         "published": size(published),
         "signer": size(held),
         "findings": findings.iter().map(Finding::to_json).collect::<Vec<_>>(),
-    }));
+    });
     if damaged > 0 {
-        return Err(Failure::state(format_args!(
+        let failure = Failure::state(format_args!(
             "{origin} is damaged (findings: {damaged}); nothing was changed. Keep a copy of both directories before you \
              repair anything"
-        )));
+        ));
+        return (value, Err(failure));
     }
     terminal.line(format_args!(
         "{}: {} entries in {} segments, root {}; journal, published checkpoint and signer agree",
@@ -348,5 +372,5 @@ fn report(
         journal.segments,
         root
     ));
-    Ok(())
+    (value, Ok(()))
 }

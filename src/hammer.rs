@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 
 use crate::cli::append::rate;
-use crate::cli::{Hammer, HammerWait};
+use crate::cli::{Hammer, WaitFor};
 use crate::failure::{Failure, Outcome};
 use crate::profile::{Profile, of_call};
 use crate::runtime::{self, Stopwatch};
@@ -168,8 +168,8 @@ pub fn run(args: &Hammer, terminal: Terminal) -> Outcome {
     let plan = Arc::new(Plan {
         origin: profile.origin.clone(),
         wait: match args.wait {
-            HammerWait::Durable => Wait::Durable,
-            HammerWait::Published => Wait::Published,
+            WaitFor::Durable => Wait::Durable,
+            WaitFor::Published => Wait::Published,
         },
         batch: u64::from(args.batch),
         size: usize::from(args.size),

@@ -1,4 +1,4 @@
-//! Input by lines: an entry is the bytes up to LF, CR kept; an empty line is an entry of zero bytes.
+//! Input by lines, or whole: an entry is the bytes up to LF, CR kept; an empty line is an entry of zero bytes.
 
 use std::io::{self, BufRead};
 
@@ -18,11 +18,18 @@ pub enum Line {
 pub struct Lines<R> {
     reader: R,
     number: u64,
+    /// Line feeds are bytes like others, and what there is is one line.
+    whole: bool,
 }
 
 impl<R: BufRead> Lines<R> {
     pub fn new(reader: R) -> Lines<R> {
-        Lines { reader, number: 0 }
+        Lines { reader, number: 0, whole: false }
+    }
+
+    /// All of the input as one entry, empty if it is empty.
+    pub fn whole(reader: R) -> Lines<R> {
+        Lines { reader, number: 0, whole: true }
     }
 }
 
@@ -31,9 +38,12 @@ impl<R: BufRead> Iterator for Lines<R> {
 
     /// The line's number, from 1, and what it came to.
     fn next(&mut self) -> Option<Self::Item> {
+        if self.whole && self.number > 0 {
+            return None;
+        }
         let mut entry = Vec::new();
         let mut length: u64 = 0;
-        let mut started = false;
+        let mut started = self.whole;
         loop {
             let buffer = match self.reader.fill_buf() {
                 Ok(buffer) => buffer,
@@ -43,7 +53,7 @@ impl<R: BufRead> Iterator for Lines<R> {
             if buffer.is_empty() && !started {
                 return None;
             }
-            let newline = buffer.iter().position(|byte| *byte == b'\n');
+            let newline = if self.whole { None } else { buffer.iter().position(|byte| *byte == b'\n') };
             let piece = &buffer[..newline.unwrap_or(buffer.len())];
             let room = MAX_ENTRY_BYTES.saturating_sub(entry.len());
             entry.extend_from_slice(&piece[..piece.len().min(room)]);
@@ -88,6 +98,20 @@ mod tests {
         check(b"a\n", &[b"a"]);
         check(b"a\r\n\nb\0\xff", &[b"a\r", b"", b"b\0\xff"]);
         check(b"\n\n", &[b"", b""]);
+    }
+
+    #[test]
+    fn as_a_whole_the_input_is_one_entry_whatever_is_in_it() {
+        for input in [&b""[..], b"\n", b"a\n\nb", b"a"] {
+            for capacity in [1, 2, 64] {
+                let lines = Lines::whole(BufReader::with_capacity(capacity, input));
+                let lines: Vec<_> = lines.map(Result::unwrap).collect();
+                assert_eq!(lines, [(1, Line::Entry(Bytes::copy_from_slice(input)))], "pieces of {capacity}");
+            }
+        }
+        let long = vec![b'\n'; MAX_ENTRY_BYTES + 1];
+        let lines: Vec<_> = Lines::whole(&long[..]).map(Result::unwrap).collect();
+        assert_eq!(lines, [(1, Line::TooLong(MAX_ENTRY_BYTES as u64 + 1))]);
     }
 
     #[test]

@@ -62,11 +62,16 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
 }
 
 fn init_log(args: &ConfigFile, terminal: Terminal) -> Outcome {
-    let config = config::LogConfig::load(&args.config)?;
-    let vkey = state::init(&config, runtime::clock().now(), &runtime::entropy())?;
-    terminal.line(format_args!("initialised the log {} in {}", config.origin, config.directory.display()));
-    terminal.line(format_args!("its vkey, for everybody who verifies: {vkey}"));
-    terminal.object(&serde_json::json!({ "initialised": config.origin.as_str(), "vkey": vkey.to_string() }));
+    let config = config::ProcessConfig::load(&args.config)?;
+    let created = state::init(&config, runtime::clock().now(), &runtime::entropy())?;
+    for state::Created { origin, directory, vkey } in &created {
+        terminal.line(format_args!("initialised the log {origin} in {}", directory.display()));
+        terminal.line(format_args!("its vkey, for everybody who verifies: {vkey}"));
+    }
+    let logs = created
+        .iter()
+        .map(|log| serde_json::json!({ "origin": log.origin.as_str(), "vkey": log.vkey.to_string() }));
+    terminal.object(&serde_json::json!({ "initialised": logs.collect::<Vec<_>>() }));
     Ok(())
 }
 

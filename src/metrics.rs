@@ -3,10 +3,11 @@
 
 pub mod listener;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use epigraph_core::{Clock, UnixMillis};
+use epigraph_core::{Clock, Origin, UnixMillis};
 use epigraph_rpc::{ConnectionRefused, Hooks, log_refused};
 use epigraph_sequencer::log::Log;
 use epigraph_sequencer::status::{NotReady, Status};
@@ -71,17 +72,32 @@ impl Calls {
 
 /// What can be looked at.
 pub struct Metrics {
-    source: Source,
+    logs: Logs,
     registry: Registry,
 }
 
+/// Where the values of a log are read when somebody looks.
+#[derive(Clone)]
+pub enum Source {
+    /// It was opened.
+    Running(Arc<Log>, watch::Receiver<Scrubbed>),
+    /// It could not be opened.
+    Stopped,
+}
+
 impl Metrics {
-    /// Of the one log of this process, whose certificate is valid until `certificate_expiry`.
-    pub fn new(source: Source, calls: &Calls, certificate_expiry: UnixMillis) -> Metrics {
+    /// Of the logs of this process, whose certificate is valid until `certificate_expiry`.
+    pub fn new(
+        sources: BTreeMap<Origin, Source>,
+        clock: Arc<dyn Clock>,
+        calls: &Calls,
+        certificate_expiry: UnixMillis,
+    ) -> Metrics {
+        let logs = Logs { sources: Arc::new(sources), clock };
         let mut registry = Registry::with_prefix("epigraph");
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What runs", build);
-        let started = ConstGauge::new(seconds(source.clock.now()));
+        let started = ConstGauge::new(seconds(logs.clock.now()));
         registry.register_with_unit("start_timestamp", "When the process started", Unit::Seconds, started);
         let expiry = ConstGauge::new(seconds(certificate_expiry));
         let help = "When the server certificate expires";
@@ -90,14 +106,19 @@ impl Metrics {
         registry.register("calls", "Calls that were answered", calls.answered.clone());
         let help = "From a call's header to its answer";
         registry.register_with_unit("call_duration", help, Unit::Seconds, calls.duration.clone());
-        let origin = ("origin".into(), source.log.origin().as_str().to_owned().into());
-        registry.sub_registry_with_label(origin).register_collector(Box::new(source.clone()));
-        Metrics { source, registry }
+        registry.register_collector(Box::new(logs.clone()));
+        Metrics { logs, registry }
     }
 
-    /// Whether an entry would be acknowledged and published now.
-    fn ready(&self) -> Result<(), NotReady> {
-        self.source.status().ready
+    /// Whether every log would acknowledge and publish an entry now; else which would not, and why.
+    fn ready(&self) -> Result<(), String> {
+        let alone = self.logs.sources.len() == 1;
+        let reasons = self.logs.look().filter_map(|(origin, seen)| {
+            let why = seen.map_or(Err(NotReady::Stopped), |(status, _)| status.ready).err()?;
+            Some(if alone { why.to_string() } else { format!("{origin}: {why}") })
+        });
+        let reasons: Vec<String> = reasons.collect();
+        if reasons.is_empty() { Ok(()) } else { Err(reasons.join("\n")) }
     }
 
     /// OpenMetrics 1.0.
@@ -108,102 +129,142 @@ impl Metrics {
     }
 }
 
-/// Where the values of a log are read when somebody looks.
 #[derive(Clone)]
-pub struct Source {
-    pub log: Arc<Log>,
-    pub scrubbed: watch::Receiver<Scrubbed>,
-    pub clock: Arc<dyn Clock>,
+struct Logs {
+    sources: Arc<BTreeMap<Origin, Source>>,
+    clock: Arc<dyn Clock>,
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for Logs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("origin", self.log.origin()).finish_non_exhaustive()
+        f.debug_set().entries(self.sources.keys()).finish()
     }
 }
 
-impl Source {
-    fn status(&self) -> Status {
-        self.log.status(self.clock.now())
+impl Logs {
+    /// How each log is doing at this moment; `None` of one that could not be opened.
+    fn look(&self) -> impl Iterator<Item = (&Origin, Option<(Status, Scrubbed)>)> {
+        let now = self.clock.now();
+        self.sources.iter().map(move |(origin, source)| match source {
+            Source::Running(log, scrubbed) => (origin, Some((log.status(now), *scrubbed.borrow()))),
+            Source::Stopped => (origin, None),
+        })
     }
 }
 
-impl Collector for Source {
+impl Collector for Logs {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-        let Status {
-            durable,
-            published,
-            tree_lag,
-            publication_behind_ms,
-            in_flight_bytes,
-            tile_bytes,
-            tiles,
-            ready,
-        } = self.status();
-        let Scrubbed { progress, last_full_pass_at } = *self.scrubbed.borrow();
+        let looked: Vec<_> = self.look().collect();
+        let ready = looked.iter().map(|(origin, seen)| {
+            (origin.as_str(), seen.as_ref().is_some_and(|(status, _)| status.ready.is_ok()))
+        });
+        let ready: Vec<(&str, f64)> =
+            ready.map(|(origin, ready)| (origin, f64::from(u8::from(ready)))).collect();
+        let logs: Vec<Seen<'_>> = looked
+            .iter()
+            .filter_map(|(origin, seen)| {
+                seen.as_ref().map(|(status, scrubbed)| (origin.as_str(), status, scrubbed))
+            })
+            .collect();
         let (entries, bytes) = (Unit::Other("entries".into()), Unit::Bytes);
-        let mut out = Samples(encoder);
-        out.gauge(
-            "log_ready",
-            "1 if it acknowledges and publishes",
-            None,
-            f64::from(u8::from(ready.is_ok())),
-        )?;
-        out.gauge("log_durable", "Entries in the journal", Some(&entries), durable.get())?;
-        out.gauge(
-            "log_published",
-            "Entries that a published checkpoint covers",
-            Some(&entries),
-            published.get(),
-        )?;
-        let behind = publication_behind_ms as f64 / 1000.0;
+        let mut out = Samples { encoder, logs: &logs };
+
+        out.gauge_of("log_ready", "1 if it acknowledges and publishes", None, &ready)?;
+        out.gauge("log_durable", "Entries in the journal", Some(&entries), |log, _| {
+            log.durable.get() as f64
+        })?;
+        let help = "Entries that a published checkpoint covers";
+        out.gauge("log_published", help, Some(&entries), |log, _| log.published.get() as f64)?;
         let help = "How long nothing was published although something waits";
-        out.gauge("log_publication_behind", help, Some(&Unit::Seconds), behind)?;
-        out.gauge("log_tree_lag", "Durable entries that are not in the tree", Some(&entries), tree_lag)?;
-        out.gauge("log_in_flight", "Entries on their way to the disk", Some(&bytes), in_flight_bytes as u64)?;
-        out.gauge("log_tile_memory", "Tiles in memory", Some(&bytes), tile_bytes as u64)?;
-        let kinds = [("missing", tiles.missing), ("unreadable", tiles.unreadable), ("wrong", tiles.wrong)];
-        out.counters("log_bad_tiles", "Stored tiles that were not as they should be", &kinds)?;
-        out.counter("log_rebuilt_tiles", "Tiles that were rebuilt from the journal", tiles.rebuilt)?;
+        out.gauge("log_publication_behind", help, Some(&Unit::Seconds), |log, _| {
+            log.publication_behind_ms as f64 / 1000.0
+        })?;
+        let help = "Durable entries that are not in the tree";
+        out.gauge("log_tree_lag", help, Some(&entries), |log, _| log.tree_lag as f64)?;
+        let help = "Entries on their way to the disk";
+        out.gauge("log_in_flight", help, Some(&bytes), |log, _| log.in_flight_bytes as f64)?;
+        out.gauge("log_tile_memory", "Tiles in memory", Some(&bytes), |log, _| log.tile_bytes as f64)?;
+        let help = "Stored tiles that were not as they should be";
+        out.counter(
+            "log_bad_tiles",
+            help,
+            &[
+                (&[("kind", "missing")], |log, _| log.tiles.missing),
+                (&[("kind", "unreadable")], |log, _| log.tiles.unreadable),
+                (&[("kind", "wrong")], |log, _| log.tiles.wrong),
+            ],
+        )?;
+        let help = "Tiles that were rebuilt from the journal";
+        out.counter("log_rebuilt_tiles", help, &[(&[], |log, _| log.tiles.rebuilt)])?;
         let help = "Batches of tiles that could not be stored at first";
-        out.counter("log_tile_write_failures", help, tiles.write_failures)?;
+        out.counter("log_tile_write_failures", help, &[(&[], |log, _| log.tiles.write_failures)])?;
 
         let help = "Entries that the present pass has read again";
-        out.gauge("scrub_checked", help, Some(&entries), progress.checked.get())?;
-        out.counter("scrub_passes", "Full passes since the start", progress.passes)?;
-        out.counter(
-            "scrub_repaired_tiles",
-            "Stored tiles that a pass had to store again",
-            progress.repaired,
-        )?;
-        let covered = progress.last_full_pass.map_or(0, |size| size.get());
-        out.gauge("scrub_last_full_pass", "Entries that the last full pass read", Some(&entries), covered)?;
-        let at = last_full_pass_at.map_or(0.0, seconds);
+        out.gauge("scrub_checked", help, Some(&entries), |_, scrubbed| {
+            scrubbed.progress.checked.get() as f64
+        })?;
+        let help = "Full passes since the start";
+        out.counter("scrub_passes", help, &[(&[], |_, scrubbed| scrubbed.progress.passes)])?;
+        let help = "Stored tiles that a pass had to store again";
+        out.counter("scrub_repaired_tiles", help, &[(&[], |_, scrubbed| scrubbed.progress.repaired)])?;
+        let help = "Entries that the last full pass read";
+        out.gauge("scrub_last_full_pass", help, Some(&entries), |_, scrubbed| {
+            scrubbed.progress.last_full_pass.map_or(0.0, |size| size.get() as f64)
+        })?;
         let help = "When the last full pass ended, 0 before the first";
-        out.gauge("scrub_last_full_pass_timestamp", help, Some(&Unit::Seconds), at)
+        out.gauge("scrub_last_full_pass_timestamp", help, Some(&Unit::Seconds), |_, scrubbed| {
+            scrubbed.last_full_pass_at.map_or(0.0, seconds)
+        })
     }
 }
 
-/// One sample after another.
-struct Samples<'a>(DescriptorEncoder<'a>);
+/// A log's name and what was seen of it.
+type Seen<'a> = (&'a str, &'a Status, &'a Scrubbed);
 
-impl Samples<'_> {
-    fn gauge<N>(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: N) -> fmt::Result
-    where
-        ConstGauge<N>: EncodeMetric,
-    {
-        let gauge = ConstGauge::new(value);
-        gauge.encode(self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?)
+/// One metric after another, each with a sample for every log.
+struct Samples<'a, 'l> {
+    encoder: DescriptorEncoder<'a>,
+    logs: &'l [Seen<'l>],
+}
+
+/// Counters of one metric: what their samples' labels say beside the log's origin, and their values.
+type Counters<'a> = [(&'a [(&'static str, &'static str)], fn(&Status, &Scrubbed) -> u64)];
+
+impl Samples<'_, '_> {
+    fn gauge(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        value: fn(&Status, &Scrubbed) -> f64,
+    ) -> fmt::Result {
+        let samples = self.logs.iter().map(|(origin, status, scrubbed)| (*origin, value(status, scrubbed)));
+        let samples: Vec<_> = samples.collect();
+        self.gauge_of(name, help, unit, &samples)
     }
 
-    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        ConstCounter::new(value).encode(self.0.encode_descriptor(name, help, None, MetricType::Counter)?)
+    fn gauge_of(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        samples: &[(&str, f64)],
+    ) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        for (origin, value) in samples {
+            ConstGauge::new(*value).encode(metric.encode_family(&[("origin", *origin)])?)?;
+        }
+        Ok(())
     }
 
-    fn counters(&mut self, name: &str, help: &str, kinds: &[(&'static str, u64)]) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (kind, value) in kinds {
-            ConstCounter::new(*value).encode(metric.encode_family(&[("kind", *kind)])?)?;
+    fn counter(&mut self, name: &str, help: &str, counters: &Counters<'_>) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (origin, status, scrubbed) in self.logs {
+            for (labels, value) in counters {
+                let labels: Vec<(&str, &str)> =
+                    [("origin", *origin)].iter().chain(*labels).copied().collect();
+                ConstCounter::new(value(status, scrubbed)).encode(metric.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }

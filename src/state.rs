@@ -1,11 +1,12 @@
-//! The directories of the log process: created once by `init`, opened and checked by `serve`.
+//! The directories of the log process: created once by `init`, opened and checked by `serve`. One for the process, with
+//! one inside it for each log, and beside it one for each log's embedded signer.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use epigraph_core::progress::Held;
-use epigraph_core::{Entropy, Hash, Origin, Policy, SigningKey, UnixMillis, VKey};
+use epigraph_core::{Entropy, KeyName, Origin, Policy, SigningKey, UnixMillis, VKey};
 use epigraph_signer::keys;
 use epigraph_store::file::Dir;
 use epigraph_store::file::real::RealDir;
@@ -17,11 +18,14 @@ use epigraph_store::published::PublishedStore;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::config::{LogConfig, load_toml, signer_inside_log};
+use crate::config::{LogConfig, ProcessConfig, load_toml, log_inside_signer, signer_inside_log};
 use crate::failure::{Failure, Outcome};
 use crate::runtime;
 
-/// `log.toml` in the log's own directory: what never changes about it, written once by `init`.
+/// In a log's own directory: what never changes about it.
+const LOG_FILE: &str = "log.toml";
+
+/// [`LOG_FILE`]: what never changes about it, written once by `init`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LogFile {
@@ -45,31 +49,60 @@ pub struct LogState {
     pub tree_directory: PathBuf,
 }
 
-/// Creates the state of a log and of its embedded signer. Returns the log's vkey.
-pub fn init(config: &LogConfig, now: UnixMillis, entropy: &Arc<dyn Entropy>) -> Outcome<VKey> {
-    let origin = config.origin.to_origin();
-    let (log, signer) = (&config.directory, &config.signer_directory);
-    create_dir(log)?;
-    create_dir(signer)?;
-    let initialised = |dir: &Path| dir.join("format").exists();
-    match (initialised(log), initialised(signer)) {
-        (false, false) => {}
-        (true, true) => {
-            let message = format!("{} is initialised already; nothing was changed", log.display());
-            return Err(Failure::state(message));
-        }
-        (one, _) => {
-            let (whole, not) = if one { (log, signer) } else { (signer, log) };
-            return Err(Failure::state(format!(
-                "{} is initialised, {} is not. If a directory was lost, put its newest copy back: a fresh one could sign a second \
-                 history. If an earlier `init` was cut off and nothing was ever served, delete both and run it again. Nothing \
-                 was changed",
-                whole.display(),
-                not.display()
-            )));
+/// A log that `init` created.
+pub struct Created {
+    pub origin: KeyName,
+    pub directory: PathBuf,
+    pub vkey: VKey,
+}
+
+/// Creates the state of those logs that have none yet, and of their embedded signers. A log that is there is left as it is.
+pub fn init(config: &ProcessConfig, now: UnixMillis, entropy: &Arc<dyn Entropy>) -> Outcome<Vec<Created>> {
+    let mut missing = Vec::new();
+    for log in &config.logs {
+        match (log.directory.join(LOG_FILE).exists(), log.signer_directory.join("format").exists()) {
+            (false, false) => missing.push(log),
+            (true, true) => {}
+            (one, _) => {
+                let (log, signer) = (&log.directory, &log.signer_directory);
+                let (whole, not) = if one { (log, signer) } else { (signer, log) };
+                return Err(Failure::state(format!(
+                    "{} is initialised, {} is not. If a directory was lost, put its newest copy back: a fresh one could sign a \
+                     second history. If an earlier `init` was cut off and nothing was ever served, delete both and run it \
+                     again. Nothing was changed",
+                    whole.display(),
+                    not.display()
+                )));
+            }
         }
     }
-    let _locks = lock(config)?;
+    if missing.is_empty() {
+        let message = format!("{} is initialised already; nothing was changed", config.directory.display());
+        return Err(Failure::state(message));
+    }
+    create_dir(&config.directory)?;
+    let _lock = lock_directory(&config.directory)?;
+    let mut created = Vec::new();
+    for log in missing {
+        let vkey = init_log(config, log, now, entropy)?;
+        created.push(Created { origin: log.origin.clone(), directory: log.directory.clone(), vkey });
+    }
+    let format = FormatFile::of(Kind::Log);
+    if !config.directory.join("format").exists() {
+        format.create(&config.directory).map_err(Failure::state)?;
+    }
+    Ok(created)
+}
+
+fn init_log(
+    process: &ProcessConfig,
+    config: &LogConfig,
+    now: UnixMillis,
+    entropy: &Arc<dyn Entropy>,
+) -> Outcome<VKey> {
+    let origin = config.origin.to_origin();
+    create_dir(&config.signer_directory)?;
+    let _lock = lock_signer(process, config)?;
     let key = if config.signer_key.exists() {
         keys::load(&config.signer_key).map_err(Failure::state)?
     } else {
@@ -92,7 +125,7 @@ pub fn init(config: &LogConfig, now: UnixMillis, entropy: &Arc<dyn Entropy>) -> 
     heads.init_log(&origin, Held::EMPTY).map_err(Failure::state)?;
     FormatFile::of(Kind::Signer).create(&config.signer_directory).map_err(Failure::state)?;
 
-    let log = log_directory(config);
+    let log = &config.directory;
     let (journal, checkpoints) = (log.join("journal"), log.join("checkpoints"));
     create_dir(&journal)?;
     create_dir(&checkpoints)?;
@@ -106,24 +139,33 @@ pub fn init(config: &LogConfig, now: UnixMillis, entropy: &Arc<dyn Entropy>) -> 
         segment_bytes: config.segment_bytes,
     };
     let text = toml::to_string(&file).map_err(Failure::state)?;
-    let path = log.join("log.toml");
+    // Last: a directory without it was not initialised to the end.
+    let path = log.join(LOG_FILE);
     write_durably(&path, &text)
         .map_err(|error| Failure::state(format!("cannot write {}: {error}", path.display())))?;
-    // Last: a directory without it was not initialised to the end.
-    FormatFile::of(Kind::Log).create(&config.directory).map_err(Failure::state)?;
     Ok(vkey)
 }
 
-/// Opens what `init` created. A missing piece is a refusal, never a fresh start.
-pub fn open(config: &LogConfig, entropy: &Arc<dyn Entropy>) -> Outcome<LogState> {
+/// Checks and locks the directory of the process, until the process ends.
+pub fn open_process(config: &ProcessConfig) -> Outcome {
     FormatFile::of(Kind::Log).check(&config.directory).map_err(Failure::state)?;
+    keep(lock_directory(&config.directory)?);
+    Ok(())
+}
+
+/// The system gives a lock up with the process, and nobody sooner: a thread that is still writing when the log fails must
+/// not meet a second process.
+fn keep(lock: DirLock) {
+    std::mem::forget(lock);
+}
+
+/// Opens what `init` created for one log. A missing piece is a refusal, never a fresh start.
+pub fn open(process: &ProcessConfig, config: &LogConfig, entropy: &Arc<dyn Entropy>) -> Outcome<LogState> {
     FormatFile::of(Kind::Signer).check(&config.signer_directory).map_err(Failure::state)?;
-    // The system gives them up with the process, and nobody sooner: a thread that is still writing when the log fails must
-    // not meet a second process.
-    std::mem::forget(lock(config)?);
-    let log = log_directory(config);
+    keep(lock_signer(process, config)?);
+    let log = &config.directory;
     let origin = config.origin.to_origin();
-    let (file, vkey) = read_log_file(config, &log)?;
+    let (file, vkey) = read_log_file(config)?;
     let key = keys::load(&config.signer_key).map_err(Failure::state)?;
     if *key.vkey().name() != config.origin {
         return Err(wrong_name(config, key.vkey()));
@@ -134,7 +176,7 @@ pub fn open(config: &LogConfig, entropy: &Arc<dyn Entropy>) -> Outcome<LogState>
              back",
             config.signer_key.display(),
             key.vkey(),
-            log.join("log.toml").display()
+            log.join(LOG_FILE).display()
         )));
     }
     let (heads, warnings) = HeadStore::open(open_dir(&config.signer_directory)?)
@@ -180,13 +222,12 @@ fn open_history(checkpoints: &Path) -> Outcome<Option<Arc<History>>> {
     }
 }
 
-fn read_log_file(config: &LogConfig, log: &Path) -> Outcome<(LogFile, VKey)> {
-    let path = log.join("log.toml");
+fn read_log_file(config: &LogConfig) -> Outcome<(LogFile, VKey)> {
+    let path = config.directory.join(LOG_FILE);
     let file: LogFile = load_toml(&path).map_err(|error| {
         Failure::state(format!(
-            "{error}. The directory {} holds no log of the origin {}, or it lost this file: check `origin` and \
-             `directory`",
-            config.directory.display(),
+            "{error}. There is no log of the origin {}, or its directory lost this file: check `origin` and \
+             `directory`, and if the log is a new one, run `init log` first",
             config.origin
         ))
     })?;
@@ -199,45 +240,49 @@ fn read_log_file(config: &LogConfig, log: &Path) -> Outcome<(LogFile, VKey)> {
     Ok((file, vkey))
 }
 
-/// The directories of a log that is not running, locked so that it stays so. Nothing in them is opened or changed.
+/// The directories of a log process that is not running, locked so that it stays so. Nothing in them is opened or changed.
 pub struct Stopped {
-    pub log: PathBuf,
-    /// The log's key as its own directory names it, or why that cannot be read.
-    pub vkey: Outcome<VKey>,
-    _locks: [DirLock; 2],
+    _locks: Vec<DirLock>,
 }
 
-/// Locks both directories. Refused if the log runs, or if they are not what `init` created.
-pub fn lock_stopped(config: &LogConfig) -> Outcome<Stopped> {
+/// Locks all directories. Refused if the process runs, or if they are not what `init` created.
+pub fn lock_stopped(config: &ProcessConfig) -> Outcome<Stopped> {
     FormatFile::of(Kind::Log).check(&config.directory).map_err(Failure::state)?;
-    FormatFile::of(Kind::Signer).check(&config.signer_directory).map_err(Failure::state)?;
-    let locks = lock(config)?;
-    let log = log_directory(config);
-    let vkey = read_log_file(config, &log).map(|(_, vkey)| vkey);
-    Ok(Stopped { log, vkey, _locks: locks })
+    let mut locks = vec![lock_directory(&config.directory)?];
+    for log in &config.logs {
+        FormatFile::of(Kind::Signer).check(&log.signer_directory).map_err(Failure::state)?;
+        locks.push(lock_signer(config, log)?);
+    }
+    Ok(Stopped { _locks: locks })
 }
 
-/// Where one log's files are: `<directory>/<hex sha256(origin)>`.
-fn log_directory(config: &LogConfig) -> PathBuf {
-    let hash: Hash = config.origin.to_origin().hash();
-    config.directory.join(hash.to_string())
+/// The log's key as its own directory names it, or why that cannot be read.
+pub fn vkey(config: &LogConfig) -> Outcome<VKey> {
+    read_log_file(config).map(|(_, vkey)| vkey)
 }
 
 fn journal_config(segment_bytes: u64) -> Outcome<Config> {
     Config::new(segment_bytes, MAX_FRAME_BYTES).map_err(Failure::usage)
 }
 
-fn lock(config: &LogConfig) -> Outcome<[DirLock; 2]> {
+fn lock_directory(directory: &Path) -> Outcome<DirLock> {
+    DirLock::acquire(directory).map_err(Failure::state)
+}
+
+fn lock_signer(process: &ProcessConfig, config: &LogConfig) -> Outcome<DirLock> {
     // The configuration was checked by its text, behind which links and `..` can hide.
     let real = |dir: &Path| {
         fs::canonicalize(dir)
             .map_err(|error| Failure::state(format!("cannot find the directory {}: {error}", dir.display())))
     };
-    if real(&config.signer_directory)?.starts_with(real(&config.directory)?) {
+    let (signer, log) = (real(&config.signer_directory)?, real(&process.directory)?);
+    if signer.starts_with(&log) {
         return Err(Failure::usage(signer_inside_log(&config.signer_directory)));
     }
-    let lock = |dir: &Path| DirLock::acquire(dir).map_err(Failure::state);
-    Ok([lock(&config.directory)?, lock(&config.signer_directory)?])
+    if log.starts_with(&signer) {
+        return Err(Failure::usage(log_inside_signer(&process.directory)));
+    }
+    lock_directory(&config.signer_directory)
 }
 
 fn wrong_name(config: &LogConfig, vkey: &VKey) -> Failure {

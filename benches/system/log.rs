@@ -45,7 +45,7 @@ impl Log {
         let process = Served::start(serve.stderr(messages))?;
         let serving: serde_json::Value = serde_json::from_str(&process.said)?;
         let address = serving["address"].as_str().context("no address")?.to_owned();
-        let origin = serving["serving"].as_str().context("no origin")?.to_owned();
+        let origin = serving["logs"][0]["origin"].as_str().context("no origin")?.to_owned();
 
         let profile: toml::Table = fs::read_to_string(dir.join("client.toml"))?.parse()?;
         let text = |value: &toml::Value| value.as_str().map(ToOwned::to_owned).context("not a text");

@@ -1,4 +1,4 @@
-//! `epigraph append`: lines in, indexes and verified receipts out.
+//! `epigraph append`: lines or one whole file in, indexes and verified receipts out.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -12,7 +12,7 @@ use epigraph_core::bundle::MAX_ENTRY_BYTES;
 use epigraph_core::tlog_proof::Receipt;
 use epigraph_rpc::Wait;
 
-use crate::cli::Append;
+use crate::cli::{Append, WaitFor};
 use crate::failure::{Failure, Outcome};
 use crate::input::{Line, Lines};
 use crate::profile::Profile;
@@ -40,9 +40,15 @@ pub struct Totals {
 
 pub fn run(args: &Append, terminal: Terminal) -> Outcome {
     let profile = Profile::load(&args.profile.profile)?;
+    if args.receipts.is_some() && args.wait == WaitFor::Durable {
+        return Err(Failure::usage(
+            "with --wait durable there are no receipts to keep: leave one of the two out, and see --help",
+        ));
+    }
     let receipts = args.receipts.as_deref().map(ReceiptDir::create).transpose()?;
-    let wait = if args.durable { Wait::Durable } else { Wait::Published };
+    let wait = Wait::from(args.wait);
     let input = open(&args.file)?;
+    let lines = if args.whole { Lines::whole(input) } else { Lines::new(input) };
     let watch = runtime::Stopwatch::start();
     let mut keep = |receipt: &Receipt, entry: &Bytes| match &receipts {
         Some(receipts) => receipts.keep(receipt, entry),
@@ -50,7 +56,7 @@ pub fn run(args: &Append, terminal: Terminal) -> Outcome {
     };
     let totals = runtime::runtime().map_err(Failure::state)?.block_on(async {
         let client = profile.client()?;
-        append_lines(&client, Lines::new(input), wait, terminal, &mut keep, &mut |totals| {
+        append_lines(&client, lines, wait, terminal, &mut keep, &mut |totals| {
             terminal.progress(format_args!(
                 "{} entries, {}",
                 totals.entries,
@@ -60,7 +66,10 @@ pub fn run(args: &Append, terminal: Terminal) -> Outcome {
         .await
     })?;
     let (Some(first), Some(last)) = (totals.first_index, totals.last_index) else {
-        return Err(Failure::usage("the input has no lines, so nothing was appended"));
+        return Err(match totals.skipped.is_empty() {
+            true => Failure::usage("the input has no lines, so nothing was appended"),
+            false => skipped(&totals.skipped),
+        });
     };
     let state = match (wait, totals.unpublished) {
         (Wait::Durable, _) => "on the log's disk".to_owned(),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use epigraph_core::{Entropy, Policy};
 use epigraph_store::lock::DirLock;
 
-use crate::config::LogConfig;
+use crate::config::ProcessConfig;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::pki::{Authority, Names, Purpose, Subject, write_new};
 use crate::profile::Profile;
@@ -185,9 +185,11 @@ logs = ["{origin}"]
             spiffe("appender")
         ),
     )?;
-    let config = LogConfig::load(&dir.join("log.toml")).map_err(|failure| anyhow::anyhow!("{failure}"))?;
-    let vkey =
-        state::init(&config, now, &runtime::entropy()).map_err(|failure| anyhow::anyhow!("{failure}"))?;
+    let failed = |failure: Failure| anyhow::anyhow!("{failure}");
+    let config = ProcessConfig::load(&dir.join("log.toml")).map_err(failed)?;
+    let created = state::init(&config, now, &runtime::entropy()).map_err(failed)?;
+    let [state::Created { vkey, .. }] =
+        <[_; 1]>::try_from(created).map_err(|_| anyhow::anyhow!("not one log"))?;
     write_new(
         &dir.join("client.toml"),
         0o600,

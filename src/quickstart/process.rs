@@ -62,7 +62,7 @@ impl LogProcess {
         };
         let address = serving["address"].as_str().unwrap_or_default().to_owned();
         let metrics_address = serving["metrics_address"].as_str().map(ToOwned::to_owned);
-        let entries = serving["entries"].as_u64().unwrap_or_default();
+        let entries = serving["logs"][0]["entries"].as_u64().unwrap_or_default();
         for (extension, content) in [("addr", &address), ("pid", &pid.to_string())] {
             fs::write(directory.run_file(extension), format!("{content}\n"))
                 .map_err(|error| cannot("write to run/", error))?;

@@ -63,9 +63,11 @@ fn appends_beyond_the_limits_are_refused_whole() {
 
         let unknown_wait = AppendRequest { wait: 99, ..request(vec![Bytes::new()]) };
         check_append(client, unknown_wait, Reason::Malformed, "InvalidArgument").await;
-        let producer = Some(Producer { id: Bytes::from_static(&[1; 16]), epoch: 1, first_sequence: 0 });
-        let numbered = AppendRequest { producer, ..request(vec![Bytes::new()]) };
-        check_append(client, numbered, Reason::ProducersNotSupported, "Unimplemented").await;
+        for id in [&[][..], &[1; 15], &[1; 17]] {
+            let producer = Some(Producer { id: Bytes::from_static(id), epoch: 1, first_sequence: 0 });
+            let numbered = AppendRequest { producer, ..request(vec![Bytes::new()]) };
+            check_append(client, numbered, Reason::Malformed, "InvalidArgument").await;
+        }
         check_unharmed(&house, &serving).await;
     });
 }
@@ -177,7 +179,7 @@ fn the_command_line_says_what_the_server_refused() {
     let receipts = house.outside("kept");
     house.call("append", &[&lines, &"--receipts", &receipts]).refused(2, &["line 2;"]);
     assert_eq!(fs::read(receipts.join("000006.entry")).unwrap(), b"fits as well");
-    house.call("append", &[&lines, &"--durable"]).refused(2, &["line 2;"]);
+    house.call("append", &[&lines, &"--wait", &"durable"]).refused(2, &["line 2;"]);
     assert_eq!(serving.entries, SIZE);
     serving.stop();
     assert_eq!(house.serve().entries, SIZE + 6);

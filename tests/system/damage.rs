@@ -129,7 +129,7 @@ pub fn with_an_unsigned_tail_frame() -> (House, u64) {
         ([house.save(house.path("signer")), house.save(house.log("checkpoints"))], house.outside("entry"));
     fs::write(&entry, large_lines(1)).unwrap();
     let serving = house.serve();
-    house.call("append", &[&entry, &"--durable"]).succeeded(&["indexes 3 to 3"]);
+    house.call("append", &[&entry, &"--wait", &"durable"]).succeeded(&["indexes 3 to 3"]);
     serving.stop();
     before.iter().for_each(|saved| saved.put_back());
     let tail = find(&house.segments()[0], format!("{:060000}", 0).as_bytes()) - SECTOR - 2;
@@ -274,11 +274,22 @@ fn a_configuration_that_cannot_work_is_refused_with_its_reason() {
     );
     check("segment_mib = 16", "segment_mib = 15", &["segment_mib is 16 to 1024"]);
     check("\"appender\", ", "\"appendeur\", ", &["there is no role \"appendeur\""]);
+    let log = |origin: &str, signer: &str| {
+        format!(
+            "[[log]]\norigin = \"{origin}\"\nsigner = {{ directory = \"{signer}\", key = \"k\" }}\n\n[[authorize]]"
+        )
+    };
+    let origin = house.origin();
     check(
         "[[authorize]]",
-        "[[log]]\norigin = \"two.example\"\nsigner = { directory = \"s\", key = \"k\" }\n\n[[authorize]]",
-        &["2 [[log]] tables"],
+        &log(origin.as_str(), "s"),
+        &["two [[log]] tables have the origin", origin.as_str()],
     );
+    check("[[authorize]]", &log("two.example", "signer"), &["two [[log]] tables have the signer directory"]);
+    let many: String = (0..64)
+        .map(|n| log(&format!("{n}.example"), &format!("s{n}")).replace("[[authorize]]", ""))
+        .collect();
+    check("[[authorize]]", &(many + "[[authorize]]"), &["65 [[log]] tables", "1 to 64 logs"]);
     check_serves(&house, 3);
     // Behind a link it is inside all the same.
     fs::rename(house.path("signer"), house.path("log/signer")).unwrap();
@@ -337,10 +348,9 @@ fn only_init_creates_state_and_only_once() {
         let aside = house.outside(directory);
         fs::rename(house.path(directory), &aside).unwrap();
         house.serve_refused(5, &[directory, "was never initialised", "Run `init`"]);
-        assert!(!house.path(directory).exists(), "a refused start created something");
         // Nor does `init` put an empty log before a signer that has signed, or the other way round.
         init().refused(5, &["is initialised,", "is not", "put its newest copy back"]);
-        fs::remove_dir(house.path(directory)).unwrap();
+        assert!(!house.path(directory).exists(), "what was refused created something");
         fs::rename(aside, house.path(directory)).unwrap();
     }
     check_serves(&house, 3);
@@ -385,10 +395,10 @@ fn a_log_that_loses_its_journal_while_it_runs_ends_and_what_it_acknowledged_is_t
     let input = house.outside("large");
     fs::write(&input, large_lines(200)).unwrap();
     let mut serving = house.serve();
-    house.call("append", &[&input, &"--durable"]).succeeded(&["indexes 3 to 202"]);
+    house.call("append", &[&input, &"--wait", &"durable"]).succeeded(&["indexes 3 to 202"]);
     // The open segment can still be written, so the loss shows when the next one is to be put in place.
     fs::rename(house.log("journal"), house.outside("journal")).unwrap();
-    let appended = house.call("append", &[&input, &"--durable"]);
+    let appended = house.call("append", &[&input, &"--wait", &"durable"]);
     assert!(matches!(appended.code, Some(3 | 4)), "{appended}");
     serving.ended().refused(5, &["the journal stopped", "the process must end"]);
     fs::rename(house.outside("journal"), house.log("journal")).unwrap();

@@ -22,7 +22,8 @@ fn fsck(house: &House, json: bool) -> Ended {
 /// The findings of one kind: the ends of their files' names, and their messages.
 fn findings(object: &Value, kind: &str) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let found = object["findings"].as_array().unwrap().iter().filter(|finding| finding["kind"] == kind);
+    let found =
+        object["logs"][0]["findings"].as_array().unwrap().iter().filter(|finding| finding["kind"] == kind);
     found
         .map(|finding| {
             let name = text(&finding["file"]);
@@ -36,7 +37,9 @@ fn a_sound_log_is_clean_and_its_size_and_root_are_told() {
     let house = House::with_lines(&large_lines(300));
     let ended = fsck(&house, false);
     ended.succeeded(&["clean: 300 entries in 2 segments", "journal, published checkpoint and signer agree"]);
-    let object = fsck(&house, true).succeeded(&[]).object();
+    let whole = fsck(&house, true).succeeded(&[]).object();
+    assert_eq!((&whole["clean"], whole["logs"].as_array().unwrap().len()), (&json!(true), 1));
+    let object = &whole["logs"][0];
     assert_eq!(
         (&object["clean"], &object["entries"], &object["segments"], &object["findings"]),
         (&json!(true), &json!(300), &json!(2), &json!([]))
@@ -83,7 +86,7 @@ fn one_flipped_bit_in_each_kind_of_file_is_found_and_named_in_one_run() {
         flip(path, *offset);
         let object = check(&[path]);
         if path == &segments[0] {
-            assert_eq!(object["findings"][0]["offset"], sealed - SECTOR - 5, "{object}");
+            assert_eq!(object["logs"][0]["findings"][0]["offset"], sealed - SECTOR - 5, "{object}");
         }
         flip(path, *offset);
     }
@@ -143,7 +146,7 @@ fn a_bad_tree_is_a_warning() {
     let lines: Vec<String> = (0..600).map(|n| format!("entry {n}")).collect();
     let house = House::with_lines(lines.join("\n").as_bytes());
     let db = house.log("tree/db");
-    assert_eq!(fsck(&house, true).succeeded(&[]).object()["findings"], json!([]));
+    assert_eq!(fsck(&house, true).succeeded(&[]).object()["logs"][0]["findings"], json!([]));
     for offset in (0..fs::metadata(&db).unwrap().len()).step_by(4096) {
         overwrite(&db, offset, &[0x5a; 64]);
     }

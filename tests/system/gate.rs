@@ -129,7 +129,7 @@ fn a_whole_machine_that_went_back_is_noticed_by_its_client() {
     let input = house.outside("other");
     fs::write(&input, "other four\nother five\n").unwrap();
     while_serving(&house, |_| {
-        house.call("append", &[&input, &"--durable"]).succeeded(&["indexes 3 to 4"]);
+        house.call("append", &[&input, &"--wait", &"durable"]).succeeded(&["indexes 3 to 4"]);
         house.call("append", &[&input]).refused(1, &["not", "history"]);
         house.call("checkpoint", &[]).refused(1, &["of size 5 and 7 are of one history"]);
     });

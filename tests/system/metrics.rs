@@ -43,7 +43,7 @@ fn ask(serving: &Serving, request: &[u8]) -> (Option<u16>, String) {
 
 /// The body of a page, which must have this status.
 #[track_caller]
-fn get(serving: &Serving, path: &str, expected: u16) -> String {
+pub fn get(serving: &Serving, path: &str, expected: u16) -> String {
     let (code, answer) = ask(serving, format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
     assert_eq!(code, Some(expected), "{path}: {answer}");
     answer.split_once("\r\n\r\n").unwrap().1.to_owned()
@@ -51,7 +51,7 @@ fn get(serving: &Serving, path: &str, expected: u16) -> String {
 
 /// The value of the one sample whose name and labels begin and go on so.
 #[track_caller]
-fn sample(text: &str, name: &str, label: &str) -> f64 {
+pub fn sample(text: &str, name: &str, label: &str) -> f64 {
     let mut found = text.lines().filter(|line| {
         line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
     });

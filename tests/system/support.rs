@@ -232,7 +232,12 @@ impl House {
 
     /// A client command with this house's profile.
     pub fn call(&self, command: &str, args: &[&dyn AsRef<OsStr>]) -> Ended {
-        let profile = self.path("");
+        self.call_as("", command, args)
+    }
+
+    /// A client command with another profile in this house.
+    pub fn call_as(&self, profile: &str, command: &str, args: &[&dyn AsRef<OsStr>]) -> Ended {
+        let profile = self.path(profile);
         let mut all: Vec<&dyn AsRef<OsStr>> = vec![&command];
         all.extend(args);
         all.extend([&"--profile" as &dyn AsRef<OsStr>, &profile]);
@@ -323,6 +328,13 @@ impl Serving {
         let ended = self.ended();
         ended.succeeded(&[]);
         ended
+    }
+
+    /// Lets it finish; it must end with what it has to say about a log that failed.
+    #[track_caller]
+    pub fn stop_and_fail(mut self) {
+        drop(self.stdin.take());
+        self.ended().refused(5, &[]);
     }
 
     /// Waits until it ended by itself.

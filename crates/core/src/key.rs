@@ -1,7 +1,8 @@
 //! Names and keys in the text forms of C2SP `signed-note`: origins, verifier keys and signing keys.
 //!
-//! One Ed25519 key type so far, 0x01, with which a log signs its checkpoints. Nothing outside this module may
-//! assume how long a key or a signature is.
+//! Two types so far, both Ed25519: 0x01, with which a log signs its checkpoints, and 0x04, with which a witness
+//! cosigns them. One key never serves two types. Nothing outside this module and [`crate::cosignature`] may assume how
+//! long a key or a signature is.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,13 +12,44 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::hash::{Hash, sha256};
-use crate::{base64, note};
+use crate::{base64, cosignature, note};
 
 /// The longest key name or origin in bytes: C2SP `tlog-cosignature` gives its length one byte.
 pub const MAX_NAME_BYTES: usize = 255;
 
-/// The signature type byte of Ed25519 over the note's text (C2SP `signed-note`).
-const ED25519: u8 = 0x01;
+/// What a key signs with, and over which bytes (the signature types of C2SP `signed-note`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum KeyType {
+    /// 0x01, Ed25519 over the note's text: a log's key.
+    Ed25519,
+    /// 0x04, Ed25519 over the text and a time (C2SP `tlog-cosignature`): a witness's key.
+    CosignatureV1,
+}
+
+impl KeyType {
+    /// The byte in front of the key in its text form.
+    pub const fn byte(self) -> u8 {
+        match self {
+            KeyType::Ed25519 => 0x01,
+            KeyType::CosignatureV1 => 0x04,
+        }
+    }
+
+    fn of_byte(byte: u8) -> Option<KeyType> {
+        [KeyType::Ed25519, KeyType::CosignatureV1].into_iter().find(|kind| kind.byte() == byte)
+    }
+}
+
+impl fmt::Display for KeyType {
+    /// As in "a log's key (type 0x01)".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let owner = match self {
+            KeyType::Ed25519 => "log",
+            KeyType::CosignatureV1 => "witness",
+        };
+        write!(f, "a {owner}'s key (type 0x{:02x})", self.byte())
+    }
+}
 
 const PRIVATE_PREFIX: &str = "PRIVATE+KEY+";
 
@@ -199,8 +231,18 @@ pub enum KeyError {
         computed: KeyId,
     },
     /// A signature type that is not supported here.
-    #[error("keys of type 0x{0:02x} are not supported here, only Ed25519 log keys (0x01)")]
+    #[error(
+        "keys of type 0x{0:02x} are not supported here, only Ed25519 keys of logs (0x01) and witnesses (0x04)"
+    )]
     Unsupported(u8),
+    /// A key of one role where that of another belongs.
+    #[error("this is {found}, but {expected} belongs here: one key never serves two roles")]
+    WrongType {
+        /// What the text is.
+        found: KeyType,
+        /// What was expected.
+        expected: KeyType,
+    },
     /// The bytes are not a point on the curve, or a weak one, or not the point's canonical encoding.
     #[error("the key bytes are not a valid Ed25519 public key")]
     Malformed,
@@ -211,18 +253,19 @@ const VKEY_SHAPE: KeyError =
 const SKEY_SHAPE: KeyError =
     KeyError::Shape { expected: "signing key: it reads PRIVATE+KEY+<name>+<8 hex digits>+<base64>" };
 
-/// A verifier key: a log's name and public key, in text `name+hex8(key id)+base64(type || key)`.
+/// A verifier key: the name and public key of a log or a witness, in text `name+hex8(key id)+base64(type || key)`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct VKey {
     name: KeyName,
     id: KeyId,
+    key_type: KeyType,
     key: ed25519_dalek::VerifyingKey,
 }
 
 impl VKey {
-    fn new(name: KeyName, key: ed25519_dalek::VerifyingKey) -> VKey {
-        let id = KeyId::compute(name.as_str(), &typed(key.as_bytes()));
-        VKey { name, id, key }
+    pub(crate) fn new(name: KeyName, key_type: KeyType, key: ed25519_dalek::VerifyingKey) -> VKey {
+        let id = KeyId::compute(name.as_str(), &typed(key_type, key.as_bytes()));
+        VKey { name, id, key_type, key }
     }
 
     /// The key's name, which for a log of ours is its origin.
@@ -235,16 +278,35 @@ impl VKey {
         self.id
     }
 
-    /// Whether the two are one public key, whatever their names.
-    pub(crate) fn same_public_key(&self, other: &VKey) -> bool {
+    /// Whether it is a log's or a witness's.
+    pub fn key_type(&self) -> KeyType {
+        self.key_type
+    }
+
+    /// Whether the two are one public key, whatever their names and types.
+    pub fn same_public_key(&self, other: &VKey) -> bool {
         self.key == other.key
+    }
+
+    /// Whether a signature line claims to be of this key.
+    pub(crate) fn is_named_by(&self, line: &note::SignatureLine) -> bool {
+        self.id == line.key_id && self.name.as_str() == line.name
     }
 
     /// Whether `signature` (without the key id) is this key's over `text`. Strict: refuses weak keys and
     /// non-canonical encodings.
-    pub(crate) fn verify(&self, text: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn verify(&self, text: &str, signature: &[u8]) -> bool {
+        match self.key_type {
+            KeyType::Ed25519 => self.verify_message(text.as_bytes(), signature),
+            KeyType::CosignatureV1 => cosignature::split(signature).is_some_and(|(time, signature)| {
+                self.verify_message(cosignature::message(text, time).as_bytes(), signature)
+            }),
+        }
+    }
+
+    fn verify_message(&self, message: &[u8], signature: &[u8]) -> bool {
         ed25519_dalek::Signature::from_slice(signature)
-            .is_ok_and(|signature| self.key.verify_strict(text, &signature).is_ok())
+            .is_ok_and(|signature| self.key.verify_strict(message, &signature).is_ok())
     }
 }
 
@@ -256,30 +318,30 @@ impl FromStr for VKey {
         let (name, written, typed_key) = fields(text).ok_or(VKEY_SHAPE)?;
         let name = KeyName::new(name)?;
         let typed_key = base64::decode(typed_key).ok_or(VKEY_SHAPE)?;
-        match typed_key.split_first() {
-            // The id is compared before the key is looked at: a damaged text is called damaged. Other types come
-            // first, because not all of them compute their id in the same way.
-            Some((&ED25519, key)) => {
-                let computed = KeyId::compute(name.as_str(), &typed_key);
-                if written != computed {
-                    return Err(KeyError::IdMismatch { written, computed });
-                }
-                let bytes = <&[u8; 32]>::try_from(key).map_err(|_| KeyError::Malformed)?;
-                let key = ed25519_dalek::VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::Malformed)?;
-                // dalek decompresses y >= p too and keeps the bytes as given, so that one public key could stand
-                // under two texts (RFC 8032 section 5.1.3 refuses it).
-                let canonical = key.to_edwards().compress().to_bytes() == *bytes;
-                if canonical && !key.is_weak() { Ok(VKey::new(name, key)) } else { Err(KeyError::Malformed) }
-            }
-            Some((&other, _)) => Err(KeyError::Unsupported(other)),
-            None => Err(VKEY_SHAPE),
+        let (&byte, key) = typed_key.split_first().ok_or(VKEY_SHAPE)?;
+        // The id is compared before the key is looked at: a damaged text is called damaged. Other types come first,
+        // because not all of them compute their id in the same way.
+        let key_type = KeyType::of_byte(byte).ok_or(KeyError::Unsupported(byte))?;
+        let computed = KeyId::compute(name.as_str(), &typed_key);
+        if written != computed {
+            return Err(KeyError::IdMismatch { written, computed });
+        }
+        let bytes = <&[u8; 32]>::try_from(key).map_err(|_| KeyError::Malformed)?;
+        let key = ed25519_dalek::VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::Malformed)?;
+        // dalek decompresses y >= p too and keeps the bytes as given, so that one public key could stand under two
+        // texts (RFC 8032 section 5.1.3 refuses it).
+        let canonical = key.to_edwards().compress().to_bytes() == *bytes;
+        if canonical && !key.is_weak() {
+            Ok(VKey::new(name, key_type, key))
+        } else {
+            Err(KeyError::Malformed)
         }
     }
 }
 
 impl fmt::Display for VKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}+{}+{}", self.name, self.id, base64::encode(&typed(self.key.as_bytes())))
+        write!(f, "{}+{}+{}", self.name, self.id, base64::encode(&typed(self.key_type, self.key.as_bytes())))
     }
 }
 
@@ -299,7 +361,7 @@ impl SigningKey {
     /// A key from 32 bytes of seed, which must be unpredictable.
     pub fn from_seed(name: KeyName, seed: &Zeroizing<[u8; 32]>) -> SigningKey {
         let key = ed25519_dalek::SigningKey::from_bytes(seed);
-        SigningKey { vkey: VKey::new(name, key.verifying_key()), key }
+        SigningKey { vkey: VKey::new(name, KeyType::Ed25519, key.verifying_key()), key }
     }
 
     /// The public half.
@@ -309,9 +371,7 @@ impl SigningKey {
 
     /// The text form, `PRIVATE+KEY+name+hex8(key id)+base64(0x01 || seed)`, for the key file alone.
     pub fn to_text(&self) -> Zeroizing<String> {
-        let typed_seed = Zeroizing::new(typed(&self.key.to_bytes()));
-        let encoded = Zeroizing::new(base64::encode(&*typed_seed));
-        Zeroizing::new(format!("{PRIVATE_PREFIX}{}+{}+{}", self.vkey.name, self.vkey.id, *encoded))
+        secret_text(&self.vkey, &self.key)
     }
 
     /// Signs any text that is a valid note, and asserts by its name that the caller may: nothing was decided and
@@ -329,20 +389,8 @@ impl FromStr for SigningKey {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<SigningKey, KeyError> {
-        let (name, written, typed_seed) =
-            text.strip_prefix(PRIVATE_PREFIX).and_then(fields).ok_or(SKEY_SHAPE)?;
-        let name = KeyName::new(name)?;
-        let typed_seed = Zeroizing::new(base64::decode(typed_seed).ok_or(SKEY_SHAPE)?);
-        match typed_seed.split_first() {
-            Some((&ED25519, seed)) => {
-                let seed = Zeroizing::new(<[u8; 32]>::try_from(seed).map_err(|_| SKEY_SHAPE)?);
-                let key = SigningKey::from_seed(name, &seed);
-                let computed = key.vkey.id;
-                if written == computed { Ok(key) } else { Err(KeyError::IdMismatch { written, computed }) }
-            }
-            Some((&other, _)) => Err(KeyError::Unsupported(other)),
-            None => Err(SKEY_SHAPE),
-        }
+        let (name, seed) = parse_secret(text, KeyType::Ed25519)?;
+        Ok(SigningKey::from_seed(name, &seed))
     }
 }
 
@@ -358,8 +406,35 @@ fn fields(text: &str) -> Option<(&str, KeyId, &str)> {
     Some((name, KeyId::parse(id)?, key))
 }
 
-fn typed(key: &[u8; 32]) -> [u8; 33] {
-    let mut typed = [ED25519; 33];
+/// The text form of a private key.
+pub(crate) fn secret_text(vkey: &VKey, key: &ed25519_dalek::SigningKey) -> Zeroizing<String> {
+    let seed = Zeroizing::new(key.to_bytes());
+    let typed_seed = Zeroizing::new(typed(vkey.key_type, &seed));
+    let encoded = Zeroizing::new(base64::encode(&*typed_seed));
+    Zeroizing::new(format!("{PRIVATE_PREFIX}{}+{}+{}", vkey.name, vkey.id, *encoded))
+}
+
+/// Reads the text form of a private key of one type.
+pub(crate) fn parse_secret(
+    text: &str,
+    expected: KeyType,
+) -> Result<(KeyName, Zeroizing<[u8; 32]>), KeyError> {
+    let (name, written, typed_seed) = text.strip_prefix(PRIVATE_PREFIX).and_then(fields).ok_or(SKEY_SHAPE)?;
+    let name = KeyName::new(name)?;
+    let typed_seed = Zeroizing::new(base64::decode(typed_seed).ok_or(SKEY_SHAPE)?);
+    let (&byte, seed) = typed_seed.split_first().ok_or(SKEY_SHAPE)?;
+    let found = KeyType::of_byte(byte).ok_or(KeyError::Unsupported(byte))?;
+    if found != expected {
+        return Err(KeyError::WrongType { found, expected });
+    }
+    let seed = Zeroizing::new(<[u8; 32]>::try_from(seed).map_err(|_| SKEY_SHAPE)?);
+    let public = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key();
+    let computed = KeyId::compute(name.as_str(), &typed(found, public.as_bytes()));
+    if written == computed { Ok((name, seed)) } else { Err(KeyError::IdMismatch { written, computed }) }
+}
+
+fn typed(key_type: KeyType, key: &[u8; 32]) -> [u8; 33] {
+    let mut typed = [key_type.byte(); 33];
     typed[1..].copy_from_slice(key);
     typed
 }

@@ -1,12 +1,14 @@
 //! The pure core of Epigraph: everything that an auditor has to trust, and nothing else.
 //!
-//! It owns the Merkle tree of RFC 6962, the tiles and entry bundles of C2SP `tlog-tiles`, signed notes,
-//! checkpoints, `tlog-proof` receipts, policies, and *the signing decision*. It is sans-IO: it does not know the
-//! clock, randomness, disks, networks or logging. Time enters as [`UnixMillis`].
+//! It owns the Merkle tree of RFC 6962, the tiles and entry bundles of C2SP `tlog-tiles`, signed notes, checkpoints,
+//! cosignatures, `tlog-proof` receipts, policies, *the signing decision*, and evidence. It is sans-IO: it does not know
+//! the clock, randomness, disks, networks or logging. Time enters as [`UnixMillis`].
 
 pub mod bundle;
 pub mod checkpoint;
+pub mod cosignature;
 pub mod environment;
+pub mod evidence;
 pub mod hash;
 pub mod key;
 pub mod note;
@@ -22,7 +24,9 @@ mod base64;
 mod decimal;
 
 pub use checkpoint::{Checkpoint, Verified};
+pub use cosignature::CosigningKey;
 pub use environment::{Clock, Entropy, UnixMillis};
+pub use evidence::Evidence;
 pub use hash::Hash;
 pub use key::{KeyName, Origin, SigningKey, VKey};
 pub use policy::Policy;

@@ -2,7 +2,7 @@
 //!
 //! Parsing trusts nothing. [`Parsed::verify`] tells which of the given keys signed the text.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use thiserror::Error;
 
@@ -77,15 +77,7 @@ impl<'a> Parsed<'a> {
         }
         let split = note.rfind("\n\n").ok_or(NoteError::NoSignatures)? + 1;
         let (text, lines) = (&note[..split], &note[split + 1..]);
-        let lines = lines.strip_suffix('\n').ok_or(NoteError::NoSignatures)?;
-        let mut signatures = Vec::new();
-        for (number, line) in lines.split('\n').enumerate() {
-            if number == MAX_SIGNATURES {
-                return Err(NoteError::TooManySignatures);
-            }
-            signatures.push(SignatureLine::parse(line).ok_or(NoteError::MalformedSignature(number + 1))?);
-        }
-        Ok(Parsed { text, signatures })
+        Ok(Parsed { text, signatures: parse_lines(lines)? })
     }
 
     /// The text that was signed, with its final LF.
@@ -108,7 +100,7 @@ impl<'a> Parsed<'a> {
         let mut verified: Vec<(&VKey, &SignatureLine)> = Vec::new();
         for line in &self.signatures {
             let Some(key) = keys(&line.name, line.key_id) else { continue };
-            if !key.verify(self.text.as_bytes(), &line.signature) {
+            if !key.verify(self.text, &line.signature) {
                 return Err(NoteError::BadSignature { name: line.name.clone(), key_id: line.key_id });
             }
             if !verified.iter().any(|(other, _)| *other == key) {
@@ -136,13 +128,40 @@ impl SignatureLine {
     }
 }
 
+impl fmt::Display for SignatureLine {
+    /// The line as it stands in a note, without its LF.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let blob = [self.key_id.as_bytes().as_slice(), &self.signature].concat();
+        write!(f, "{LINE_START}{} {}", self.name, base64::encode(&blob))
+    }
+}
+
+/// Reads signature lines that travel without their text, as a witness answers them: one or more, each ended by LF.
+pub fn parse_signatures(bytes: &[u8]) -> Result<Vec<SignatureLine>, NoteError> {
+    if bytes.len() > MAX_NOTE_BYTES {
+        return Err(NoteError::TooLong(bytes.len()));
+    }
+    parse_lines(std::str::from_utf8(bytes).map_err(|_| NoteError::NotText)?)
+}
+
+fn parse_lines(lines: &str) -> Result<Vec<SignatureLine>, NoteError> {
+    let lines = lines.strip_suffix('\n').ok_or(NoteError::NoSignatures)?;
+    let mut signatures = Vec::new();
+    for (number, line) in lines.split('\n').enumerate() {
+        if number == MAX_SIGNATURES {
+            return Err(NoteError::TooManySignatures);
+        }
+        signatures.push(SignatureLine::parse(line).ok_or(NoteError::MalformedSignature(number + 1))?);
+    }
+    Ok(signatures)
+}
+
 /// Puts a note together: the text, which must end in LF, an empty line, and the signature lines.
 pub fn encode<'a>(text: &str, signatures: impl IntoIterator<Item = &'a SignatureLine>) -> String {
     let mut note = format!("{text}\n");
     for line in signatures {
-        let blob = [line.key_id.as_bytes().as_slice(), &line.signature].concat();
         // Writing to a String cannot fail.
-        let _ = writeln!(note, "{LINE_START}{} {}", line.name, base64::encode(&blob));
+        let _ = writeln!(note, "{line}");
     }
     note
 }

@@ -6,7 +6,8 @@
 
 use thiserror::Error;
 
-use crate::checkpoint::encode_text;
+use crate::checkpoint::{decode_text, encode_text};
+use crate::cosignature::{CosignedAt, CosigningKey};
 use crate::environment::UnixMillis;
 use crate::hash::Hash;
 use crate::key::{Origin, SigningKey};
@@ -164,7 +165,7 @@ pub trait Persist {
     fn persist(&mut self, steps: &[Step]) -> Result<(), Self::Error>;
 }
 
-/// A step that is durable. Only [`commit`] makes one, and [`Committed::sign`] uses it up:
+/// A step that is durable. Only [`commit`] makes one, and [`Committed::sign`] or [`Committed::cosign`] uses it up:
 ///
 /// ```compile_fail,E0603
 /// fn skip_the_disk(step: epigraph_core::progress::Step) -> epigraph_core::progress::Committed {
@@ -186,6 +187,26 @@ pub struct Committed(Step);
 pub fn commit<P: Persist>(steps: Vec<Step>, store: &mut P) -> Result<Vec<Committed>, P::Error> {
     store.persist(&steps)?;
     Ok(steps.into_iter().map(Committed).collect())
+}
+
+/// Why a durable head was not cosigned.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum CosignError {
+    /// What is held beside the head is not a note of it.
+    #[error(
+        "the note that is held for {origin} is not that of the head to be cosigned: only a head that was taken \
+         from a log-signed note can be cosigned"
+    )]
+    OtherNote {
+        /// The head's log.
+        origin: Origin,
+    },
+    /// A cosignature needs a time, and 0 is none (C2SP `tlog-witness`).
+    #[error("the head of {origin} was decided before 1970-01-01T00:00:01Z: set the clock")]
+    NoTime {
+        /// The head's log.
+        origin: Origin,
+    },
 }
 
 /// The key is of another log.
@@ -214,5 +235,21 @@ impl Committed {
         let text = encode_text(&origin, &next.head);
         let line = key.sign_assertion(&text);
         Ok(note::encode(&text, [&line]))
+    }
+
+    /// Cosigns the head as a witness, at the time of the decision: the signature line for the log's note. What is
+    /// signed is the text of [`Held::note`], after checking that it says this head of this log.
+    pub fn cosign(self, key: &CosigningKey) -> Result<note::SignatureLine, CosignError> {
+        let Committed(Step { origin, next, .. }) = self;
+        let parsed = note::Parsed::parse(&next.note).ok();
+        let text = parsed
+            .as_ref()
+            .map(note::Parsed::text)
+            .filter(|text| decode_text(text).is_ok_and(|(named, head)| named == origin && head == next.head));
+        let Some(text) = text else { return Err(CosignError::OtherNote { origin }) };
+        match CosignedAt::of(next.time) {
+            Some(time) => Ok(key.cosign_assertion(text, time)),
+            None => Err(CosignError::NoTime { origin }),
+        }
     }
 }

@@ -192,6 +192,14 @@ impl ConsistencyProof {
         if old == *old_root && new == *new_root { Ok(()) } else { Err(ProofError::RootMismatch) }
     }
 
+    /// The hashes with the root of the old subtree carried first in every case, as evidence needs them. The RFC leaves
+    /// it out where the old size is a power of two; there it is `old_root`, the root of the old tree as the *new* tree
+    /// has it.
+    pub fn carrying(&self, old_root: &Hash) -> Vec<Hash> {
+        let left_out = self.old.get().is_power_of_two().then_some(*old_root);
+        left_out.into_iter().chain(self.hashes.iter().copied()).collect()
+    }
+
     /// The old and the new root that the proof leads to.
     ///
     /// The arguments stand in where the RFC leaves a hash out: the root of an old tree that is a perfect

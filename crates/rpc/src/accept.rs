@@ -20,9 +20,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::connection::{Connection, leave_by};
-use crate::identity::{IdentityError, SpiffeId};
+use crate::identity::{IdentityError, Leaf, SpiffeId};
 use crate::quota::{Exceeded, Quota};
-use crate::tls::{ServerTls, identity_error};
+use crate::tls::{ServerTls, Standing, identity_error, is_revoked};
 
 /// Connections in all. Half of the customary limit of 1,024 file descriptors; the rest is for the files of the log.
 pub const MAX_CONNECTIONS: usize = 512;
@@ -49,7 +49,7 @@ const LINGER_BYTES: u64 = 64 * 1024;
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Who is on the other side of a connection; in the extensions of every request on it, as an `Arc`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub struct PeerIdentity {
     /// The name in the certificate, vouched for by the CA of its trust domain.
     pub spiffe: SpiffeId,
@@ -57,6 +57,8 @@ pub struct PeerIdentity {
     pub address: SocketAddr,
     /// When the client is asked to leave. A stream that goes on beyond is cut off at an arbitrary place soon after.
     pub leave_by: Instant,
+    /// Whether the certificate is still good.
+    pub(crate) standing: Standing,
 }
 
 #[cfg(test)]
@@ -68,6 +70,7 @@ impl PeerIdentity {
             spiffe: name.parse().unwrap(),
             address: ([127, 0, 0, 1], 1).into(),
             leave_by,
+            standing: Standing::of_test(),
         })
     }
 }
@@ -92,6 +95,10 @@ pub enum ConnectionRefused {
     /// The certificate is from the right CA, but does not name a client.
     #[error("the client certificate is refused: {0}")]
     Identity(IdentityError),
+    /// The certificate is revoked, or its name, serial number or key is on the deny list. Also of a connection that was
+    /// taken before and is cut now.
+    #[error("the client certificate is revoked: {0}")]
+    Revoked(String),
     /// No TLS 1.3 handshake came about; the library says why.
     #[error("the TLS handshake failed: {0}")]
     Handshake(io::Error),
@@ -99,8 +106,8 @@ pub enum ConnectionRefused {
 
 impl ConnectionRefused {
     /// Every [`kind`](ConnectionRefused::kind) that there is.
-    pub const KINDS: [&str; 5] =
-        ["too_slow", "too_many_handshakes", "too_many_connections", "identity", "handshake"];
+    pub const KINDS: [&str; 6] =
+        ["too_slow", "too_many_handshakes", "too_many_connections", "identity", "handshake", "revoked"];
 
     /// Its kind in one word, to count by.
     pub fn kind(&self) -> &'static str {
@@ -110,6 +117,7 @@ impl ConnectionRefused {
             ConnectionRefused::TooManyConnections { .. } => 2,
             ConnectionRefused::Identity(_) => 3,
             ConnectionRefused::Handshake(_) => 4,
+            ConnectionRefused::Revoked(_) => 5,
         };
         ConnectionRefused::KINDS[place]
     }
@@ -191,7 +199,8 @@ impl Acceptor {
     ) -> Result<Connection, ConnectionRefused> {
         // Without it small answers wait for the acknowledgement of the ones before: 11 calls a second.
         stream.set_nodelay(true).map_err(ConnectionRefused::Handshake)?;
-        let handshake = TlsAcceptor::from(self.tls.config()).accept(stream).into_fallible();
+        let tls = self.tls.handshake();
+        let handshake = TlsAcceptor::from(tls.config()).accept(stream).into_fallible();
         let stream = match handshake.await {
             Ok(stream) => stream,
             Err((error, mut stream)) => {
@@ -203,13 +212,16 @@ impl Acceptor {
                 return Err(refusal_of(error));
             }
         };
-        let name = self.tls.client_name(stream.get_ref().1.peer_certificates());
-        let spiffe = name.map_err(ConnectionRefused::Identity)?;
+        let client = tls.client(stream.get_ref().1.peer_certificates());
+        let (Leaf { spiffe, not_after, .. }, standing) = client.map_err(ConnectionRefused::Identity)?;
         let share = self
             .connections
             .take(spiffe.clone(), 1)
             .map_err(|exceeded| ConnectionRefused::TooManyConnections { name: spiffe.clone(), exceeded })?;
-        let peer = Arc::new(PeerIdentity { spiffe, address, leave_by: leave_by(&*self.entropy) });
+        // A connection ends with the certificate that it was made with.
+        let valid_for = Duration::from_millis(not_after.0.saturating_sub(tls.now().0));
+        let leave_by = leave_by(&*self.entropy, valid_for);
+        let peer = Arc::new(PeerIdentity { spiffe, address, leave_by, standing });
         Ok(Connection { stream, peer, share })
     }
 }
@@ -217,7 +229,11 @@ impl Acceptor {
 fn refusal_of(error: io::Error) -> ConnectionRefused {
     let tls = error.get_ref().and_then(|error| error.downcast_ref());
     match tls.and_then(identity_error) {
+        Some(denied @ IdentityError::Denied { .. }) => ConnectionRefused::Revoked(denied.to_string()),
         Some(identity) => ConnectionRefused::Identity(identity.clone()),
+        None if tls.is_some_and(is_revoked) => {
+            ConnectionRefused::Revoked("the CA's revocation list says so".into())
+        }
         None => ConnectionRefused::Handshake(error),
     }
 }

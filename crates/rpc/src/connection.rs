@@ -18,14 +18,15 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 use tonic::body::Body;
 use tower::{Service, ServiceExt};
 
-use crate::accept::PeerIdentity;
+use crate::accept::{ConnectionRefused, OnRefused, PeerIdentity};
 use crate::identity::SpiffeId;
 use crate::quota::Share;
+use crate::tls::why;
 
 /// Calls in flight on one connection; what is above waits on the client's side. The library's default is no limit.
 pub const MAX_STREAMS_PER_CONNECTION: u32 = 64;
@@ -65,30 +66,36 @@ pub(crate) struct Connection<S = TlsStream<TcpStream>> {
     pub(crate) share: Share<SpiffeId>,
 }
 
-/// When a client that connects now is asked to leave.
-pub(crate) fn leave_by(entropy: &dyn Entropy) -> Instant {
+/// When a client that connects now with a certificate that is valid for so long is asked to leave.
+pub(crate) fn leave_by(entropy: &dyn Entropy, valid_for: Duration) -> Instant {
     let mut random = [0; 4];
     entropy.fill(&mut random);
     // From 0 to twice the spread, in milliseconds; the bias of the division is of no concern here.
     let spread = CONNECTION_AGE_SPREAD.saturating_mul(2).as_millis() as u64;
     let drawn = Duration::from_millis(u64::from(u32::from_le_bytes(random)) % (spread + 1));
-    Instant::now() + CONNECTION_AGE.saturating_sub(CONNECTION_AGE_SPREAD) + drawn
+    // Counted by the timer, which is what will be waited on.
+    sleep(valid_for.min(CONNECTION_AGE.saturating_sub(CONNECTION_AGE_SPREAD) + drawn)).deadline()
 }
 
 /// Serves the calls of one connection until the client is gone. The client is asked to leave at its
-/// [`PeerIdentity::leave_by`] or once `stopping` says so; [`CONNECTION_GRACE`] after its time it is cut off, whatever
-/// is under way.
-pub(crate) async fn attend<S, T>(connection: Connection<S>, gate: T, mut stopping: watch::Receiver<bool>)
-where
+/// [`PeerIdentity::leave_by`] or once `stopping` says so; [`CONNECTION_GRACE`] after its time, or at
+/// once if its certificate is no longer accepted, it is cut off, whatever is under way.
+pub(crate) async fn attend<S, T>(
+    connection: Connection<S>,
+    gate: T,
+    mut stopping: watch::Receiver<bool>,
+    on_refused: OnRefused,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     T: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     T::Future: Send,
 {
     let Connection { stream, peer, share: _share } = connection;
-    let leave_by = peer.leave_by;
+    let PeerIdentity { leave_by, address, .. } = *peer;
+    let known = Arc::clone(&peer);
     let service = gate.map_request(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(Arc::clone(&peer));
+        request.extensions_mut().insert(Arc::clone(&known));
         request
     });
     let serving = Builder::new(TokioExecutor::new())
@@ -107,7 +114,12 @@ where
             () = stopped(&mut stopping) => {}
         }
     };
-    let mut cut = pin!(sleep_until(leave_by + CONNECTION_GRACE));
+    let mut cut = pin!(async {
+        tokio::select! {
+            () = sleep_until(leave_by + CONNECTION_GRACE) => {}
+            error = peer.standing.lost() => on_refused(address, &ConnectionRefused::Revoked(why(&error))),
+        }
+    });
     tokio::select! {
         served = &mut serving => return log_end(served),
         () = &mut cut => return,
@@ -150,10 +162,14 @@ mod tests {
     /// Connections must not come back all at once, and none may stay for ever. Broken to see it fail: no spread.
     #[tokio::test(start_paused = true)]
     async fn ages_are_spread_by_a_fifth_either_way() {
-        let age = |drawn| (leave_by(&Drawn(drawn)) - Instant::now()).as_secs_f64() / 60.0;
+        let age = |drawn| (leave_by(&Drawn(drawn), Duration::MAX) - Instant::now()).as_secs_f64() / 60.0;
         assert_eq!((age(0), age(3 * 60_000), age(6 * 60_000)), (12.0, 15.0, 18.0));
         for drawn in [1, 6 * 60_000 + 1, 0x1234_5678, u32::MAX - 1, u32::MAX] {
             assert!((12.0..=18.0).contains(&age(drawn)), "{drawn}");
+        }
+        // Nobody stays longer than the certificate is valid.
+        for valid_for in [Duration::ZERO, Duration::from_secs(700)] {
+            assert_eq!(leave_by(&Drawn(0), valid_for) - Instant::now(), valid_for);
         }
     }
 
@@ -169,7 +185,7 @@ mod tests {
             assert!(request.extensions().get::<Arc<PeerIdentity>>().is_some());
             std::future::pending()
         });
-        let serving = tokio::spawn(attend(connection, never, stopping));
+        let serving = tokio::spawn(attend(connection, never, stopping, Arc::new(|_, _| ())));
         let (sender, connection) = h2::client::handshake(client).await.unwrap();
         tokio::spawn(async { drop(connection.await) });
         (sender.ready().await.unwrap(), serving)

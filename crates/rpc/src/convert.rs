@@ -193,6 +193,12 @@ pub fn read_entries(max_entries: u32) -> u32 {
     }
 }
 
+/// Takes the id of a producer, which must have 16 bytes.
+pub fn producer_id(field: &'static str, bytes: &[u8]) -> Result<[u8; PRODUCER_ID_BYTES], ConvertError> {
+    let length = |_| ConvertError::Length { field, want: PRODUCER_ID_BYTES, got: bytes.len() };
+    bytes.try_into().map_err(length)
+}
+
 /// How many checkpoints a page may have, by the `page_size` of its request: 0 is [`DEFAULT_LIST_CHECKPOINTS`], and nothing is
 /// more than [`MAX_LIST_CHECKPOINTS`].
 pub fn list_page(page_size: u32) -> u32 {
@@ -225,11 +231,7 @@ impl TryFrom<&v1::Producer> for Producer {
     type Error = ConvertError;
 
     fn try_from(wire: &v1::Producer) -> Result<Producer, ConvertError> {
-        let id = wire.id.as_ref().try_into().map_err(|_| ConvertError::Length {
-            field: "producer.id",
-            want: PRODUCER_ID_BYTES,
-            got: wire.id.len(),
-        })?;
+        let id = producer_id("producer.id", &wire.id)?;
         Ok(Producer { id, epoch: wire.epoch, first_sequence: wire.first_sequence })
     }
 }

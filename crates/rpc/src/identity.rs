@@ -11,6 +11,7 @@ use thiserror::Error;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
+use x509_parser::time::ASN1Time;
 
 /// The longest SPIFFE name in bytes (SPIFFE ID section 2.3).
 pub const MAX_SPIFFE_BYTES: usize = 2_048;
@@ -183,6 +184,14 @@ pub enum IdentityError {
         /// The trust domain of the bundle.
         want: String,
     },
+    /// On the deny list.
+    #[error("{name} is denied by {what}; see the deny list")]
+    Denied {
+        /// Who is denied.
+        name: SpiffeId,
+        /// What the list has.
+        what: &'static str,
+    },
     /// Not the server that was called.
     #[error("this is {got}, not {want}")]
     OtherServer {
@@ -193,15 +202,21 @@ pub enum IdentityError {
     },
 }
 
-/// Reads a leaf certificate (DER) and checks it against the rules for `usage`. Whether the chain is good and the time
-/// is right is the business of the TLS library.
-pub fn inspect(certificate: &[u8], usage: Usage) -> Result<Leaf, IdentityError> {
-    let malformed = |error: &dyn fmt::Display| IdentityError::Malformed(error.to_string());
-    let (rest, leaf) = X509Certificate::from_der(certificate).map_err(|error| malformed(&error))?;
-    if !rest.is_empty() {
-        return Err(malformed(&"bytes follow it"));
-    }
+fn malformed(error: &dyn fmt::Display) -> IdentityError {
+    IdentityError::Malformed(error.to_string())
+}
 
+fn parse(certificate: &[u8]) -> Result<X509Certificate<'_>, IdentityError> {
+    let (rest, leaf) = X509Certificate::from_der(certificate).map_err(|error| malformed(&error))?;
+    if rest.is_empty() { Ok(leaf) } else { Err(malformed(&"bytes follow it")) }
+}
+
+/// The name that a certificate (DER) claims.
+pub(crate) fn name_of(certificate: &[u8]) -> Result<SpiffeId, IdentityError> {
+    name_in(&parse(certificate)?)
+}
+
+fn name_in(leaf: &X509Certificate<'_>) -> Result<SpiffeId, IdentityError> {
     let names = leaf.subject_alternative_name().map_err(|error| malformed(&error))?;
     let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
     if names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
@@ -219,6 +234,14 @@ pub fn inspect(certificate: &[u8], usage: Usage) -> Result<Leaf, IdentityError> 
     if !spiffe.is_ours() {
         return Err(IdentityError::Form(spiffe));
     }
+    Ok(spiffe)
+}
+
+/// Reads a leaf certificate (DER) and checks it against the rules for `usage`. Whether the chain is good and the time
+/// is right is the business of the TLS library.
+pub fn inspect(certificate: &[u8], usage: Usage) -> Result<Leaf, IdentityError> {
+    let leaf = parse(certificate)?;
+    let spiffe = name_in(&leaf)?;
 
     let constraints = leaf.basic_constraints().map_err(|error| malformed(&error))?;
     if constraints.is_some_and(|extension| extension.value.ca) {
@@ -237,20 +260,13 @@ pub fn inspect(certificate: &[u8], usage: Usage) -> Result<Leaf, IdentityError> 
         return Err(IdentityError::Usage { name: spiffe, usage });
     }
 
-    let time = |time: x509_parser::time::ASN1Time| {
-        UnixMillis(u64::try_from(time.timestamp()).unwrap_or(0).saturating_mul(1_000))
-    };
     let validity = leaf.validity();
-    Ok(Leaf { spiffe, not_before: time(validity.not_before), not_after: time(validity.not_after) })
+    Ok(Leaf { spiffe, not_before: millis(validity.not_before), not_after: millis(validity.not_after) })
 }
 
-/// As [`inspect`], and the name must be of the trust domain `domain`.
-pub(crate) fn inspect_in(certificate: &[u8], usage: Usage, domain: &str) -> Result<Leaf, IdentityError> {
-    let leaf = inspect(certificate, usage)?;
-    if leaf.spiffe.trust_domain() != domain {
-        return Err(IdentityError::TrustDomain { name: leaf.spiffe, want: domain.into() });
-    }
-    Ok(leaf)
+/// X.509 counts in seconds, and knows years before 1970.
+pub(crate) fn millis(time: ASN1Time) -> UnixMillis {
+    UnixMillis(u64::try_from(time.timestamp()).unwrap_or(0).saturating_mul(1_000))
 }
 
 #[cfg(test)]

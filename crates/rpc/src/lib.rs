@@ -29,7 +29,10 @@ pub use observe::{Hooks, OnAnswer, OnCall};
 pub use quota::{Exceeded, Quota, Share};
 pub use server::{log_service, serve};
 pub use status::{CallError, Reason, Refusal};
-pub use tls::{ClientTls, Credentials, ServerTls, TlsError, TrustBundle};
+pub use tls::{
+    ClientTls, ClientTrust, Credentials, DenyList, DomainFiles, Reload, Reloader, RevocationLists, ServerTls,
+    TlsError, TlsFiles, TrustBundle,
+};
 pub use tonic::service::Routes;
 
 /// The generated messages and services of `proto/epigraph/v1/`.

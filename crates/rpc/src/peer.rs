@@ -1,6 +1,7 @@
 //! Outgoing calls in the types of the core, each with a deadline. Answers have the right shape; whether they are true
 //! is for the caller to verify.
 
+mod append;
 mod read;
 mod stream;
 
@@ -12,10 +13,12 @@ use epigraph_core::bundle::MAX_ENTRY_BYTES;
 use epigraph_core::{Hash, LeafIndex};
 use tonic::{Request, Response, Status};
 
+pub use append::{AppendAnswers, AppendSender, ProducerState};
+
 use crate::channel::{Channel, channel};
-use crate::convert::{ConvertError, Producer, Wait, leaf_index, proof};
+use crate::convert::{ConvertError, Producer, Wait};
 use crate::identity::SpiffeId;
-use crate::limits::{CALL_DEADLINE, MAX_READ_BYTES, MAX_RESPONSE_BYTES, MAX_WAIT};
+use crate::limits::{MAX_READ_BYTES, MAX_RESPONSE_BYTES};
 use crate::status::CallError;
 use crate::tls::{ClientTls, TlsError};
 use crate::v1;
@@ -63,8 +66,7 @@ impl Log {
         producer: Option<Producer>,
     ) -> Result<AppendAnswer, CallError> {
         let want = entries.len() as u64;
-        // 0 on the wire means "the server's default", so a wait of less than a millisecond is one.
-        let wait_ms = wait_for.map_or(0, |wait| u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1));
+        let wait_ms = append::wait_ms(wait_for);
         let request = v1::AppendRequest {
             origin: origin.into(),
             entries,
@@ -72,27 +74,11 @@ impl Log {
             wait_ms,
             producer: producer.map(v1::Producer::from),
         };
-        let deadline = match wait {
-            Wait::Durable => CALL_DEADLINE,
-            Wait::Published => CALL_DEADLINE + wait_for.unwrap_or(MAX_WAIT).min(MAX_WAIT),
-        };
+        let deadline = append::deadline(wait, wait_for);
         let mut client = self.client.clone();
         let answer = call(request, deadline, |request| client.append(request)).await?;
 
-        let reached = Wait::reached(answer.reached)?;
-        expect("count", want, u64::from(answer.count))?;
-        let first_index = leaf_index(answer.first_index)?;
-        if let Some(more) = want.checked_sub(1) {
-            first_index.checked_add(more).ok_or(ConvertError::IndexTooLarge(answer.first_index))?;
-        }
-        let checkpoint = match reached {
-            Wait::Durable => None,
-            Wait::Published => Some(present("checkpoint", answer.checkpoint)?),
-        };
-        expect("proofs", if reached == Wait::Published { want } else { 0 }, answer.proofs.len() as u64)?;
-        let proofs =
-            answer.proofs.iter().map(|inclusion| proof(&inclusion.hashes)).collect::<Result<_, _>>()?;
-        Ok(AppendAnswer { first_index, reached, checkpoint, proofs })
+        Ok(append::taken(want, &answer)?)
     }
 }
 

@@ -80,16 +80,28 @@ impl<K: Ord + Clone> Share<K> {
     }
 }
 
-impl<K: Ord> Drop for Share<K> {
-    fn drop(&mut self) {
+impl<K: Ord> Share<K> {
+    /// Gives back all but `units`.
+    pub(crate) fn shrink_to(&mut self, units: usize) {
+        let back = self.units.saturating_sub(units);
+        if back == 0 {
+            return;
+        }
+        self.units -= back;
         let mut used = self.quota.used();
-        used.total -= self.units;
+        used.total -= back;
         if let Some(held) = used.by_holder.get_mut(&self.holder) {
-            *held -= self.units;
+            *held -= back;
             if *held == 0 {
                 used.by_holder.remove(&self.holder);
             }
         }
+    }
+}
+
+impl<K: Ord> Drop for Share<K> {
+    fn drop(&mut self) {
+        self.shrink_to(0);
     }
 }
 
@@ -110,6 +122,9 @@ mod tests {
         assert_eq!(quota.take('a', 2).unwrap_err(), Exceeded::Each(3));
         let b = quota.take('b', 2).unwrap();
         assert_eq!(quota.take('c', 2).unwrap_err(), Exceeded::Total(5));
+        a.grow(1).unwrap();
+        a.shrink_to(2);
+        a.shrink_to(3);
         a.grow(1).unwrap();
         assert_eq!(a.grow(1).unwrap_err(), Exceeded::Each(3));
         drop(a);

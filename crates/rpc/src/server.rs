@@ -53,13 +53,13 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     {
         // In a block of its own: the socket is closed when the server stops, not when it has stopped.
-        let mut accepting = pin!(accept(listener, tls, entropy, on_refused, accepted));
+        let mut accepting = pin!(accept(listener, tls, entropy, Arc::clone(&on_refused), accepted));
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
                 () = &mut shutdown => break,
                 Some(connection) = incoming.recv() => {
-                    connections.spawn(attend(connection, gate.clone(), stopping.clone()));
+                    connections.spawn(attend(connection, gate.clone(), stopping.clone(), Arc::clone(&on_refused)));
                 }
                 Some(_) = connections.join_next() => {}
                 () = &mut accepting => break,

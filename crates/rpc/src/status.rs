@@ -79,8 +79,8 @@ reasons! {
     BadSize "BAD_SIZE" InvalidArgument,
     /// The bytes are not a message of this call, or a field has an impossible value.
     Malformed "MALFORMED" InvalidArgument,
-    /// This server does not keep sequence numbers.
-    ProducersNotSupported "PRODUCERS_NOT_SUPPORTED" Unimplemented,
+    /// The log keeps the numbers of as many producers as it can.
+    ProducersFull "PRODUCERS_FULL" ResourceExhausted,
     /// This server does not have this call.
     UnknownRpc "UNKNOWN_RPC" Unimplemented,
     /// The caller is known and may not do this.
@@ -95,6 +95,8 @@ reasons! {
     Draining "DRAINING" Unavailable,
     /// The log has not finished the checks of its start.
     Gated "GATED" Unavailable,
+    /// A fault has stopped this log; the process may serve others.
+    LogStopped "LOG_STOPPED" Unavailable,
     /// Too many entries wait for publication.
     UnpublishedBacklog "UNPUBLISHED_BACKLOG" Unavailable,
     /// The server took too long.
@@ -176,6 +178,11 @@ impl Refusal {
             retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
             ..refusal
         })
+    }
+
+    /// What is wrong with the next request of a stream.
+    pub fn of_request(status: &Status) -> Refusal {
+        Refusal::from_status(status).unwrap_or_else(|| Refusal::of_library(status))
     }
 
     /// What a status of the gRPC library says in our words. It raises them before a handler is reached: a request

@@ -7,17 +7,19 @@ mod read;
 mod stream;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use epigraph_core::{Checkpoint, Origin, Policy, TreeHead, TreeSize, UnixMillis, Verified};
 use epigraph_store::history::History;
 use epigraph_store::tree::Tree;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::lookup;
 use crate::machine::{Condition, Event, Limits};
-use crate::status::{self, Status};
+use crate::status::{self, LookupStatus, NotReady, Status};
 
-pub(crate) use append::Ticket;
-pub use append::{AppendError, Appended, Wait};
+pub(crate) use append::{Answer, Ticket};
+pub use append::{AppendError, Appended, Call, ProducerState, Submitted, Wait};
 pub use list::{ListError, Listed};
 pub use read::{InTree, Proven, ReadError};
 use stream::Streams;
@@ -40,6 +42,9 @@ const MAX_TREE_LAG_ENTRIES: u64 = 4 << 20;
 /// Reads of entries at one time: each occupies a thread that waits for the disk, and up to [`MAX_READ_BYTES`].
 pub const MAX_ENTRY_READS: usize = 16;
 
+/// Repeats that are compared with the tree at one time: each occupies a thread that may wait for the disk. Others wait.
+const MAX_COMPARISONS: usize = 16;
+
 /// The newest published checkpoint, if there is one.
 pub type PublishedReceiver = watch::Receiver<Option<Arc<Verified<Checkpoint>>>>;
 
@@ -57,6 +62,7 @@ pub(crate) struct Parts {
     pub(crate) tree: Arc<Tree>,
     pub(crate) history: Option<Arc<History>>,
     pub(crate) policy: Policy,
+    pub(crate) lookup: lookup::Shared,
 }
 
 /// A running log.
@@ -73,11 +79,14 @@ pub struct Log {
     tree: Arc<Tree>,
     history: Option<Arc<History>>,
     policy: Policy,
+    lookup: lookup::Shared,
     /// The durable size at the start.
     started_at: TreeSize,
-    waiters: Semaphore,
+    waiters: Arc<Semaphore>,
     in_flight: Arc<Semaphore>,
     entry_reads: Arc<Semaphore>,
+    stopped: AtomicBool,
+    comparisons: Semaphore,
     streams: Streams,
 }
 
@@ -95,6 +104,7 @@ impl Log {
             tree,
             history,
             policy,
+            lookup,
         } = parts;
         let started_at = durable.borrow().size;
         Log {
@@ -109,10 +119,13 @@ impl Log {
             tree,
             history,
             policy,
+            lookup,
             started_at,
-            waiters: Semaphore::new(MAX_WAITING_ENTRIES),
+            waiters: Arc::new(Semaphore::new(MAX_WAITING_ENTRIES)),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES)),
             entry_reads: Arc::new(Semaphore::new(MAX_ENTRY_READS)),
+            stopped: AtomicBool::new(false),
+            comparisons: Semaphore::new(MAX_COMPARISONS),
             streams: Streams::new(),
         }
     }
@@ -137,11 +150,32 @@ impl Log {
             in_flight_bytes: MAX_IN_FLIGHT_BYTES - self.in_flight.available_permits(),
             tile_bytes: self.tree.tile_bytes(),
             tiles: self.tree.counters(),
+            lookup: self.lookup.get().map(|lookup| LookupStatus {
+                size: lookup.size(),
+                lag: durable.get().saturating_sub(lookup.size().get()),
+                bytes: lookup.bytes(),
+            }),
             ready: Ok(()),
         };
         let caught_up = self.built.has_changed().unwrap_or(false) && tree_lag <= MAX_TREE_LAG_ENTRIES;
-        status.ready = status::ready(&condition, &self.limits, caught_up, &status, now);
+        status.ready = if self.stopped.load(Ordering::Relaxed) {
+            Err(NotReady::Stopped)
+        } else {
+            status::ready(&condition, &self.limits, caught_up, &status, now)
+        };
         status
+    }
+
+    /// Its driver has failed: it takes nothing any more, and says why not. What is published can still be read.
+    pub fn stopped(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until it takes no new entries any more.
+    pub(crate) fn draining(&self) -> impl Future<Output = ()> + use<> {
+        let mut condition = self.condition.clone();
+        // A sequencer that has ended takes nothing either.
+        async move { drop(condition.wait_for(|condition| condition.draining).await) }
     }
 
     /// Takes no new entries from now on; what was taken is finished.

@@ -4,14 +4,23 @@
 //! While one batch is being written the next pool fills, so batches grow with the load by themselves and an idle
 //! log adds no delay. The machine does not know journals, clocks, tasks or the wire; the ticket `T` is whatever its
 //! driver answers a caller with.
+//!
+//! An entry's index is known when it is taken: batches are written in order, and when one finds no space everything that
+//! was taken behind it is refused with it. So one table says of a producer's number where it is, or will be.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use epigraph_core::bundle::{self, LENGTH_BYTES};
 use epigraph_core::{Frontier, Hash, LeafIndex, TreeHead, TreeSize, UnixMillis};
-use epigraph_store::journal::{Batch, MAX_FRAME_BYTES};
+use epigraph_store::journal::{
+    Batch, Claim, MARK_BYTES, MAX_FRAME_BYTES, Objection, ProducerKey, ProducerMark, ProducerTable, Standing,
+};
 use thiserror::Error;
 
-/// Bytes of encoded entries in one batch: what a frame of the journal holds.
+/// Bytes of encoded entries and producer marks in one batch: what a frame of the journal holds.
 pub const MAX_BATCH_BYTES: usize = MAX_FRAME_BYTES as usize;
 
 /// Entries in one batch. Empty entries cost two bytes each, so the bytes alone would allow four million tickets.
@@ -33,8 +42,37 @@ pub struct Submission<T> {
     pub entries: Vec<Bytes>,
     /// Their leaf hashes, in the same order.
     pub leaves: Vec<Hash>,
+    /// Under which numbers, if its caller numbers them.
+    pub numbers: Option<Numbers>,
+    /// The calls that it must not overtake.
+    pub line: Option<Line>,
     /// Where the answer goes.
     pub ticket: T,
+}
+
+/// What a caller says of the numbers of its entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Numbers {
+    /// Who.
+    pub producer: ProducerKey,
+    /// Which of its runs.
+    pub epoch: u64,
+    /// The number of the first entry.
+    pub first_sequence: u64,
+}
+
+/// Calls that are sent one behind the other without waiting: when one is refused, all after it are.
+#[derive(Clone, Debug, Default)]
+pub struct Line(Arc<AtomicBool>);
+
+impl Line {
+    fn is_broken(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn break_off(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What happened.
@@ -42,6 +80,8 @@ pub struct Submission<T> {
 pub enum Event<T> {
     /// A caller wants entries appended.
     Submit(Submission<T>),
+    /// A caller wants to know with which number a producer goes on.
+    Ask(ProducerKey, T),
     /// The staged batch is on disk.
     Written,
     /// The staged batch is not on disk, nothing of it is, and the journal goes on.
@@ -68,6 +108,25 @@ pub enum Effect<T> {
         /// The index of its first entry.
         first_index: LeafIndex,
     },
+    /// The numbers are those of durable entries. If these have the same leaf hashes, it is the same call again: tell the
+    /// caller where they are. If not, tell it that.
+    Compare {
+        /// Whom to tell.
+        ticket: T,
+        /// The index of the first of them.
+        first_index: LeafIndex,
+        /// The leaf hashes of the caller's entries.
+        leaves: Vec<Hash>,
+    },
+    /// Tell the caller what is durable of a producer.
+    Tell {
+        /// Whom to tell.
+        ticket: T,
+        /// Its highest epoch; `None` if nothing of it is in the log.
+        epoch: Option<u64>,
+        /// The lowest number that is not in the log.
+        next_sequence: u64,
+    },
     /// Tell the caller that nothing was appended.
     Refuse {
         /// Whom to tell.
@@ -79,7 +138,7 @@ pub enum Effect<T> {
     Grown(TreeHead),
 }
 
-/// Why entries were not taken. In every case none of them was appended.
+/// Why entries were not taken. In every case this call has appended none of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum Refused {
     /// The next batch is full.
@@ -94,9 +153,30 @@ pub enum Refused {
     /// The log is stopping.
     #[error("the log is shutting down")]
     Draining,
+    /// A fault has ended it.
+    #[error("a fault has stopped this log: nothing was appended")]
+    Stopped,
     /// 2^63 - 1 entries.
     #[error("the log is full: it cannot hold another entry")]
     LogFull,
+    /// The numbers are neither new nor those of one earlier call.
+    #[error(transparent)]
+    Numbers(#[from] Objection),
+    /// The numbers stand for other entries.
+    #[error(
+        "number {0} of this producer stands for an entry with other bytes, and an entry cannot be changed: send what was \
+         sent under these numbers, or ask GetProducer for the next free one"
+    )]
+    Reused(u64),
+    /// Some of the numbers are durable and some are just being written.
+    #[error("some of these numbers are just being written; try again shortly")]
+    BeingWritten,
+    /// A call before it in its line was refused.
+    #[error("a request before this one was refused")]
+    LineBroken,
+    /// Whether it is the same call again takes a look at the disk, and those behind it in its line do not wait for that.
+    #[error("this request was answered before: connect anew, and send it as the first one")]
+    RepeatInLine,
 }
 
 /// What of the sequencer's state decides whether it takes entries.
@@ -110,22 +190,56 @@ pub struct Condition {
     pub behind_since: Option<UnixMillis>,
 }
 
+/// What a submission leaves until it is answered.
+#[derive(Debug)]
+struct Taken<T> {
+    ticket: T,
+    line: Option<Line>,
+    first_index: LeafIndex,
+    /// The size of the log that contains all its entries.
+    size_after: TreeSize,
+}
+
+/// A batch that is being written.
+#[derive(Debug)]
+struct Staged<T> {
+    after: Frontier,
+    marks: Vec<ProducerMark>,
+    taken: Vec<Taken<T>>,
+}
+
 /// The sequencer's state.
 #[derive(Debug)]
 pub struct Machine<T> {
     limits: Limits,
     durable: Frontier,
-    pool: Vec<Submission<T>>,
+    pool: Vec<(Vec<Bytes>, Option<Claim>, Taken<T>)>,
     pool_entries: usize,
     pool_bytes: usize,
-    staged: Option<(Frontier, Vec<(T, LeafIndex)>)>,
+    staged: Option<Staged<T>>,
+    /// The leaf hashes of everything that was taken and is not durable: of two batches at most.
+    leaves: VecDeque<Hash>,
+    /// What is durable of every producer.
+    committed: ProducerTable,
+    /// What is durable or was taken.
+    expected: ProducerTable,
+    /// Repeats of calls that are not durable yet.
+    repeats: Vec<Taken<T>>,
+    /// Who asked for a producer of which something was taken that is not durable yet.
+    asked: Vec<(ProducerKey, T)>,
     published: TreeSize,
     condition: Condition,
 }
 
 impl<T> Machine<T> {
-    /// A machine over a journal that ends in `durable`, of which `published` entries are published.
-    pub fn new(limits: Limits, durable: Frontier, published: TreeSize, now: UnixMillis) -> Machine<T> {
+    /// A machine over a journal that ends in `durable` and says this of producers, of which `published` entries are published.
+    pub fn new(
+        limits: Limits,
+        durable: Frontier,
+        producers: ProducerTable,
+        published: TreeSize,
+        now: UnixMillis,
+    ) -> Machine<T> {
         let behind_since = (durable.size() > published).then_some(now);
         Machine {
             limits,
@@ -134,6 +248,11 @@ impl<T> Machine<T> {
             pool_entries: 0,
             pool_bytes: 0,
             staged: None,
+            leaves: VecDeque::new(),
+            expected: producers.clone(),
+            committed: producers,
+            repeats: Vec::new(),
+            asked: Vec::new(),
             published,
             condition: Condition { behind_since, ..Condition::default() },
         }
@@ -157,32 +276,15 @@ impl<T> Machine<T> {
     /// Takes one event and appends what it calls for to `effects`.
     pub fn step(&mut self, event: Event<T>, now: UnixMillis, effects: &mut Vec<Effect<T>>) {
         match event {
-            Event::Submit(submission) => match self.admit(&submission, now) {
-                Ok(bytes) => {
-                    self.pool_entries += submission.entries.len();
-                    self.pool_bytes += bytes;
-                    self.pool.push(submission);
-                }
-                Err(why) => effects.push(Effect::Refuse { ticket: submission.ticket, why }),
-            },
-            Event::Written => {
-                if let Some((frontier, tickets)) = self.staged.take() {
-                    self.durable = frontier;
-                    self.condition.no_space_at = None;
-                    self.condition.behind_since.get_or_insert(now);
-                    effects.push(Effect::Grown(self.durable.head()));
-                    effects.extend(
-                        tickets
-                            .into_iter()
-                            .map(|(ticket, first_index)| Effect::Durable { ticket, first_index }),
-                    );
-                }
+            Event::Submit(submission) => self.submit(submission, now, effects),
+            Event::Ask(producer, ticket) => {
+                self.asked.push((producer, ticket));
+                self.tell(effects);
             }
+            Event::Written => self.written(now, effects),
             Event::NotWritten(NoSpace) => {
-                self.condition.no_space_at = Some(now);
-                if let Some((_, tickets)) = self.staged.take() {
-                    let why = Refused::NoSpace;
-                    effects.extend(tickets.into_iter().map(|(ticket, _)| Effect::Refuse { ticket, why }));
+                if self.staged.is_some() {
+                    self.not_written(now, effects);
                 }
             }
             Event::Published(size) => {
@@ -199,195 +301,194 @@ impl<T> Machine<T> {
         if self.staged.is_some() || self.pool.is_empty() {
             return;
         }
-        let Some(first_index) = self.durable.size().next_index() else { return };
         let mut after = self.durable.clone();
         let mut body = Vec::with_capacity(self.pool_bytes);
-        let mut tickets = Vec::with_capacity(self.pool.len());
-        let mut next_index = first_index;
-        for submission in self.pool.drain(..) {
-            tickets.push((submission.ticket, next_index));
-            for (entry, leaf) in submission.entries.iter().zip(submission.leaves) {
-                // `admit` checked both: the entry's length and that the log is not full.
-                let pushed = bundle::push(&mut body, entry).is_ok() && after.push(leaf).is_ok();
+        let (mut marks, mut taken) = (Vec::new(), Vec::with_capacity(self.pool.len()));
+        // `submit` checked both: the entry's length and that the log is not full.
+        for (entries, claim, call) in self.pool.drain(..) {
+            let offset = call.first_index.get() - self.durable.size().get();
+            let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+            marks.extend(claim.map(|claim| ProducerMark { claim, offset }));
+            for entry in &entries {
+                let pushed = bundle::push(&mut body, entry).is_ok();
                 debug_assert!(pushed);
             }
-            next_index = after.size().next_index().unwrap_or(next_index);
+            taken.push(call);
+        }
+        for leaf in &self.leaves {
+            let pushed = after.push(*leaf).is_ok();
+            debug_assert!(pushed);
         }
         (self.pool_entries, self.pool_bytes) = (0, 0);
         let before = self.durable.head();
-        effects.push(Effect::Write(Batch { before, after: after.clone(), time: now, entries: body }));
-        self.staged = Some((after, tickets));
+        let batch = Batch { before, after: after.clone(), time: now, marks: marks.clone(), entries: body };
+        effects.push(Effect::Write(batch));
+        self.staged = Some(Staged { after, marks, taken });
     }
 
-    /// Whether the next batch has room, and how many bytes the entries take in it.
-    fn admit(&self, submission: &Submission<T>, now: UnixMillis) -> Result<usize, Refused> {
+    fn submit(&mut self, submission: Submission<T>, now: UnixMillis, effects: &mut Vec<Effect<T>>) {
+        let Submission { entries, leaves, numbers, line, ticket } = submission;
+        let claim = numbers.map(|Numbers { producer, epoch, first_sequence }| {
+            let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+            Claim { producer, epoch, first_sequence, count }
+        });
+        match self.place(&entries, &leaves, claim.as_ref(), line.as_ref(), now) {
+            Err(why) => {
+                line.inspect(Line::break_off);
+                effects.push(Effect::Refuse { ticket, why });
+            }
+            Ok(Place::Durable(first_index)) => {
+                effects.push(Effect::Compare { ticket, first_index, leaves });
+            }
+            Ok(Place::Expected(first_index, size_after)) => {
+                self.repeats.push(Taken { ticket, line, first_index, size_after });
+            }
+            Ok(Place::New { first_index, size_after, bytes }) => {
+                if let Some(claim) = &claim {
+                    let taken = self.expected.take(claim, first_index);
+                    debug_assert_eq!(taken, Ok(Standing::New));
+                }
+                self.pool_entries += entries.len();
+                self.pool_bytes += bytes;
+                self.leaves.extend(leaves);
+                self.pool.push((entries, claim, Taken { ticket, line, first_index, size_after }));
+            }
+        }
+    }
+
+    fn written(&mut self, now: UnixMillis, effects: &mut Vec<Effect<T>>) {
+        let Some(Staged { after, marks, taken }) = self.staged.take() else { return };
+        let before = std::mem::replace(&mut self.durable, after);
+        let count = self.durable.size().get() - before.size().get();
+        // The journal folded the same marks into the same table before it wrote them.
+        let folded = self.committed.fold(before.size(), u32::try_from(count).unwrap_or(u32::MAX), &marks);
+        debug_assert_eq!(folded, Ok(()));
+        self.leaves.drain(..usize::try_from(count).unwrap_or(usize::MAX).min(self.leaves.len()));
+        self.condition.no_space_at = None;
+        self.condition.behind_since.get_or_insert(now);
+        effects.push(Effect::Grown(self.durable.head()));
+        let size = self.durable.size();
+        let repeats = self.repeats.extract_if(.., |call| call.size_after <= size);
+        effects.extend(
+            taken
+                .into_iter()
+                .chain(repeats)
+                .map(|call| Effect::Durable { ticket: call.ticket, first_index: call.first_index }),
+        );
+        self.tell(effects);
+    }
+
+    fn not_written(&mut self, now: UnixMillis, effects: &mut Vec<Effect<T>>) {
+        self.condition.no_space_at = Some(now);
+        let staged = self.staged.take().map(|staged| staged.taken).unwrap_or_default();
+        let pool = self.pool.drain(..).map(|(_, _, call)| call);
+        for call in staged.into_iter().chain(pool).chain(self.repeats.drain(..)) {
+            call.line.inspect(Line::break_off);
+            effects.push(Effect::Refuse { ticket: call.ticket, why: Refused::NoSpace });
+        }
+        (self.pool_entries, self.pool_bytes) = (0, 0);
+        self.leaves.clear();
+        self.expected.clone_from(&self.committed);
+        self.tell(effects);
+    }
+
+    /// Answers those who asked for a producer of which nothing is on its way to the disk.
+    fn tell(&mut self, effects: &mut Vec<Effect<T>>) {
+        let settled = |producer: &ProducerKey| self.committed.get(producer) == self.expected.get(producer);
+        effects.extend(self.asked.extract_if(.., |(producer, _)| settled(producer)).map(
+            |(producer, ticket)| {
+                let known = self.committed.get(&producer);
+                Effect::Tell {
+                    ticket,
+                    epoch: known.map(|known| known.epoch()),
+                    next_sequence: known.map_or(0, |known| known.next_sequence()),
+                }
+            },
+        ));
+    }
+
+    /// Where the entries of a call are, or go.
+    fn place(
+        &self,
+        entries: &[Bytes],
+        leaves: &[Hash],
+        claim: Option<&Claim>,
+        line: Option<&Line>,
+        now: UnixMillis,
+    ) -> Result<Place, Refused> {
+        if line.is_some_and(Line::is_broken) {
+            return Err(Refused::LineBroken);
+        }
         if self.condition.draining {
             return Err(Refused::Draining);
         }
-        let entries = submission.entries.len();
-        let bytes: usize = submission.entries.iter().map(|entry| LENGTH_BYTES + entry.len()).sum();
-        if self.pool_bytes + bytes > MAX_BATCH_BYTES || self.pool_entries + entries > MAX_BATCH_ENTRIES {
+        match claim.map(|claim| (claim, self.expected.judge(claim))) {
+            Some((_, Err(objection))) => Err(objection.into()),
+            Some((claim, Ok(Standing::Repeat(first_index)))) => self.repeat(claim, first_index, leaves, line),
+            Some((_, Ok(Standing::New))) => self.admit(entries, MARK_BYTES, now),
+            None => self.admit(entries, 0, now),
+        }
+    }
+
+    /// What to do with a call whose numbers were all taken before, at `first_index` and behind it.
+    fn repeat(
+        &self,
+        claim: &Claim,
+        first_index: LeafIndex,
+        leaves: &[Hash],
+        line: Option<&Line>,
+    ) -> Result<Place, Refused> {
+        let durable = self.durable.size();
+        let last = first_index.checked_add(u64::from(claim.count).saturating_sub(1));
+        let size_after = last.map_or(TreeSize::MAX, LeafIndex::size_after);
+        if size_after <= durable {
+            return if line.is_some() { Err(Refused::RepeatInLine) } else { Ok(Place::Durable(first_index)) };
+        }
+        if durable.contains(first_index) {
+            return Err(Refused::BeingWritten);
+        }
+        let from = usize::try_from(first_index.get() - durable.get()).unwrap_or(usize::MAX);
+        let expected = self.leaves.iter().skip(from);
+        match leaves.iter().zip(expected).position(|(sent, expected)| sent != expected) {
+            Some(position) => Err(Refused::Reused(claim.first_sequence.saturating_add(position as u64))),
+            None => Ok(Place::Expected(first_index, size_after)),
+        }
+    }
+
+    /// Whether the next batch has room, and for what.
+    fn admit(&self, entries: &[Bytes], mark: usize, now: UnixMillis) -> Result<Place, Refused> {
+        let bytes = mark + entries.iter().map(|entry| LENGTH_BYTES + entry.len()).sum::<usize>();
+        if self.pool_bytes + bytes > MAX_BATCH_BYTES || self.pool_entries + entries.len() > MAX_BATCH_ENTRIES
+        {
             return Err(Refused::Overloaded);
         }
-        let taken = self.staged.as_ref().map_or(self.durable.size(), |(after, _)| after.size()).get();
-        let ahead = (self.pool_entries + entries) as u64;
+        let staged = self.staged.as_ref().map_or(self.durable.size(), |staged| staged.after.size());
+        let taken = staged.checked_add(self.pool_entries as u64).ok_or(Refused::LogFull)?;
         // One short of the largest size, so that there is always a next index.
-        if taken.checked_add(ahead).is_none_or(|size| size >= TreeSize::MAX.get()) {
+        let size_after = taken.checked_add(entries.len() as u64).filter(|size| *size < TreeSize::MAX);
+        let (Some(first_index), Some(size_after)) = (taken.next_index(), size_after) else {
             return Err(Refused::LogFull);
-        }
-        let unpublished = taken.saturating_sub(self.published.get());
+        };
+        let unpublished = staged.get().saturating_sub(self.published.get());
+        let ahead = size_after.get().saturating_sub(self.published.get());
         let waited = self.condition.behind_since.map_or(0, |since| now.0.saturating_sub(since.0));
         let too_old = waited > self.limits.unpublished_max_age_ms;
-        if too_old || unpublished.saturating_add(ahead) > self.limits.unpublished_max_entries {
+        if too_old || ahead > self.limits.unpublished_max_entries {
             return Err(Refused::Backlog(unpublished));
         }
-        Ok(bytes)
+        Ok(Place::New { first_index, size_after, bytes })
     }
+}
+
+/// Where the entries of a call are, or go.
+enum Place {
+    /// Behind all that was taken.
+    New { first_index: LeafIndex, size_after: TreeSize, bytes: usize },
+    /// They were taken before, and the log that contains them all has this size.
+    Expected(LeafIndex, TreeSize),
+    /// They have been durable for some time.
+    Durable(LeafIndex),
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use epigraph_core::hash::leaf_hash;
-
-    const LIMITS: Limits = Limits { unpublished_max_entries: 100_000, unpublished_max_age_ms: 1_000 };
-    const NOW: UnixMillis = UnixMillis(1_000_000);
-
-    fn machine() -> Machine<u32> {
-        Machine::new(LIMITS, Frontier::new(), TreeSize::ZERO, NOW)
-    }
-
-    fn submit(ticket: u32, entries: &[&[u8]]) -> Event<u32> {
-        let leaves = entries.iter().map(|entry| leaf_hash(entry)).collect();
-        let entries = entries.iter().map(|entry| Bytes::copy_from_slice(entry)).collect();
-        Event::Submit(Submission { entries, leaves, ticket })
-    }
-
-    fn run(machine: &mut Machine<u32>, events: Vec<Event<u32>>) -> Vec<Effect<u32>> {
-        let mut effects = Vec::new();
-        events.into_iter().for_each(|event| machine.step(event, NOW, &mut effects));
-        machine.stage(NOW, &mut effects);
-        effects
-    }
-
-    fn root(entries: &[&[u8]]) -> Hash {
-        let mut frontier = Frontier::new();
-        entries.iter().for_each(|entry| frontier.push(leaf_hash(entry)).unwrap());
-        frontier.root()
-    }
-
-    fn refusals(effects: &[Effect<u32>]) -> Vec<(u32, Refused)> {
-        let refusal = |effect: &Effect<u32>| match effect {
-            Effect::Refuse { ticket, why } => Some((*ticket, *why)),
-            _ => None,
-        };
-        effects.iter().filter_map(refusal).collect()
-    }
-
-    #[test]
-    fn calls_that_arrive_together_share_a_batch_and_keep_their_order() {
-        let mut machine = machine();
-        let effects = run(&mut machine, vec![submit(1, &[b"a", b"b"]), submit(2, &[b""])]);
-        let [Effect::Write(batch)] = effects.as_slice() else { panic!("{effects:?}") };
-        assert_eq!((batch.before.size.get(), batch.after.size().get()), (0, 3));
-        assert_eq!(batch.entries, b"\0\x01a\0\x01b\0\0");
-        assert_eq!(batch.after.root(), root(&[b"a", b"b", b""]));
-
-        let effects = run(&mut machine, vec![Event::Written]);
-        let answered: Vec<_> = effects
-            .iter()
-            .filter_map(|effect| match effect {
-                Effect::Durable { ticket, first_index } => Some((*ticket, first_index.get())),
-                _ => None,
-            })
-            .collect();
-        assert_eq!(answered, [(1, 0), (2, 2)]);
-        assert!(machine.is_idle());
-    }
-
-    #[test]
-    fn nothing_is_acknowledged_and_no_second_batch_is_staged_while_one_is_written() {
-        let mut machine = machine();
-        run(&mut machine, vec![submit(1, &[b"a"])]);
-        assert_eq!(run(&mut machine, vec![submit(2, &[b"b"])]), []);
-        let effects = run(&mut machine, vec![Event::Written]);
-        let [Effect::Grown(head), Effect::Durable { ticket: 1, .. }, Effect::Write(batch)] =
-            effects.as_slice()
-        else {
-            panic!("{effects:?}")
-        };
-        assert_eq!(*head, batch.before);
-        assert_eq!(batch.after.root(), root(&[b"a", b"b"]));
-    }
-
-    #[test]
-    fn a_batch_that_found_no_space_leaves_no_trace() {
-        let mut machine = machine();
-        run(&mut machine, vec![submit(1, &[b"lost"])]);
-        let effects = run(&mut machine, vec![Event::NotWritten(NoSpace)]);
-        assert_eq!(refusals(&effects), [(1, Refused::NoSpace)]);
-        assert_eq!(machine.condition().no_space_at, Some(NOW));
-        let effects = run(&mut machine, vec![submit(2, &[b"kept"])]);
-        let [Effect::Write(batch)] = effects.as_slice() else { panic!("{effects:?}") };
-        assert_eq!((batch.before.size.get(), batch.after.root()), (0, root(&[b"kept"])));
-        run(&mut machine, vec![Event::Written]);
-        assert_eq!(machine.condition().no_space_at, None);
-    }
-
-    #[test]
-    fn a_full_pool_refuses_the_call_that_does_not_fit_and_no_other() {
-        let mut machine = machine();
-        let entry = vec![0; 65_535];
-        let big: Vec<&[u8]> = vec![&entry; 64];
-        let effects = run(&mut machine, vec![submit(1, &big), submit(2, &big), submit(3, &[b"fits"])]);
-        assert_eq!(refusals(&effects), [(2, Refused::Overloaded)]);
-        let Some(Effect::Write(batch)) = effects.last() else { panic!("{effects:?}") };
-        assert_eq!(batch.after.size().get(), 65);
-        assert!(batch.entries.len() <= MAX_BATCH_BYTES);
-    }
-
-    #[test]
-    fn it_runs_ahead_of_publication_so_far_and_no_further() {
-        let limits = Limits { unpublished_max_entries: 3, ..LIMITS };
-        let mut machine = Machine::new(limits, Frontier::new(), TreeSize::ZERO, NOW);
-        run(&mut machine, vec![submit(1, &[b"a", b"b"]), submit(2, &[b"c"])]);
-        let effects = run(&mut machine, vec![Event::Written, submit(3, &[b"d"])]);
-        assert_eq!(refusals(&effects), [(3, Refused::Backlog(3))]);
-        let two = TreeSize::new(2).unwrap();
-        assert_eq!(refusals(&run(&mut machine, vec![Event::Published(two), submit(4, &[b"d"])])), []);
-    }
-
-    #[test]
-    fn publication_without_progress_stops_it_and_progress_lets_it_go_on() {
-        let mut machine = machine();
-        run(&mut machine, vec![submit(1, &[b"a"])]);
-        run(&mut machine, vec![Event::Written]);
-        let late = UnixMillis(NOW.0 + LIMITS.unpublished_max_age_ms + 1);
-        let mut effects = Vec::new();
-        machine.step(submit(2, &[b"b"]), late, &mut effects);
-        assert_eq!(refusals(&effects), [(2, Refused::Backlog(1))]);
-        machine.step(Event::Published(TreeSize::new(1).unwrap()), late, &mut effects);
-        machine.step(submit(3, &[b"b"]), late, &mut effects);
-        assert_eq!(effects.len(), 1);
-    }
-
-    #[test]
-    fn draining_finishes_what_was_taken_and_takes_nothing_new() {
-        let mut machine = machine();
-        let effects = run(&mut machine, vec![submit(1, &[b"a"]), Event::Drain, submit(2, &[b"b"])]);
-        assert_eq!(refusals(&effects), [(2, Refused::Draining)]);
-        assert!(!machine.is_idle());
-        run(&mut machine, vec![Event::Written]);
-        assert!(machine.is_idle());
-    }
-
-    #[test]
-    fn a_full_log_refuses() {
-        let size = TreeSize::new(TreeSize::MAX.get() - 2).unwrap();
-        let full =
-            Frontier::from_parts(size, vec![leaf_hash(b""); size.get().count_ones() as usize]).unwrap();
-        let mut machine = Machine::new(LIMITS, full, size, NOW);
-        let effects = run(&mut machine, vec![submit(1, &[b"a", b"b"]), submit(2, &[b"a"])]);
-        assert_eq!(refusals(&effects), [(1, Refused::LogFull)]);
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 //! is decided here.
 
 mod append;
+mod append_stream;
 mod read;
 mod stream;
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 use epigraph_core::Origin;
 use epigraph_rpc::v1::log_service_server::LogService;
 use epigraph_rpc::{Authorized, Caller, ConvertError, Reason, Refusal, v1};
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::log::Log;
@@ -23,21 +24,32 @@ const RETRY_SOON: Duration = Duration::from_millis(100);
 /// When to try again if somebody has to make room or wait for witnesses first.
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
-/// The logs of this process.
+/// The logs of this process. Clones share them.
+#[derive(Clone)]
 pub struct LogServer {
-    logs: BTreeMap<Origin, Arc<Log>>,
+    /// `None`: it could not be opened.
+    logs: Arc<BTreeMap<Origin, Option<Arc<Log>>>>,
 }
 
 impl LogServer {
-    /// Serves these logs, each under its own origin.
-    pub fn new(logs: impl IntoIterator<Item = Arc<Log>>) -> LogServer {
-        LogServer { logs: logs.into_iter().map(|log| (log.origin().clone(), log)).collect() }
+    /// Serves these logs, each under its own origin, and says of the `stopped` ones that they are.
+    pub fn new(
+        logs: impl IntoIterator<Item = Arc<Log>>,
+        stopped: impl IntoIterator<Item = Origin>,
+    ) -> LogServer {
+        let running = logs.into_iter().map(|log| (log.origin().clone(), Some(log)));
+        let logs = stopped.into_iter().map(|origin| (origin, None)).chain(running).collect();
+        LogServer { logs: Arc::new(logs) }
     }
 
-    /// The log that the request names and its caller may use; an empty name means the only one here. Authorization comes
-    /// first: whoever may use no log learns nothing about which ones there are.
+    /// The log that the request names and its caller may use.
     fn log<T>(&self, request: &Request<T>, origin: &str) -> Result<Arc<Log>, Refusal> {
-        let caller = Caller::of(request)?;
+        self.find(Caller::of(request)?, origin)
+    }
+
+    /// The log of this name, which the caller may use; an empty name means the only one here. Authorization comes first:
+    /// whoever may use no log learns nothing about which ones there are.
+    fn find(&self, caller: &Caller, origin: &str) -> Result<Arc<Log>, Refusal> {
         let only = match self.logs.first_key_value() {
             Some((only, _)) if origin.is_empty() && self.logs.len() == 1 => only.as_str(),
             _ => origin,
@@ -50,7 +62,7 @@ impl LogServer {
             let message = format!("there is no log {:?} here", origin.get().as_str());
             Refusal::new(Reason::UnknownOrigin, message).at("origin")
         };
-        self.logs.get(origin.get()).cloned().ok_or_else(unknown)
+        self.logs.get(origin.get()).ok_or_else(unknown)?.clone().ok_or_else(log_stopped)
     }
 }
 
@@ -64,23 +76,30 @@ impl LogService for LogServer {
         request: Request<v1::AppendRequest>,
     ) -> Result<Response<v1::AppendResponse>, Status> {
         let log = self.log(&request, &request.get_ref().origin)?;
-        Ok(Response::new(append::append(&log, request.into_inner()).await?))
+        let caller = Caller::of(&request)?.identity().clone();
+        Ok(Response::new(append::append(&log, &caller, request.into_inner()).await?))
     }
 
     type AppendStreamStream = Answers<v1::AppendResponse>;
 
     async fn append_stream(
         &self,
-        _request: Request<Streaming<v1::AppendRequest>>,
+        request: Request<Streaming<v1::AppendRequest>>,
     ) -> Result<Response<Self::AppendStreamStream>, Status> {
-        Err(not_here("AppendStream").into())
+        let caller = Caller::of(&request)?.clone();
+        let requests =
+            request.into_inner().map(|request| request.map_err(|status| Refusal::of_request(&status)));
+        let answers = append_stream::answers(self.clone(), caller, requests);
+        Ok(Response::new(Box::pin(answers.map(|answer| answer.map_err(Status::from)))))
     }
 
     async fn get_producer(
         &self,
-        _request: Request<v1::GetProducerRequest>,
+        request: Request<v1::GetProducerRequest>,
     ) -> Result<Response<v1::GetProducerResponse>, Status> {
-        Err(not_here("GetProducer").into())
+        let log = self.log(&request, &request.get_ref().origin)?;
+        let caller = Caller::of(&request)?.identity();
+        Ok(Response::new(append::get_producer(&log, caller, request.get_ref()).await?))
     }
 
     async fn get_proof(
@@ -154,8 +173,11 @@ impl LogService for LogServer {
     }
 }
 
-fn not_here(call: &str) -> Refusal {
-    Refusal::new(Reason::UnknownRpc, format!("this version of the server does not have the call {call}"))
+/// What is wrong is for whoever runs it, not for whoever calls.
+fn log_stopped() -> Refusal {
+    let message =
+        "a fault has stopped this log; whoever runs it finds the reason among the messages of its process";
+    Refusal::new(Reason::LogStopped, message).retry_after(RETRY_LATER)
 }
 
 fn malformed(error: ConvertError) -> Refusal {

@@ -187,7 +187,9 @@ mod tests {
             let mut bytes = Vec::new();
             entries.iter().for_each(|entry| bundle::push(&mut bytes, entry).unwrap());
             let after = self.frontier.clone();
-            self.journal.append(&Batch { before, after, time: UnixMillis(2), entries: bytes }).unwrap();
+            self.journal
+                .append(&Batch { before, after, time: UnixMillis(2), marks: Vec::new(), entries: bytes })
+                .unwrap();
         }
 
         fn follower(&self) -> (Arc<Tree>, Follower) {

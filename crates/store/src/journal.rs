@@ -2,7 +2,7 @@
 //!
 //! It owns the segment files of one log (docs/formats/journal.md), one frame a batch, one sync a frame. It
 //! computes no roots while appending: the sequencer does, and the tree writer re-reads and re-hashes each frame.
-//! It does not know signatures, the tree store, producers' rules, or whether anything was published.
+//! It does not know signatures, the tree store, or whether anything was published.
 
 mod entries;
 mod error;
@@ -26,7 +26,10 @@ pub use entries::{Entries, EntryReader, head_at};
 pub use error::{AppendError, BatchError, JournalError};
 pub use format::{MAX_FRAME_BYTES, MAX_STATE_BYTES};
 pub use inspect::{Flaw, Inspection, MAX_FLAWS, Torn, inspect};
-pub use producers::{CommittedRange, MAX_PRODUCERS, MAX_RANGES, Producer, ProducerMark, ProducerTable};
+pub use producers::{
+    Claim, MARK_BYTES, MAX_PRODUCERS, MAX_RANGES_AHEAD, MAX_RANGES_BEHIND, Objection, Producer, ProducerKey,
+    ProducerMark, ProducerTable, SEQUENCE_WINDOW, Standing,
+};
 pub use read::{OwnedFrame, Reader, verify_all};
 pub use recover::{Cut, MAX_CUT_FILES};
 pub use segment::{Spare, SpareMaker};
@@ -128,8 +131,17 @@ pub struct Batch {
     pub after: Frontier,
     /// When the batch was made.
     pub time: UnixMillis,
+    /// Whose entries are which, in their order; those of no producer have no mark.
+    pub marks: Vec<ProducerMark>,
     /// The entries in the encoding of C2SP bundles.
     pub entries: Vec<u8>,
+}
+
+impl Batch {
+    /// The body of its frame, before padding.
+    fn body_bytes(&self) -> usize {
+        self.marks.len() * MARK_BYTES + self.entries.len()
+    }
 }
 
 /// What [`Journal::open`] found.
@@ -137,7 +149,7 @@ pub struct Batch {
 pub struct Opened {
     /// The frontier after the last durable entry; its head was recomputed for the entries of the last segment.
     pub frontier: Frontier,
-    /// What the last segment's header says of producers. No frame changes it yet.
+    /// What the durable frames say of producers.
     pub producers: ProducerTable,
     /// The part of a frame that was cut off, if any.
     pub cut: Option<Cut>,
@@ -217,8 +229,8 @@ impl Journal {
     ) -> Result<(Journal, Opened), JournalError> {
         let checked = recover::check(dir.as_ref(), origin_hash)?;
         let (file, cut) = recover::repair(dir.as_ref(), &checked)?;
-        let recover::Checked { segment, cursor, frontier, .. } = checked;
-        let opened = Opened { frontier: frontier.clone(), producers: segment.producers.clone(), cut };
+        let recover::Checked { segment, cursor, frontier, producers, .. } = checked;
+        let opened = Opened { frontier: frontier.clone(), producers: producers.clone(), cut };
         let header = &segment.header;
         let active = Active { file, id: header.id, first: header.before.size, bytes: header.segment_bytes };
         let journal = Journal {
@@ -227,7 +239,7 @@ impl Journal {
             active,
             cursor,
             frontier,
-            producers: segment.producers,
+            producers,
             spare: None,
             buffer: Vec::new(),
             stopped: None,
@@ -245,6 +257,11 @@ impl Journal {
         &self.frontier
     }
 
+    /// What the durable entries say of producers.
+    pub fn producers(&self) -> &ProducerTable {
+        &self.producers
+    }
+
     /// Appends one batch; it is durable when this returns `Ok`.
     pub fn append(&mut self, batch: &Batch) -> Result<(), AppendError> {
         if let Some(cause) = &self.stopped {
@@ -254,6 +271,11 @@ impl Journal {
         if self.needs_segment(batch) {
             self.roll_over(batch.time)?;
         }
+        // The next segment starts with the table as it is before this frame. Numbers that do not follow would make a journal
+        // that nobody can open: nothing is written, and the table, changed in part, is not used again.
+        self.producers
+            .fold(batch.before.size, count, &batch.marks)
+            .map_err(|found| self.stop("a batch was refused", &io::Error::other(found)))?;
         let mut header = FrameHeader {
             segment_id: self.active.id,
             before: self.cursor.head,
@@ -266,7 +288,7 @@ impl Journal {
             body_crc: 0,
             sparse: Sparse::default(),
         };
-        format::encode_frame(&mut self.buffer, &mut header, &[], &batch.entries);
+        format::encode_frame(&mut self.buffer, &mut header, &batch.marks, &batch.entries);
         // A crash during the write leaves nothing, a part or the whole of the frame, and nobody was told: `open`
         // keeps the whole and cuts a part off.
         let at = self.cursor.end;
@@ -290,7 +312,7 @@ impl Journal {
 
     /// Whether appending `batch` starts a new segment.
     pub fn needs_segment(&self, batch: &Batch) -> bool {
-        let frame = (SECTOR + padded(batch.entries.len())) as u64;
+        let frame = (SECTOR + padded(batch.body_bytes())) as u64;
         self.cursor.end + frame > self.active.bytes
     }
 
@@ -309,8 +331,8 @@ impl Journal {
         if batch.before != self.head() {
             return Err(BatchError::DoesNotFollow { batch: batch.before.size, journal: self.head().size });
         }
-        if batch.entries.len() > limit as usize {
-            return Err(BatchError::TooLarge { bytes: batch.entries.len(), limit });
+        if batch.body_bytes() > limit as usize {
+            return Err(BatchError::TooLarge { bytes: batch.body_bytes(), limit });
         }
         let wanted = batch.after.size().get().saturating_sub(batch.before.size.get());
         let found = format::count_entries(&batch.entries);

@@ -10,6 +10,7 @@ pub mod head;
 pub mod history;
 pub mod journal;
 pub mod lock;
+pub mod lookup;
 pub mod published;
 pub mod scrub;
 pub mod sled;

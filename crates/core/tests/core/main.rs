@@ -8,12 +8,16 @@
     reason = "a test that fails must say where"
 )]
 
+mod cosignatures;
 mod decide;
+mod evidence;
 mod exhaustive;
 mod golden;
 mod limits;
 mod oracles;
+mod policies;
 mod properties;
+mod quorums;
 mod receipts;
 mod reference;
 mod tampering;

@@ -46,12 +46,8 @@ async fn the_happy_path() {
 async fn a_refusal_arrives_with_reason_field_and_delay() {
     let ca = Ca::new();
     let server = Server::start(&ca).await;
-    let refusal = refused(
-        server
-            .log(&ca.client(READER))
-            .proof(ORIGIN, Which::Index(LeafIndex::new(3).unwrap()), Tree::default())
-            .await,
-    );
+    let (which, tree) = (Which::Index(LeafIndex::new(3).unwrap()), Tree::default());
+    let refusal = refused(server.log(&ca.client(READER)).proof(ORIGIN, which, tree).await);
     let expected = Refusal::new(Reason::NotYetPublished, "a moment").at("leaf_index");
     assert_eq!(refusal, expected.retry_after(Duration::from_millis(250)));
 }

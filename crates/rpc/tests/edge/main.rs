@@ -4,4 +4,5 @@
 
 mod calls;
 mod handshake;
+mod revocation;
 mod support;

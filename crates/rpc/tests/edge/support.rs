@@ -12,8 +12,9 @@ use epigraph_rpc::{
     ServerTls, SpiffeId, TrustBundle, Usage, Wait, convert, log_service, serve, v1,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationList, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -56,7 +57,10 @@ pub(crate) fn name(text: &str) -> SpiffeId {
 
 pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
+    /// Its own certificate, if another CA vouches for it.
+    below: Option<String>,
     pub(crate) pem: String,
+    pub(crate) der: CertificateDer<'static>,
 }
 
 /// A certificate and its key, both PEM.
@@ -81,29 +85,86 @@ pub(crate) fn server_leaf(uri: &str) -> CertificateParams {
     leaf(&[uri], ExtendedKeyUsagePurpose::ServerAuth)
 }
 
+pub(crate) fn serial_leaf(uri: &str, serial: u64) -> CertificateParams {
+    let mut params = client_leaf(uri);
+    params.serial_number = Some(SerialNumber::from(serial));
+    params
+}
+
+fn ca_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
 impl Ca {
     pub(crate) fn new() -> Ca {
         Ca::named("test CA")
     }
 
     pub(crate) fn named(name: &str) -> Ca {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Ca { issuer: Issuer::new(params, key), pem }
+        let (params, key) = (ca_params(name), KeyPair::generate().unwrap());
+        let certificate = params.self_signed(&key).unwrap();
+        let (pem, der) = (certificate.pem(), certificate.der().clone());
+        Ca { issuer: Issuer::new(params, key), below: None, pem, der }
     }
 
     pub(crate) fn issue(&self, params: CertificateParams) -> Issued {
         let key = KeyPair::generate().unwrap();
         let chain = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let chain = chain + self.below.as_deref().unwrap_or_default();
         Issued { chain, key: key.serialize_pem() }
     }
 
     pub(crate) fn trust(&self) -> TrustBundle {
         TrustBundle::from_pem("test.example", self.pem.as_bytes()).unwrap()
+    }
+
+    /// A CA below this one, for leaves of its own: what it issues is shown together with its certificate.
+    pub(crate) fn intermediate(&self, name: &str) -> Ca {
+        let (params, key) = (ca_params(name), KeyPair::generate().unwrap());
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let (pem, der) = (certificate.pem(), certificate.der().clone());
+        Ca { issuer: Issuer::new(params, key), below: Some(pem.clone()), pem, der }
+    }
+
+    /// A revocation list with these serial numbers, good for the month before and after [`Fixed`].
+    pub(crate) fn crl(&self, serials: &[u64]) -> CertificateRevocationList {
+        self.crl_until(serials, date_time_ymd(2030, 2, 1))
+    }
+
+    pub(crate) fn crl_until(
+        &self,
+        serials: &[u64],
+        next_update: time::OffsetDateTime,
+    ) -> CertificateRevocationList {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2029, 12, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2029, 12, 1),
+            next_update,
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap()
+    }
+
+    /// A client whose certificate has this serial number.
+    pub(crate) fn client_with(&self, uri: &str, serial: u64) -> ClientTls {
+        ClientTls::new(
+            self.issue(serial_leaf(uri, serial)).load(Usage::Client).unwrap(),
+            self.trust(),
+            clock(),
+        )
+        .unwrap()
     }
 
     pub(crate) fn server(&self, uri: &str) -> Credentials {
@@ -161,9 +222,13 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(ca: &Ca) -> Server {
+        let tls = ServerTls::new(&ca.server(SERVER), &ca.trust(), clock()).unwrap();
+        Server::start_with(Arc::new(tls)).await
+    }
+
+    pub(crate) async fn start_with(tls: Arc<ServerTls>) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let tls = Arc::new(ServerTls::new(&ca.server(SERVER), &ca.trust(), clock()).unwrap());
         let grant = |pattern: &str, role| Grant {
             spiffe: pattern.parse().unwrap(),
             roles: [role].into(),

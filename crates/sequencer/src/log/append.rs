@@ -1,20 +1,22 @@
 //! Appending: from a caller's entries to the sequencer's task and back, and the wait for publication.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use epigraph_core::bundle::MAX_ENTRY_BYTES;
 use epigraph_core::hash::leaf_hash;
-use epigraph_core::proof::{InclusionProof, prove_inclusion};
-use epigraph_core::{Checkpoint, Hash, LeafIndex, Verified};
+use epigraph_core::proof::{InclusionProof, Nodes, prove_inclusion};
+use epigraph_core::{Checkpoint, Hash, LeafIndex, TreeSize, Verified};
 use epigraph_rpc::limits::{MAX_APPEND_BYTES, MAX_APPEND_ENTRIES};
+use epigraph_store::journal::ProducerKey;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::{Log, MAX_TREE_LAG_ENTRIES};
-use crate::machine::{Event, Refused, Submission};
+use super::{Log, MAX_TREE_LAG_ENTRIES, ReadError};
+use crate::machine::{Event, Line, Numbers, Refused, Submission};
 
 /// What an entry takes in memory beside its bytes: its handle and its leaf hash.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
@@ -22,18 +24,53 @@ const ENTRY_OVERHEAD_BYTES: usize = 64;
 /// Proofs that are made before other tasks get their turn.
 const PROOFS_PER_TURN: usize = 256;
 
+/// What a question about a producer takes in memory, so that there are not many at one time.
+const QUESTION_BYTES: usize = 4 * 1024;
+
 /// Where the driver answers a submission. It keeps the submission's room in memory until then, whether or not the caller
 /// is still there.
 pub(crate) struct Ticket {
-    caller: oneshot::Sender<Result<LeafIndex, Refused>>,
+    caller: oneshot::Sender<Result<Answer, Refused>>,
     _in_flight: OwnedSemaphorePermit,
+}
+
+/// What the sequencer says to a caller.
+pub(crate) enum Answer {
+    /// The entries are durable, from this index on.
+    Durable(LeafIndex),
+    /// The numbers were used before, from this index on: for the same entries if they have these hashes.
+    Compare { first_index: LeafIndex, leaves: Vec<Hash> },
+    /// To a question about a producer.
+    Producer(ProducerState),
 }
 
 impl Ticket {
     /// A caller that hung up gets no answer.
-    pub(crate) fn answer(self, answer: Result<LeafIndex, Refused>) {
+    pub(crate) fn answer(self, answer: Result<Answer, Refused>) {
         let _ = self.caller.send(answer);
     }
+}
+
+/// What the log knows of a producer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProducerState {
+    /// The highest epoch it has used; `None` if nothing of it is in the log.
+    pub epoch: Option<u64>,
+    /// The lowest number that is not in the log.
+    pub next_sequence: u64,
+}
+
+/// Entries to append, and how.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The entries.
+    pub entries: Vec<Bytes>,
+    /// What to wait for.
+    pub wait: Wait,
+    /// Under which numbers; without them they are appended at each call.
+    pub numbers: Option<Numbers>,
+    /// The calls that it must not overtake, if there are any.
+    pub line: Option<Line>,
 }
 
 /// What a caller waits for.
@@ -52,6 +89,8 @@ pub struct Appended {
     pub first_index: LeafIndex,
     /// How many entries.
     pub count: u32,
+    /// Whether an earlier call had appended them, and not this one.
+    pub repeated: bool,
     /// The checkpoint that covers them and one proof for each, if that was waited for and reached.
     pub published: Option<(Arc<Verified<Checkpoint>>, Vec<InclusionProof>)>,
 }
@@ -82,44 +121,123 @@ pub enum AppendError {
     /// The sequencer did not take them.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// A repeat cannot be compared with what it repeats, now or at all.
+    #[error("whether these entries are those that have these numbers cannot be said: {0}")]
+    NotCompared(ReadError),
     /// The sequencer ended before it answered. The entries may or may not be on disk.
     #[error("the log stopped before it could say whether the entries are on disk: ask again when it is back")]
     Stopped,
+}
+
+/// A call that the sequencer has: its entries may be in the log from now on, whether or not the answer is waited for.
+#[must_use]
+pub struct Submitted {
+    answer: oneshot::Receiver<Result<Answer, Refused>>,
+    count: u32,
+    first_sequence: u64,
+    wait: Wait,
+    _waiting: Option<OwnedSemaphorePermit>,
 }
 
 impl Log {
     /// Appends entries: all or none, without gaps between them, in the order given. A caller that gives up waiting does
     /// not take its entries back.
     pub async fn append(&self, entries: Vec<Bytes>, wait: Wait) -> Result<Appended, AppendError> {
+        self.call(Call { entries, wait, numbers: None, line: None }).await
+    }
+
+    /// As [`Log::append`], under numbers or in a line.
+    pub async fn call(&self, call: Call) -> Result<Appended, AppendError> {
+        let submitted = self.submit(call)?;
+        self.answer(submitted).await
+    }
+
+    /// Hands the entries to the sequencer; [`Log::answer`] waits for what comes of them.
+    pub fn submit(&self, call: Call) -> Result<Submitted, AppendError> {
+        let Call { entries, wait, numbers, line } = call;
         let bytes = check_call(&entries)?;
         let durable = self.durable.borrow().size;
         if self.tree.lag(durable).min(durable.get() - self.started_at.get()) > MAX_TREE_LAG_ENTRIES {
             return Err(Refused::Overloaded.into());
         }
         let count = entries.len() as u32;
-        let _waiting = match wait {
+        let waiting = match wait {
             Wait::Durable => None,
             Wait::Published(_) => {
-                Some(self.waiters.try_acquire_many(count).map_err(|_| AppendError::TooManyWaiters)?)
+                let waiters = Arc::clone(&self.waiters).try_acquire_many_owned(count);
+                Some(waiters.map_err(|_| AppendError::TooManyWaiters)?)
             }
         };
-        let in_flight = (bytes + entries.len() * ENTRY_OVERHEAD_BYTES) as u32;
-        let in_flight = Arc::clone(&self.in_flight).try_acquire_many_owned(in_flight);
-        let _in_flight = in_flight.map_err(|_| Refused::Overloaded)?;
+        let (ticket, answer) = self.ticket(bytes + entries.len() * ENTRY_OVERHEAD_BYTES)?;
         let leaves: Vec<Hash> = entries.iter().map(|entry| leaf_hash(entry)).collect();
-        let (caller, answer) = oneshot::channel();
-        let ticket = Ticket { caller, _in_flight };
-        let submission = Event::Submit(Submission { entries, leaves, ticket });
-        self.events.try_send(submission).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => AppendError::Refused(Refused::Overloaded),
-            mpsc::error::TrySendError::Closed(_) => AppendError::Refused(Refused::Draining),
-        })?;
-        let first_index = answer.await.map_err(|_| AppendError::Stopped)??;
+        self.send(Event::Submit(Submission { entries, leaves, numbers, line, ticket }))?;
+        let first_sequence = numbers.map_or(0, |numbers| numbers.first_sequence);
+        Ok(Submitted { answer, count, first_sequence, wait, _waiting: waiting })
+    }
+
+    /// Waits until the entries are as far as the call wanted.
+    pub async fn answer(&self, submitted: Submitted) -> Result<Appended, AppendError> {
+        let Submitted { answer, count, first_sequence, wait, _waiting } = submitted;
+        let (first_index, repeated) = match answer.await.map_err(|_| AppendError::Stopped)?? {
+            Answer::Durable(first_index) => (first_index, false),
+            Answer::Compare { first_index, leaves } => {
+                match self.differs(first_index, leaves).await.map_err(AppendError::NotCompared)? {
+                    None => (first_index, true),
+                    Some(position) => {
+                        return Err(Refused::Reused(first_sequence.saturating_add(position)).into());
+                    }
+                }
+            }
+            Answer::Producer(_) => return Err(AppendError::Stopped),
+        };
         let published = match wait {
             Wait::Durable => None,
             Wait::Published(time) => self.wait_published(first_index, count, time).await,
         };
-        Ok(Appended { first_index, count, published })
+        Ok(Appended { first_index, count, repeated, published })
+    }
+
+    /// What is durable of a producer, once nothing of it is on its way to the disk.
+    pub async fn producer(&self, producer: ProducerKey) -> Result<ProducerState, AppendError> {
+        let (ticket, answer) = self.ticket(QUESTION_BYTES)?;
+        self.send(Event::Ask(producer, ticket))?;
+        match answer.await.map_err(|_| AppendError::Stopped)?? {
+            Answer::Producer(state) => Ok(state),
+            Answer::Durable(_) | Answer::Compare { .. } => Err(AppendError::Stopped),
+        }
+    }
+
+    fn ticket(&self, bytes: usize) -> Result<(Ticket, oneshot::Receiver<Result<Answer, Refused>>), Refused> {
+        let in_flight = u32::try_from(bytes).map_err(|_| Refused::Overloaded)?;
+        let in_flight = Arc::clone(&self.in_flight).try_acquire_many_owned(in_flight);
+        let (caller, answer) = oneshot::channel();
+        Ok((Ticket { caller, _in_flight: in_flight.map_err(|_| Refused::Overloaded)? }, answer))
+    }
+
+    fn send(&self, event: Event<Ticket>) -> Result<(), Refused> {
+        self.events.try_send(event).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Refused::Overloaded,
+            mpsc::error::TrySendError::Closed(_) if self.stopped.load(Ordering::Relaxed) => Refused::Stopped,
+            mpsc::error::TrySendError::Closed(_) => Refused::Draining,
+        })
+    }
+
+    /// The position of the first of these leaves that is not the one in the tree, from `first_index` on.
+    async fn differs(&self, first_index: LeafIndex, leaves: Vec<Hash>) -> Result<Option<u64>, ReadError> {
+        let last = first_index.checked_add((leaves.len() as u64).saturating_sub(1));
+        self.wait_built(last.map_or(TreeSize::MAX, LeafIndex::size_after)).await?;
+        // It is never closed.
+        let _permit = self.comparisons.acquire().await.map_err(|_| ReadError::TooManyReads)?;
+        self.off_thread(move |tree| {
+            for (leaf, position) in leaves.iter().zip(0..) {
+                let index = first_index.get().saturating_add(position);
+                if tree.node(0, index)? != *leaf {
+                    return Ok(Ok(Some(position)));
+                }
+            }
+            Ok(Ok(None))
+        })
+        .await
     }
 
     /// Waits until a published checkpoint covers the entries; `None` if that takes too long. Never an error: the

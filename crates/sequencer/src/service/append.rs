@@ -1,26 +1,59 @@
 //! Appends on the wire.
 
 use bytes::Bytes;
-use epigraph_rpc::{Reason, Refusal, convert, v1};
+use epigraph_core::hash::sha256;
+use epigraph_rpc::{Reason, Refusal, SpiffeId, convert, v1};
+use epigraph_store::journal::{Objection, ProducerKey};
 
 use super::{RETRY_LATER, RETRY_SOON, malformed};
-use crate::log::{AppendError, Appended, Log, Wait};
-use crate::machine::Refused;
+use crate::log::{AppendError, Appended, Call, Log, ReadError, Wait};
+use crate::machine::{Numbers, Refused};
 
-pub(super) async fn append(log: &Log, request: v1::AppendRequest) -> Result<v1::AppendResponse, Refusal> {
-    if request.producer.is_some() {
-        let message = "this log does not number the entries of producers yet: leave `producer` out";
-        return Err(Refusal::new(Reason::ProducersNotSupported, message).at("producer"));
-    }
-    let wait = match convert::Wait::asked(request.wait).map_err(malformed)? {
-        convert::Wait::Durable => Wait::Durable,
-        convert::Wait::Published => Wait::Published(convert::wait_for(request.wait_ms)),
-    };
-    log.append(request.entries, wait).await.map(to_wire).map_err(refusal)
+/// Appends the entries of one call for the caller of this name.
+pub(super) async fn append(
+    log: &Log,
+    caller: &SpiffeId,
+    request: v1::AppendRequest,
+) -> Result<v1::AppendResponse, Refusal> {
+    let (numbers, wait) = (numbers(caller, request.producer.as_ref())?, wait(&request)?);
+    let call = Call { entries: request.entries, wait, numbers, line: None };
+    log.call(call).await.map(to_wire).map_err(refusal)
 }
 
-fn to_wire(appended: Appended) -> v1::AppendResponse {
-    let Appended { first_index, count, published } = appended;
+/// What is in the log of one of the caller's producers.
+pub(super) async fn get_producer(
+    log: &Log,
+    caller: &SpiffeId,
+    request: &v1::GetProducerRequest,
+) -> Result<v1::GetProducerResponse, Refusal> {
+    let id = convert::producer_id("id", &request.id)?;
+    let state = log.producer(key(caller, id)).await.map_err(refusal)?;
+    Ok(v1::GetProducerResponse { epoch: state.epoch, next_sequence: state.next_sequence })
+}
+
+pub(super) fn wait(request: &v1::AppendRequest) -> Result<Wait, Refusal> {
+    Ok(match convert::Wait::asked(request.wait).map_err(malformed)? {
+        convert::Wait::Durable => Wait::Durable,
+        convert::Wait::Published => Wait::Published(convert::wait_for(request.wait_ms)),
+    })
+}
+
+pub(super) fn numbers(
+    caller: &SpiffeId,
+    producer: Option<&v1::Producer>,
+) -> Result<Option<Numbers>, Refusal> {
+    let Some(producer) = producer.map(convert::Producer::try_from).transpose()? else { return Ok(None) };
+    let convert::Producer { id, epoch, first_sequence } = producer;
+    Ok(Some(Numbers { producer: key(caller, id), epoch, first_sequence }))
+}
+
+/// Under its caller's name, so that nobody can use up the numbers of another one.
+fn key(caller: &SpiffeId, id: [u8; convert::PRODUCER_ID_BYTES]) -> ProducerKey {
+    ProducerKey { identity: sha256(caller.as_str().as_bytes()), id }
+}
+
+pub(super) fn to_wire(appended: Appended) -> v1::AppendResponse {
+    let Appended { first_index, count, published, .. } = appended;
     let (reached, checkpoint, proofs) = match published {
         None => (convert::Wait::Durable, Bytes::new(), Vec::new()),
         Some((checkpoint, proofs)) => {
@@ -34,7 +67,7 @@ fn to_wire(appended: Appended) -> v1::AppendResponse {
     v1::AppendResponse { first_index: first_index.get(), count, reached, checkpoint, proofs }
 }
 
-fn refusal(error: AppendError) -> Refusal {
+pub(super) fn refusal(error: AppendError) -> Refusal {
     let refusal = |reason| Refusal::new(reason, error.to_string());
     match &error {
         AppendError::NoEntries => refusal(Reason::NoEntries).at("entries"),
@@ -50,7 +83,27 @@ fn refusal(error: AppendError) -> Refusal {
             refusal(Reason::UnpublishedBacklog).retry_after(RETRY_LATER)
         }
         AppendError::Refused(Refused::Draining) => refusal(Reason::Draining).retry_after(RETRY_SOON),
+        AppendError::Refused(Refused::Stopped) => super::log_stopped(),
         AppendError::Refused(Refused::LogFull) => refusal(Reason::NoSpace),
+        AppendError::Refused(Refused::Numbers(objection)) => {
+            let refusal = refusal(match objection {
+                Objection::StaleEpoch { .. } => Reason::StaleEpoch,
+                Objection::Gap { .. } => Reason::SequenceGap,
+                Objection::AlreadyCommitted { .. } | Objection::Scattered => Reason::AlreadyCommitted,
+                Objection::Mixed { .. } => Reason::SequenceReused,
+                Objection::Full => Reason::ProducersFull,
+                Objection::Fragmented { .. } => Reason::SequenceGap,
+            });
+            refusal.at("producer")
+        }
+        AppendError::Refused(Refused::Reused(_)) => refusal(Reason::SequenceReused).at("producer"),
+        AppendError::Refused(Refused::BeingWritten) => refusal(Reason::Overloaded).retry_after(RETRY_SOON),
+        // Of a stream, and it ends with the refusal before it.
+        AppendError::Refused(Refused::LineBroken | Refused::RepeatInLine) => {
+            refusal(Reason::Overloaded).retry_after(RETRY_SOON)
+        }
+        AppendError::NotCompared(ReadError::Building(_)) => refusal(Reason::Gated).retry_after(RETRY_LATER),
+        AppendError::NotCompared(_) => refusal(Reason::DataLoss),
         // Not DRAINING, which promises that nothing was appended.
         AppendError::Stopped => refusal(Reason::Internal),
     }

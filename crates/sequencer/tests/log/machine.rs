@@ -8,6 +8,7 @@ use epigraph_core::{Frontier, TreeSize, UnixMillis, bundle};
 use epigraph_sequencer::machine::{
     Effect, Event, Limits, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, Machine, NoSpace, Refused, Submission,
 };
+use epigraph_store::journal::ProducerTable;
 use proptest::prelude::*;
 
 /// So few that a pool alone can exceed them, and so many that a pool is full before.
@@ -66,7 +67,7 @@ impl Model {
         let limits = Limits { unpublished_max_entries, unpublished_max_age_ms: 1_000 };
         Model {
             unpublished_max_entries,
-            machine: Machine::new(limits, Frontier::new(), TreeSize::ZERO, now),
+            machine: Machine::new(limits, Frontier::new(), ProducerTable::default(), TreeSize::ZERO, now),
             now,
             sent: Vec::new(),
             answered: Vec::new(),
@@ -89,7 +90,7 @@ impl Model {
                 self.sent.push(entries.clone());
                 self.answered.push(false);
                 self.pooled.push_back(ticket);
-                Some(Event::Submit(Submission { entries, leaves, ticket }))
+                Some(Event::Submit(Submission { entries, leaves, numbers: None, line: None, ticket }))
             }
             Op::Written => Some(Event::Written),
             Op::NotWritten => Some(Event::NotWritten(NoSpace)),
@@ -144,8 +145,9 @@ impl Model {
                 assert_eq!(next, self.durable.size().get());
             }
             (Op::NotWritten, Some((tickets, _))) => {
-                assert_eq!(effects.len(), tickets.len());
-                for (effect, ticket) in effects.iter().zip(tickets) {
+                let refused: Vec<_> = tickets.into_iter().chain(self.pooled.drain(..)).collect();
+                assert_eq!(effects.len(), refused.len(), "what was taken behind it is refused as well");
+                for (effect, ticket) in effects.iter().zip(refused) {
                     assert_eq!(*effect, Effect::Refuse { ticket, why: Refused::NoSpace });
                     self.answer(ticket);
                 }
@@ -219,12 +221,13 @@ proptest! {
 #[test]
 fn a_batch_has_no_more_entries_than_its_limit_however_small_they_are() {
     let limits = Limits { unpublished_max_entries: u64::MAX, unpublished_max_age_ms: u64::MAX };
-    let mut machine = Machine::new(limits, Frontier::new(), TreeSize::ZERO, UnixMillis(0));
+    let mut machine =
+        Machine::new(limits, Frontier::new(), ProducerTable::default(), TreeSize::ZERO, UnixMillis(0));
     let mut effects = Vec::new();
     let call = MAX_BATCH_ENTRIES / 16;
     let submit = |ticket| {
         let (entries, leaves) = (vec![Bytes::new(); call], vec![leaf_hash(b""); call]);
-        Event::Submit(Submission { entries, leaves, ticket })
+        Event::Submit(Submission { entries, leaves, numbers: None, line: None, ticket })
     };
     (0..17).for_each(|ticket| machine.step(submit(ticket), UnixMillis(0), &mut effects));
     assert_eq!(effects, [Effect::Refuse { ticket: 16, why: Refused::Overloaded }]);

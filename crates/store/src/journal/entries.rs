@@ -264,7 +264,9 @@ mod tests {
                 self.frontier.push(leaf_hash(&entry(index))).unwrap();
             }
             let after = self.frontier.clone();
-            self.journal.append(&Batch { before, after, time: UnixMillis(2), entries }).unwrap();
+            self.journal
+                .append(&Batch { before, after, time: UnixMillis(2), marks: Vec::new(), entries })
+                .unwrap();
         }
 
         fn of_batches(batches: u64) -> Log {

@@ -116,7 +116,7 @@ pub enum BatchError {
     /// It is larger than a frame may be.
     #[error("it has {bytes} bytes, and a frame has at most {limit}")]
     TooLarge {
-        /// Its encoded entries.
+        /// Its encoded marks and entries.
         bytes: usize,
         /// The configured limit.
         limit: u32,

@@ -209,7 +209,8 @@ impl SegmentHeader {
         if frontier.root() != self.before.root {
             return Err("the frontier does not give the root hash in the header".to_owned());
         }
-        let producers = ProducerTable::decode(&mut fields, self.producer_count).ok_or_else(malformed)?;
+        let producers = ProducerTable::decode(&mut fields, self.producer_count, self.before.size)
+            .ok_or_else(malformed)?;
         if !fields.0.is_empty() {
             return Err(malformed());
         }

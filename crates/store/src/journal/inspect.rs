@@ -10,6 +10,7 @@ use epigraph_core::{Frontier, Hash, TreeHead, TreeSize};
 
 use super::error::JournalError;
 use super::format::{FrameHeader, SECTOR};
+use super::producers::ProducerTable;
 use super::read::{OwnedFrame, not_a_frame};
 use super::recover::{self, Debris};
 use super::segment::{self, Cursor, Next, NextHeader, Segment};
@@ -71,7 +72,7 @@ pub fn inspect(
         segments: 0,
         frames: 0,
     };
-    let mut walk = Walk { wanted, progress, found };
+    let mut walk = Walk { wanted, progress, found, state: None };
     let firsts = match segment::list(dir) {
         Ok(firsts) => firsts,
         Err(error) => {
@@ -105,6 +106,11 @@ pub fn inspect(
             if let Err(error) = segment.follows(previous) {
                 walk.flaw(*first, error);
             }
+            if walk.state.take().is_some_and(|(_, producers)| producers != segment.producers) {
+                let found = "its table of producers is not what the segments before say".to_owned();
+                let segment = segment.name.clone();
+                walk.flaw(*first, JournalError::Damaged { segment, offset: SECTOR as u64, found });
+            }
         }
         let known = walk.found.flaws.len();
         let is_last = at + 1 == firsts.len();
@@ -122,6 +128,9 @@ struct Walk<'a> {
     wanted: &'a [TreeSize],
     progress: &'a mut dyn FnMut(TreeSize),
     found: Inspection,
+    /// The frontier and the table of producers that the frames of a segment have given so far. Without the entries before,
+    /// none after can be hashed into the tree until the next segment.
+    state: Option<(Frontier, ProducerTable)>,
 }
 
 impl Walk<'_> {
@@ -131,8 +140,7 @@ impl Walk<'_> {
 
     fn segment(&mut self, segment: &Segment, is_last: bool) {
         let mut cursor = segment.start();
-        // Without the entries before, none after can be hashed into the tree until the next segment.
-        let mut frontier = Some(segment.frontier.clone());
+        self.state = Some((segment.frontier.clone(), segment.producers.clone()));
         self.note_root(&segment.frontier);
         self.found.head = cursor.head;
         while self.found.flaws.len() < MAX_FLAWS {
@@ -145,10 +153,10 @@ impl Walk<'_> {
             };
             let verdict = match next {
                 Next::Frame(frame, after) => {
-                    if let Err(found) = self.replay(&frame, &mut frontier) {
+                    if let Err(found) = self.replay(&frame) {
                         let (segment, offset) = (segment.name.clone(), cursor.end);
                         self.flaw(cursor.head.size, JournalError::Damaged { segment, offset, found });
-                        frontier = None;
+                        self.state = None;
                     }
                     cursor = after;
                     self.found.frames += 1;
@@ -168,7 +176,7 @@ impl Walk<'_> {
                 Err(error) => error,
             };
             self.flaw(cursor.head.size, error);
-            frontier = None;
+            self.state = None;
             let onward = match after {
                 Some(after) => Ok(Some(after)),
                 None => next_header_behind(segment, cursor.end),
@@ -184,13 +192,16 @@ impl Walk<'_> {
         }
     }
 
-    fn replay(&mut self, frame: &OwnedFrame, frontier: &mut Option<Frontier>) -> Result<(), String> {
-        let Some(frontier) = frontier else { return Ok(()) };
+    fn replay(&mut self, frame: &OwnedFrame) -> Result<(), String> {
+        let Some((frontier, producers)) = &mut self.state else { return Ok(()) };
         for entry in frame.entries() {
             frontier.push(leaf_hash(entry)).map_err(|error| error.to_string())?;
-            self.note_root(frontier);
+            if self.wanted.contains(&frontier.size()) {
+                self.found.roots.insert(frontier.size(), frontier.root());
+            }
         }
-        frame.compare(frontier)
+        frame.compare(frontier)?;
+        frame.fold_into(producers)
     }
 
     fn note_root(&mut self, frontier: &Frontier) {

@@ -1,209 +1,188 @@
 //! What the journal keeps of producers, for exactly-once appends: a mark in each frame, a table in each segment.
 //!
-//! The formats are final; no producer appends yet, so frames carry no marks and tables are empty. Which sequence
-//! numbers are accepted is the sequencer's business.
+//! The table is what the marks of all frames give, one after the other; [`rules`] says how. Here are the bytes.
 
-use epigraph_core::{Hash, LeafIndex};
+mod rules;
 
+use std::collections::BTreeMap;
+
+use epigraph_core::{Hash, LeafIndex, TreeSize};
+
+pub use rules::{Claim, Objection, Standing};
+
+use super::format::MAX_STATE_BYTES;
 use crate::fields::Fields;
 
 /// Bytes of an encoded [`ProducerMark`].
-pub(super) const MARK_BYTES: usize = 16 + 32 + 8 + 8 + 4 + 4;
+pub const MARK_BYTES: usize = 16 + 32 + 8 + 8 + 4 + 4;
 
 /// Producers in the table of one log: a full table refuses new ones (DESIGN section 5).
 pub const MAX_PRODUCERS: usize = 1_024;
 
-/// Ranges kept of one producer: the window of sequence numbers, should each stand alone.
-pub const MAX_RANGES: usize = 16_384;
+/// How far the numbers that are taken reach beyond the lowest missing one, and how far behind it a repeat is given its
+/// first answer at most (DESIGN section 5).
+pub const SEQUENCE_WINDOW: u64 = 16_384;
+
+/// Ranges kept behind the lowest missing number of one producer: a repeat is given its first answer as long as so few
+/// calls came after it, which is more than a producer has under way.
+pub const MAX_RANGES_BEHIND: usize = 128;
+
+/// Ranges kept beyond the lowest missing numbers of all producers together. When there are more, only calls are taken that
+/// begin at the lowest missing number: these need no room.
+pub const MAX_RANGES_AHEAD: usize = 65_536;
+
+const PRODUCER_BYTES: usize = 32 + 16 + 8 + 8 + 4;
+const RANGE_BYTES: usize = 8 + 8 + 4;
+
+// The fullest table and the largest frontier fit into a segment's header, so that no append can stop a journal by making
+// the table too large.
+const _: () = assert!(
+    63 * Hash::LEN
+        + MAX_PRODUCERS * (PRODUCER_BYTES + MAX_RANGES_BEHIND * RANGE_BYTES)
+        + MAX_RANGES_AHEAD * RANGE_BYTES
+        <= MAX_STATE_BYTES
+);
+
+/// Which producer: an id under an identity. Ordered as in the table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ProducerKey {
+    /// SHA-256 of the identity under which it sends.
+    pub identity: Hash,
+    /// Chosen by the producer.
+    pub id: [u8; 16],
+}
 
 /// A run of entries in one frame that one producer sent under contiguous sequence numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProducerMark {
-    /// Chosen by the producer.
-    pub producer: [u8; 16],
-    /// SHA-256 of the identity under which it sends.
-    pub identity: Hash,
-    /// A lower one is fenced.
-    pub epoch: u64,
-    /// The sequence number of the run's first entry.
-    pub first_sequence: u64,
+    /// Whose entries, under which numbers.
+    pub claim: Claim,
     /// Where the run starts in the frame, counted in entries from 0.
     pub offset: u32,
-    /// Entries in the run.
-    pub count: u32,
 }
 
-/// What is committed of every producer, in ascending order of (identity hash, producer id).
+/// What is committed of every producer.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct ProducerTable(Vec<Producer>);
+pub struct ProducerTable {
+    producers: BTreeMap<ProducerKey, Producer>,
+    /// Ranges beyond the lowest missing numbers, of all producers.
+    ahead: usize,
+}
 
 /// What is committed of one producer.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Producer {
-    /// SHA-256 of the identity under which it sends.
-    pub identity: Hash,
-    /// Chosen by the producer.
-    pub producer: [u8; 16],
-    /// The highest epoch seen.
-    pub epoch: u64,
-    /// Ascending by sequence number, without overlap.
-    pub ranges: Vec<CommittedRange>,
+    epoch: u64,
+    next_sequence: u64,
+    /// By first sequence number, without overlap.
+    ranges: BTreeMap<u64, Run>,
+    /// How many of the ranges are below `next_sequence`.
+    behind: usize,
 }
 
 /// Contiguous sequence numbers at contiguous leaf indices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CommittedRange {
-    /// The first sequence number.
-    pub first_sequence: u64,
-    /// The leaf index of that entry.
-    pub first_index: LeafIndex,
-    /// How many; at least 1.
-    pub count: u32,
+struct Run {
+    index: LeafIndex,
+    /// At least 1.
+    count: u32,
 }
 
 impl ProducerMark {
     pub(super) fn encode(&self, bytes: &mut Vec<u8>) {
-        bytes.extend_from_slice(&self.producer);
-        bytes.extend_from_slice(self.identity.as_bytes());
-        bytes.extend_from_slice(&self.epoch.to_le_bytes());
-        bytes.extend_from_slice(&self.first_sequence.to_le_bytes());
+        let Claim { producer, epoch, first_sequence, count } = &self.claim;
+        bytes.extend_from_slice(&producer.id);
+        bytes.extend_from_slice(producer.identity.as_bytes());
+        bytes.extend_from_slice(&epoch.to_le_bytes());
+        bytes.extend_from_slice(&first_sequence.to_le_bytes());
         bytes.extend_from_slice(&self.offset.to_le_bytes());
-        bytes.extend_from_slice(&self.count.to_le_bytes());
+        bytes.extend_from_slice(&count.to_le_bytes());
     }
 
     pub(super) fn decode(fields: &mut Fields<'_>) -> Option<ProducerMark> {
-        Some(ProducerMark {
-            producer: fields.array()?,
-            identity: fields.array().map(Hash::from_bytes)?,
-            epoch: fields.u64()?,
-            first_sequence: fields.u64()?,
-            offset: fields.u32()?,
-            count: fields.u32()?,
-        })
+        let id = fields.array()?;
+        let producer = ProducerKey { identity: fields.array().map(Hash::from_bytes)?, id };
+        let (epoch, first_sequence) = (fields.u64()?, fields.u64()?);
+        let (offset, count) = (fields.u32()?, fields.u32()?);
+        Some(ProducerMark { claim: Claim { producer, epoch, first_sequence, count }, offset })
     }
 }
 
 impl ProducerTable {
-    /// Takes producers in canonical order; `None` if order, ranges or a limit is violated.
-    pub fn new(producers: Vec<Producer>) -> Option<ProducerTable> {
-        let ascending = producers.is_sorted_by(|a, b| (a.identity, a.producer) < (b.identity, b.producer));
-        let well_formed = producers.iter().all(|producer| is_well_formed(&producer.ranges));
-        (ascending && well_formed && producers.len() <= MAX_PRODUCERS).then_some(ProducerTable(producers))
-    }
-
-    /// The producers, in canonical order.
-    pub fn producers(&self) -> &[Producer] {
-        &self.0
-    }
-
     pub(super) fn count(&self) -> u32 {
-        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.producers.len()).unwrap_or(u32::MAX)
     }
 
     pub(super) fn encode(&self, bytes: &mut Vec<u8>) {
-        for producer in &self.0 {
-            bytes.extend_from_slice(producer.identity.as_bytes());
-            bytes.extend_from_slice(&producer.producer);
+        for (key, producer) in &self.producers {
+            bytes.extend_from_slice(key.identity.as_bytes());
+            bytes.extend_from_slice(&key.id);
             bytes.extend_from_slice(&producer.epoch.to_le_bytes());
+            bytes.extend_from_slice(&producer.next_sequence.to_le_bytes());
             bytes.extend_from_slice(&u32::try_from(producer.ranges.len()).unwrap_or(u32::MAX).to_le_bytes());
-            for range in &producer.ranges {
-                bytes.extend_from_slice(&range.first_sequence.to_le_bytes());
-                bytes.extend_from_slice(&range.first_index.get().to_le_bytes());
-                bytes.extend_from_slice(&range.count.to_le_bytes());
+            for (first, run) in &producer.ranges {
+                bytes.extend_from_slice(&first.to_le_bytes());
+                bytes.extend_from_slice(&run.index.get().to_le_bytes());
+                bytes.extend_from_slice(&run.count.to_le_bytes());
             }
         }
     }
 
-    pub(super) fn decode(fields: &mut Fields<'_>, count: u32) -> Option<ProducerTable> {
+    /// Takes `count` producers; `None` if that is no table that marks of `size` entries can give.
+    pub(super) fn decode(fields: &mut Fields<'_>, count: u32, size: TreeSize) -> Option<ProducerTable> {
         if count as usize > MAX_PRODUCERS {
             return None;
         }
-        let producers = (0..count).map(|_| Producer::decode(fields)).collect::<Option<Vec<_>>>()?;
-        ProducerTable::new(producers)
+        let mut table = ProducerTable::default();
+        for _ in 0..count {
+            let identity = fields.array().map(Hash::from_bytes)?;
+            let key = ProducerKey { identity, id: fields.array()? };
+            let producer = Producer::decode(fields, size)?;
+            if table.producers.last_key_value().is_some_and(|(last, _)| *last >= key) {
+                return None;
+            }
+            table.ahead += producer.ahead();
+            table.producers.insert(key, producer);
+        }
+        (table.ahead <= MAX_RANGES_AHEAD).then_some(table)
     }
 }
 
 impl Producer {
-    fn decode(fields: &mut Fields<'_>) -> Option<Producer> {
-        let identity = fields.array().map(Hash::from_bytes)?;
-        let (producer, epoch, count) = (fields.array()?, fields.u64()?, fields.u32()?);
-        if count as usize > MAX_RANGES {
+    /// The highest epoch seen.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The lowest number that is not committed.
+    pub fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    fn ahead(&self) -> usize {
+        self.ranges.len() - self.behind
+    }
+
+    fn decode(fields: &mut Fields<'_>, size: TreeSize) -> Option<Producer> {
+        let (epoch, next_sequence, count) = (fields.u64()?, fields.u64()?, fields.u32()?);
+        if count as usize > MAX_RANGES_BEHIND + SEQUENCE_WINDOW as usize {
             return None;
         }
-        let range = |_| {
-            let (first_sequence, first_index) = (fields.u64()?, LeafIndex::new(fields.u64()?)?);
-            Some(CommittedRange { first_sequence, first_index, count: fields.u32()? })
-        };
-        let ranges = (0..count).map(range).collect::<Option<Vec<_>>>()?;
-        Some(Producer { identity, producer, epoch, ranges })
+        let mut producer = Producer { epoch, next_sequence, ..Producer::default() };
+        let mut end = None;
+        for _ in 0..count {
+            let (first, index) = (fields.u64()?, LeafIndex::new(fields.u64()?)?);
+            let run = Run { index, count: fields.u32()? };
+            if end.is_some_and(|end| first < end) {
+                return None;
+            }
+            end = Some(first.checked_add(u64::from(run.count))?);
+            producer.behind += usize::from(first < next_sequence);
+            producer.ranges.insert(first, run);
+        }
+        producer.is_well_formed(size).then_some(producer)
     }
-}
-
-fn is_well_formed(ranges: &[CommittedRange]) -> bool {
-    let end = |range: &CommittedRange| range.first_sequence.checked_add(u64::from(range.count));
-    ranges.len() <= MAX_RANGES
-        && ranges.iter().all(|range| range.count > 0 && end(range).is_some())
-        && ranges.is_sorted_by(|a, b| end(a).is_some_and(|end| end <= b.first_sequence))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn producer(identity: u8, id: u8, ranges: &[(u64, u64, u32)]) -> Producer {
-        let range = |&(first_sequence, index, count): &(u64, u64, u32)| CommittedRange {
-            first_sequence,
-            first_index: LeafIndex::new(index).unwrap(),
-            count,
-        };
-        let ranges = ranges.iter().map(range).collect();
-        Producer { identity: Hash::from_bytes([identity; 32]), producer: [id; 16], epoch: 7, ranges }
-    }
-
-    #[test]
-    fn marks_and_tables_round_trip_and_a_cut_one_is_refused() {
-        let mark = ProducerMark {
-            producer: [1; 16],
-            identity: Hash::from_bytes([2; 32]),
-            epoch: 3,
-            first_sequence: 4,
-            offset: 5,
-            count: 6,
-        };
-        let mut bytes = Vec::new();
-        mark.encode(&mut bytes);
-        assert_eq!(bytes.len(), MARK_BYTES);
-        assert_eq!(ProducerMark::decode(&mut Fields(&bytes)), Some(mark));
-
-        let all = (0..MAX_PRODUCERS)
-            .map(|n| producer((n / 256) as u8, n as u8, &[(0, 9, 2), (2, 40, 1), (5, 41, 3)]));
-        for table in [ProducerTable::default(), ProducerTable::new(all.collect()).unwrap()] {
-            let mut bytes = Vec::new();
-            table.encode(&mut bytes);
-            assert_eq!(ProducerTable::decode(&mut Fields(&bytes), table.count()), Some(table.clone()));
-            if let Some(last) = bytes.len().checked_sub(1) {
-                assert_eq!(ProducerTable::decode(&mut Fields(&bytes[..last]), table.count()), None);
-            }
-        }
-    }
-
-    #[test]
-    fn a_table_out_of_order_or_beyond_its_limits_is_refused() {
-        let check = |producers: Vec<Producer>, accepted: bool| {
-            assert_eq!(ProducerTable::new(producers.clone()).is_some(), accepted, "{producers:?}");
-        };
-        check(vec![producer(1, 1, &[]), producer(1, 2, &[(u64::MAX - 1, 0, 1)])], true);
-        check(vec![producer(1, 2, &[]), producer(1, 1, &[])], false);
-        check(vec![producer(1, 1, &[]), producer(1, 1, &[])], false);
-        check(vec![producer(1, 1, &[(0, 0, 0)])], false);
-        check(vec![producer(1, 1, &[(0, 0, 2), (1, 9, 1)])], false);
-        check(vec![producer(1, 1, &[(u64::MAX, 0, 1)])], false);
-        assert!(
-            ProducerTable::new(
-                (0..=MAX_PRODUCERS).map(|n| producer((n / 256) as u8, n as u8, &[])).collect()
-            )
-            .is_none()
-        );
-        assert_eq!(ProducerTable::decode(&mut Fields(&[]), u32::MAX), None);
-    }
-}
+mod tests;

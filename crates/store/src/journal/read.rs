@@ -10,7 +10,7 @@ use epigraph_core::{Frontier, Hash, TreeHead, TreeSize, UnixMillis, bundle};
 
 use super::error::JournalError;
 use super::format::{self, FrameHeader};
-use super::producers::ProducerMark;
+use super::producers::{ProducerMark, ProducerTable};
 use super::segment::{self, Cursor, Next, Segment};
 use crate::file::Dir;
 
@@ -75,6 +75,11 @@ impl OwnedFrame {
             frontier.push(leaf_hash(entry)).map_err(|error| error.to_string())?;
         }
         self.compare(frontier)
+    }
+
+    /// Adds its marks to the table of producers as it was before this frame. The message says what does not follow.
+    pub(super) fn fold_into(&self, producers: &mut ProducerTable) -> Result<(), String> {
+        producers.fold(self.before().size, self.count(), &self.marks)
     }
 
     /// Compares the head of the entries up to here with what the frame says.

@@ -4,6 +4,7 @@ use epigraph_core::{Frontier, Hash, TreeSize};
 
 use super::error::JournalError;
 use super::format::{self, MAX_FRAME_BYTES, SECTOR};
+use super::producers::ProducerTable;
 use super::read::not_a_frame;
 use super::segment::{self, CHUNK, Cursor, Next, SPARE_NAME, Segment};
 use crate::file::{Dir, File};
@@ -29,6 +30,8 @@ pub(super) struct Checked {
     pub(super) segment: Segment,
     pub(super) cursor: Cursor,
     pub(super) frontier: Frontier,
+    /// What all frames say of producers.
+    pub(super) producers: ProducerTable,
     sealed: Vec<TreeSize>,
     /// How many bytes from the cursor's end on are the remains of a torn frame.
     torn_bytes: u64,
@@ -51,9 +54,9 @@ pub(super) fn check(dir: &dyn Dir, origin_hash: Hash) -> Result<Checked, Journal
         previous = Some(segment);
     }
     let segment = previous.ok_or(JournalError::NoJournal)?;
-    let (cursor, frontier, torn_bytes) = scan(&segment)?;
+    let (cursor, frontier, producers, torn_bytes) = scan(&segment)?;
     check_unsealed(dir, &segment, cursor.head.size)?;
-    Ok(Checked { segment, cursor, frontier, sealed, torn_bytes })
+    Ok(Checked { segment, cursor, frontier, producers, sealed, torn_bytes })
 }
 
 /// A segment is sealed once the next one is durable, so a sealed last segment had a successor.
@@ -71,19 +74,23 @@ pub(super) fn check_unsealed(dir: &dyn Dir, last: &Segment, size: TreeSize) -> R
     Ok(())
 }
 
-/// Reads all frames of the last segment, recomputes their roots, and judges what follows them.
-fn scan(segment: &Segment) -> Result<(Cursor, Frontier, u64), JournalError> {
+/// Reads all frames of the last segment, recomputes their roots and the table of producers, and judges what follows them.
+fn scan(segment: &Segment) -> Result<(Cursor, Frontier, ProducerTable, u64), JournalError> {
     let mut cursor = segment.start();
     let mut frontier = segment.frontier.clone();
+    let mut producers = segment.producers.clone();
     loop {
         match segment.next(&cursor)? {
             Next::Frame(frame, after) => {
-                frame.replay(&mut frontier).map_err(|found| damaged(segment, cursor.end, found))?;
+                frame
+                    .replay(&mut frontier)
+                    .and_then(|()| frame.fold_into(&mut producers))
+                    .map_err(|found| damaged(segment, cursor.end, found))?;
                 cursor = after;
             }
             other => {
                 let torn_bytes = tail(segment, &cursor, &other)?;
-                return Ok((cursor, frontier, torn_bytes));
+                return Ok((cursor, frontier, producers, torn_bytes));
             }
         }
     }

@@ -46,7 +46,7 @@ fn batch_of(frontier: &Frontier, entries: &[Vec<u8>]) -> Batch {
         after.push(leaf_hash(entry)).unwrap();
         bundle::push(&mut bytes, entry).unwrap();
     }
-    Batch { before: frontier.head(), after, time: NOW, entries: bytes }
+    Batch { before: frontier.head(), after, time: NOW, marks: Vec::new(), entries: bytes }
 }
 
 /// The next `count` entries after `frontier`.

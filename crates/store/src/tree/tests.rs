@@ -68,7 +68,9 @@ impl Log {
             let staged = self.oracle.stage(indexes.map(|index| leaf_hash(&entry(index)))).unwrap();
             self.oracle.apply(staged).unwrap();
             let after = self.frontier.clone();
-            self.journal.append(&Batch { before, after, time: UnixMillis(2), entries: bytes }).unwrap();
+            self.journal
+                .append(&Batch { before, after, time: UnixMillis(2), marks: Vec::new(), entries: bytes })
+                .unwrap();
         }
     }
 
@@ -424,8 +426,13 @@ fn a_stored_tree_that_the_journal_does_not_confirm_is_moved_aside_and_rebuilt() 
     other.frontier.push(leaf_hash(b"another")).unwrap();
     let mut bytes = Vec::new();
     bundle::push(&mut bytes, b"another").unwrap();
-    let batch =
-        Batch { before: TreeHead::EMPTY, after: other.frontier.clone(), time: UnixMillis(1), entries: bytes };
+    let batch = Batch {
+        before: TreeHead::EMPTY,
+        after: other.frontier.clone(),
+        time: UnixMillis(1),
+        marks: Vec::new(),
+        entries: bytes,
+    };
     other.journal.append(&batch).unwrap();
     let staged = other.oracle.stage([leaf_hash(b"another")]).unwrap();
     other.oracle.apply(staged).unwrap();

@@ -89,15 +89,9 @@ fn the_documented_offsets_read_a_journal() {
 }
 
 fn mark(n: u8) -> ProducerMark {
-    let producer = [n; 16];
-    ProducerMark {
-        producer,
-        identity: ORIGIN,
-        epoch: 1,
-        first_sequence: u64::from(n),
-        offset: u32::from(n),
-        count: 1,
-    }
+    let producer = ProducerKey { identity: ORIGIN, id: [n; 16] };
+    let claim = Claim { producer, epoch: 1, first_sequence: u64::from(n), count: 1 };
+    ProducerMark { claim, offset: u32::from(n) }
 }
 
 #[test]
@@ -129,9 +123,10 @@ fn a_frame_with_producer_marks_round_trips() {
 
 #[test]
 fn a_segment_header_with_producers_round_trips() {
-    let range = CommittedRange { first_sequence: 5, first_index: LeafIndex::new(9).unwrap(), count: 3 };
-    let producer = Producer { identity: ORIGIN, producer: [1; 16], epoch: 2, ranges: vec![range] };
-    let producers = ProducerTable::new(vec![producer]).unwrap();
+    let producer = ProducerKey { identity: ORIGIN, id: [1; 16] };
+    let claim = Claim { producer, epoch: 2, first_sequence: 5, count: 3 };
+    let mut producers = ProducerTable::default();
+    producers.take(&claim, LeafIndex::new(9).unwrap()).unwrap();
     let frontier = batch(&Frontier::new(), 13).after;
     let mut header = SegmentHeader {
         id: [3; 16],
