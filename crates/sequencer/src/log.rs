@@ -39,7 +39,7 @@ const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
 /// means that its store does not keep up, and then the log must not run away from what it can prove.
 const MAX_TREE_LAG_ENTRIES: u64 = 4 << 20;
 
-/// Reads of entries at one time: each occupies a thread that waits for the disk, and up to [`MAX_READ_BYTES`].
+/// Reads of entries at one time: each occupies a thread that waits for the disk, and up to [`MAX_READ_BYTES`](epigraph_rpc::limits::MAX_READ_BYTES).
 pub const MAX_ENTRY_READS: usize = 16;
 
 /// Repeats that are compared with the tree at one time: each occupies a thread that may wait for the disk. Others wait.
