@@ -13,6 +13,7 @@ mod entries;
 mod faults;
 mod limits;
 mod lists;
+mod lookups;
 mod machine;
 mod producers;
 mod proofs;
