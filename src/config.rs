@@ -13,6 +13,7 @@ use epigraph_sequencer::machine::Limits;
 use serde::Deserialize;
 
 use crate::failure::{Failure, Outcome};
+use crate::observe::{RawTracing, Tracing};
 
 /// A configuration file has a few hundred lines at most.
 const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
@@ -31,6 +32,8 @@ struct RawConfig {
     directory: PathBuf,
     listen: RawListen,
     metrics: Option<RawListen>,
+    #[serde(default)]
+    tracing: RawTracing,
     tls: RawTls,
     #[serde(default)]
     limits: RawLimits,
@@ -120,6 +123,8 @@ pub struct ProcessConfig {
     pub listen: SocketAddr,
     /// Where health, readiness and metrics are, without TLS; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// What it says while it runs, and where its traces go.
+    pub tracing: Tracing,
     /// Certificate, key and the CAs that it trusts.
     pub tls: RawTls,
     /// Who may do what.
@@ -170,6 +175,7 @@ impl ProcessConfig {
             directory,
             listen: raw.listen.address,
             metrics: raw.metrics.map(|metrics| metrics.address),
+            tracing: raw.tracing.check().map_err(bad)?,
             tls: raw.tls.relative_to(base),
             grants: raw.authorize.into_iter().map(grant).collect::<Outcome<_>>()?,
             logs,

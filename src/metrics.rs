@@ -2,13 +2,14 @@
 //! `docs/metrics.md` explains every one. The roles know nothing of this; they are asked when somebody looks.
 
 pub mod listener;
+mod process;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use epigraph_core::{Clock, Origin, UnixMillis};
-use epigraph_rpc::{ConnectionRefused, Hooks, log_refused};
+use epigraph_core::{Clock, Entropy, Origin, UnixMillis};
+use epigraph_rpc::{ConnectionRefused, Hooks, RequestIds, log_refused};
 use epigraph_sequencer::log::Log;
 use epigraph_sequencer::status::{NotReady, Status};
 use prometheus_client::collector::Collector;
@@ -21,6 +22,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::watch;
+
+use process::Process;
 
 use crate::runtime::Stopwatch;
 use crate::scrub::Scrubbed;
@@ -50,7 +53,7 @@ impl Calls {
     }
 
     /// Hooks that count, beside what the server does without.
-    pub fn hooks(&self) -> Hooks {
+    pub fn hooks(&self, entropy: &dyn Entropy) -> Hooks {
         let (log, refused) = (log_refused(), self.refused.clone());
         let (answered, duration) = (self.answered.clone(), self.duration.clone());
         Hooks {
@@ -62,10 +65,38 @@ impl Calls {
                 let (answered, duration) = (answered.clone(), duration.clone());
                 let watch = Stopwatch::start();
                 Box::new(move |code| {
+                    let took = watch.elapsed();
                     answered.get_or_create(&[("rpc", rpc), ("code", code)]).inc();
-                    duration.get_or_create(&[("rpc", rpc)]).observe(watch.elapsed().as_secs_f64());
+                    duration.get_or_create(&[("rpc", rpc)]).observe(took.as_secs_f64());
+                    took
                 })
             }),
+            on_trace: Arc::new(crate::observe::join),
+            request_ids: Arc::new(RequestIds::new(entropy)),
+        }
+    }
+}
+
+/// What became of the spans of traces.
+#[derive(Clone, Debug)]
+pub struct Spans {
+    /// A collector took them.
+    pub exported: Counter,
+    /// No collector took them.
+    pub export_failed: Counter,
+    /// Too many waited.
+    pub queue_full: Counter,
+    lost: Family<Labels<1>, Counter>,
+}
+
+impl Spans {
+    pub fn new() -> Spans {
+        let lost = Family::<Labels<1>, Counter>::default();
+        Spans {
+            exported: Counter::default(),
+            export_failed: lost.get_or_create_owned(&[("why", "export_failed")]),
+            queue_full: lost.get_or_create_owned(&[("why", "queue_full")]),
+            lost,
         }
     }
 }
@@ -91,6 +122,7 @@ impl Metrics {
         sources: BTreeMap<Origin, Source>,
         clock: Arc<dyn Clock>,
         calls: &Calls,
+        spans: &Spans,
         certificate_expiry: UnixMillis,
     ) -> Metrics {
         let logs = Logs { sources: Arc::new(sources), clock };
@@ -106,6 +138,9 @@ impl Metrics {
         registry.register("calls", "Calls that were answered", calls.answered.clone());
         let help = "From a call's header to its answer";
         registry.register_with_unit("call_duration", help, Unit::Seconds, calls.duration.clone());
+        registry.register("exported_spans", "Spans that a collector took", spans.exported.clone());
+        registry.register("lost_spans", "Spans that no collector took", spans.lost.clone());
+        registry.register_collector(Box::new(Process));
         registry.register_collector(Box::new(logs.clone()));
         Metrics { logs, registry }
     }

@@ -25,15 +25,19 @@ use tokio::task::JoinSet;
 use crate::cli::ServeLog;
 use crate::config::{ProcessConfig, RawTls};
 use crate::failure::{Failure, Outcome};
-use crate::metrics::{self, Calls, Metrics, Source};
+use crate::metrics::{self, Calls, Metrics, Source, Spans};
+use crate::observe;
 use crate::runtime;
 use crate::state;
 use crate::terminal::Terminal;
 
 pub fn run(args: &ServeLog, terminal: Terminal) -> Outcome {
     let config = ProcessConfig::load(&args.config.config)?;
+    let observing = observe::start(&config.tracing, terminal.prints_objects(), runtime::entropy())?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
-    runtime.block_on(serve(config, args.until_stdin_closes, terminal))
+    let ended = runtime.block_on(serve(config, args.until_stdin_closes, &observing.spans, terminal));
+    observing.finish();
+    ended
 }
 
 /// Reads a configuration as [`run`] would, and the files that it names; opens no state and listens nowhere.
@@ -56,7 +60,12 @@ pub fn check(path: &Path, terminal: Terminal) -> Outcome {
     Ok(())
 }
 
-async fn serve(config: ProcessConfig, until_stdin_closes: bool, terminal: Terminal) -> Outcome {
+async fn serve(
+    config: ProcessConfig,
+    until_stdin_closes: bool,
+    spans: &Spans,
+    terminal: Terminal,
+) -> Outcome {
     let stop = runtime::stop_signal().map_err(Failure::state)?;
     let (tls, certificate_expiry) = server_tls(&config.tls)?;
     let authorizer = Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
@@ -112,7 +121,7 @@ async fn serve(config: ProcessConfig, until_stdin_closes: bool, terminal: Termin
     let stopped = sources.iter().filter(|(_, source)| matches!(source, Source::Stopped));
     let door = LogServer::new(draining.clone(), stopped.map(|(origin, _)| origin.clone()));
     let looking_inside =
-        look_inside(watched, Metrics::new(sources, runtime::clock(), &calls, certificate_expiry));
+        look_inside(watched, Metrics::new(sources, runtime::clock(), &calls, spans, certificate_expiry));
     let server = async move {
         let shutdown = async move {
             tokio::select! {
@@ -125,7 +134,7 @@ async fn serve(config: ProcessConfig, until_stdin_closes: bool, terminal: Termin
             }
         };
         let routes = Routes::new(log_service(door));
-        epigraph_rpc::serve(listener, tls, authorizer, routes, calls.hooks(), shutdown)
+        epigraph_rpc::serve(listener, tls, authorizer, routes, calls.hooks(&*entropy), shutdown)
             .await
             .map_err(Failure::state)
     };

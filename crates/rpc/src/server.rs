@@ -74,7 +74,8 @@ pub async fn serve(
     hooks: impl Into<Hooks>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let Hooks { on_refused, on_call } = hooks.into();
+    let hooks = hooks.into();
+    let on_refused = hooks.on_refused.clone();
     let (accepted, incoming) = mpsc::channel(ACCEPTED_QUEUE);
     let (stopping, stopped) = oneshot::channel();
     let served = Server::builder()
@@ -85,7 +86,7 @@ pub async fn serve(
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
         .http2_max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
         .max_connection_age(CONNECTION_AGE)
-        .layer(GateLayer::new(authorizer, on_call))
+        .layer(GateLayer::new(authorizer, hooks))
         .serve_with_incoming_shutdown(routes.prepare(), ReceiverStream::new(incoming), async move {
             shutdown.await;
             let _ = stopping.send(());

@@ -13,6 +13,7 @@ use epigraph_store::journal::{AppendError, Journal, JournalHandle};
 use epigraph_store::tree::Tree;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Span;
 
 use crate::log::{Log, Parts, PublishedReceiver, Ticket};
 use crate::machine::{Condition, Effect, Event, Limits, Machine, NoSpace};
@@ -74,11 +75,14 @@ pub struct Ready {
 
 /// The running half of a log.
 pub struct Driver {
+    origin: Origin,
     machine: Machine<Ticket>,
     events: mpsc::Receiver<Event<Ticket>>,
     journal: JournalHandle,
     /// How the write that is under way ends; there is never a second one.
     writing: Option<oneshot::Receiver<Result<(), AppendError>>>,
+    /// From its order to its sync.
+    write_span: Span,
     durable: watch::Sender<TreeHead>,
     condition: watch::Sender<Condition>,
     grown: blocking::Sender<TreeSize>,
@@ -101,14 +105,17 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
     let (offer, offered) = watch::channel(TreeHead::EMPTY);
     let (grown, growth) = blocking::channel();
     let (end, tree_ended) = oneshot::channel();
+    let name = origin.clone();
     thread::Builder::new()
         .name("tree".into())
-        .spawn(move || drop(end.send(build_tree(open_tree, head.size, &growth, &offer))))?;
+        .spawn(move || drop(end.send(build_tree(&name, open_tree, head.size, &growth, &offer))))?;
     let driver = Driver {
+        origin: origin.clone(),
         machine,
         events,
         journal: JournalHandle::spawn(journal)?,
         writing: None,
+        write_span: Span::none(),
         durable,
         condition,
         grown,
@@ -133,6 +140,7 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
 /// Opens the tree's store, catches up with what was `durable` at the start, then follows the journal until the driver
 /// ends. Only what was read back from disk and hashed again is offered.
 fn build_tree(
+    origin: &Origin,
     open_tree: OpenTree,
     durable: TreeSize,
     growth: &blocking::Receiver<TreeSize>,
@@ -164,9 +172,12 @@ fn build_tree(
     }
     offer.send_replace(head);
     loop {
+        let (from, to) = (follower.size().get(), newest.get());
+        let span = tracing::debug_span!("tree", log = %origin, from, to).entered();
         let head = follower
             .catch_up(newest, &mut |_| ControlFlow::Continue(()))
             .map_err(|error| error.to_string())?;
+        drop(span);
         offer.send_replace(head);
         let Ok(size) = growth.recv() else { return Ok(()) };
         newest = growth.try_iter().last().unwrap_or(size);
@@ -187,6 +198,7 @@ impl Driver {
                 ended = &mut self.tree_ended => return tree_outcome(ended),
                 result = written(&mut self.writing) => {
                     self.writing = None;
+                    self.write_span = Span::none();
                     turn.push(match result {
                         Ok(()) => Event::Written,
                         Err(AppendError::NoSpace(error)) => {
@@ -230,6 +242,9 @@ impl Driver {
         match effect {
             Effect::Write(batch) => {
                 let (report, writing) = oneshot::channel();
+                let (first, size) = (batch.before.size.get(), batch.after.size().get());
+                let bytes = batch.entries.len();
+                self.write_span = tracing::debug_span!("batch", log = %self.origin, first, size, bytes);
                 self.writing = Some(writing);
                 // Does not block: no other batch waits.
                 self.journal.append(batch, Box::new(move |result| drop(report.send(result))));

@@ -16,6 +16,7 @@ use epigraph_store::published::{PublishedError, PublishedStore};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
+use tracing::Instrument;
 
 use crate::signer::Answer;
 use machine::{Effect, Event, Machine};
@@ -125,7 +126,9 @@ impl<S: AskSigner> Publisher<S> {
                         let proof =
                             proof.map_err(|why| PublishError::NoProof { old, new: head.size, why })?;
                         let proposal = Proposal { old_size: old, head, proof, note: Vec::new() };
-                        match self.signer.sign_checkpoint(&self.origin, proposal).await {
+                        let size = head.size.get();
+                        let span = tracing::debug_span!("sign", log = %self.origin, from = old.get(), size);
+                        match self.signer.sign_checkpoint(&self.origin, proposal).instrument(span).await {
                             Ok(answer) => Event::Answered(answer),
                             Err(AskError::Unavailable(why)) => {
                                 tracing::warn!(%why, "the signer did not answer; trying again");
@@ -142,7 +145,9 @@ impl<S: AskSigner> Publisher<S> {
                         let write = move || {
                             store.lock().unwrap_or_else(PoisonError::into_inner).store(note.as_bytes())
                         };
-                        match tokio::task::spawn_blocking(write).await {
+                        let span =
+                            tracing::debug_span!("publish", log = %self.origin, size = head.size.get());
+                        match tokio::task::spawn_blocking(write).instrument(span).await {
                             Ok(written) => written?,
                             Err(error) => return Err(AskError::Fatal(error.to_string()).into()),
                         }
