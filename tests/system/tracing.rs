@@ -74,7 +74,7 @@ impl Collector {
     fn until(&self, found: impl Fn(&Span) -> bool) -> Vec<Span> {
         let mut spans = Vec::new();
         loop {
-            let span = self.heard.recv_timeout(PATIENCE).expect("the span never came");
+            let span = self.heard.recv_timeout(PATIENCE).unwrap();
             let last = found(&span);
             spans.push(span);
             if last {
