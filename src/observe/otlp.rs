@@ -198,9 +198,6 @@ impl SpanProcessor for Queue {
     fn on_start(&self, _span: &mut Span, _context: &Context) {}
 
     fn on_end(&self, mut span: SpanData) {
-        if !span.span_context.is_sampled() {
-            return;
-        }
         if span.name == CALL {
             span.span_kind = SpanKind::Server;
         }
@@ -242,5 +239,46 @@ impl IdGenerator for Ids {
 impl fmt::Debug for Ids {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Ids")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry::trace::{Span as _, Tracer, TracerProvider};
+
+    #[test]
+    fn a_span_that_finds_the_queue_full_is_counted_and_waits_for_nobody() {
+        let (queue, mut queued) = mpsc::channel(2);
+        let spans = Spans::new();
+        let provider =
+            SdkTracerProvider::builder().with_span_processor(Queue { queue, spans: spans.clone() }).build();
+        let tracer = provider.tracer("test");
+        for name in ["call", "batch", "tree", "sign"] {
+            tracer.start(name).end();
+        }
+        assert_eq!(spans.queue_full.get(), 2);
+        let kept = [queued.try_recv().unwrap(), queued.try_recv().unwrap()];
+        assert_eq!(kept.each_ref().map(|span| &*span.name), ["call", "batch"]);
+        assert_eq!(kept.each_ref().map(|span| &span.span_kind), [&SpanKind::Server, &SpanKind::Internal]);
+    }
+
+    #[test]
+    fn an_endpoint_is_a_host_and_a_port_without_tls() {
+        let check = |text: &str, fine: bool| assert_eq!(text.parse::<Endpoint>().is_ok(), fine, "{text}");
+        for text in ["http://127.0.0.1:4317", "http://collector.internal:4317/", "http://[::1]:4317"] {
+            check(text, true);
+        }
+        for text in [
+            "",
+            "http://",
+            "collector:4317",
+            "https://c:4317",
+            "http://c",
+            "http://c:4317/v1/traces",
+            "http://c:99999",
+        ] {
+            check(text, false);
+        }
     }
 }
