@@ -137,8 +137,10 @@ fn a_call_is_found_at_the_collector_by_its_request_id_and_in_its_caller_s_trace(
     assert_eq!(call.kind, 2, "a server's span");
 
     // What is left is sent before the process ends.
+    append(&house, &serving, "the-last", true, b"x");
     serving.stop();
     spans.extend(collector.heard.try_iter());
+    assert!(spans.iter().any(|span| attributes(span).get("request_id").is_some_and(|id| id == "the-last")));
     for name in ["batch", "tree", "sign", "publish"] {
         let span = spans.iter().find(|span| span.name == name).unwrap_or_else(|| panic!("no {name}"));
         assert_eq!(attributes(span)["log"], house.origin().as_str());
