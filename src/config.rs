@@ -2,6 +2,7 @@
 //! read here is checked here; the rest of the program sees ready values.
 
 pub mod signer;
+pub mod tls;
 pub mod witness;
 
 use std::collections::BTreeSet;
@@ -15,7 +16,9 @@ use epigraph_rpc::{Grant, GrantError, Logs, SpiffeId};
 use epigraph_sequencer::machine::Limits;
 use serde::Deserialize;
 
+use self::tls::ProcessTls;
 use crate::failure::{Failure, Outcome};
+use crate::observe::{RawTracing, Tracing};
 
 /// A configuration file has a few hundred lines at most.
 const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
@@ -34,6 +37,8 @@ struct RawConfig {
     directory: PathBuf,
     listen: RawListen,
     metrics: Option<RawListen>,
+    #[serde(default)]
+    tracing: RawTracing,
     tls: ProcessTls,
     #[serde(default)]
     limits: RawLimits,
@@ -45,42 +50,6 @@ struct RawConfig {
 #[serde(deny_unknown_fields)]
 struct RawListen {
     address: SocketAddr,
-}
-
-/// The `[tls]` table of a process that accepts connections, and may open some.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProcessTls {
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-    pub trust_bundle: PathBuf,
-    pub trust_domain: String,
-    /// The certificate with which it opens connections.
-    pub client: Option<ClientCertificate>,
-}
-
-/// The `[tls.client]` table.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClientCertificate {
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-}
-
-impl ProcessTls {
-    pub fn relative_to(self, base: &Path) -> ProcessTls {
-        let client = self.client.map(|client| ClientCertificate {
-            certificate: base.join(client.certificate),
-            key: base.join(client.key),
-        });
-        ProcessTls {
-            certificate: base.join(self.certificate),
-            key: base.join(self.key),
-            trust_bundle: base.join(self.trust_bundle),
-            trust_domain: self.trust_domain,
-            client,
-        }
-    }
 }
 
 /// The `[tls]` table of clients.
@@ -164,6 +133,8 @@ pub struct ProcessConfig {
     pub listen: SocketAddr,
     /// Where health, readiness and metrics are, without TLS; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// What it says while it runs, and where its traces go.
+    pub tracing: Tracing,
     /// Certificate, key and the CAs that it trusts.
     pub tls: ProcessTls,
     /// Who may do what.
@@ -247,7 +218,8 @@ impl ProcessConfig {
             directory,
             listen: raw.listen.address,
             metrics: raw.metrics.map(|metrics| metrics.address),
-            tls: raw.tls.relative_to(base),
+            tracing: raw.tracing.check().map_err(bad)?,
+            tls: raw.tls.relative_to(base).map_err(bad)?,
             grants: raw.authorize.into_iter().map(grant).collect::<Outcome<_>>()?,
             logs,
         })

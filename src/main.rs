@@ -8,6 +8,7 @@ mod fsck;
 mod hammer;
 mod input;
 mod metrics;
+mod observe;
 mod pki;
 mod preflight;
 mod profile;
@@ -26,12 +27,14 @@ use cli::{Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, Serve};
 use epigraph_core::note::MAX_NOTE_BYTES;
 use failure::Outcome;
 use terminal::Terminal;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let terminal = Terminal::new(cli.color, cli.json);
-    log_to_stderr(cli.json);
+    // A role says in its configuration how it wants to be heard.
+    if !matches!(cli.command, Command::Serve(_)) {
+        observe::to_stderr(cli.json);
+    }
     match run(cli.command, terminal) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -115,12 +118,4 @@ fn init_witness(args: &ConfigFile, terminal: Terminal) -> Outcome {
     terminal.line(format_args!("list the logs that it is to cosign for in {}", config.list().display()));
     terminal.object(&serde_json::json!({ "initialised": config.name.as_str(), "vkey": vkey.to_string() }));
     Ok(())
-}
-
-/// What the program reports while it runs; EPIGRAPH_LOG takes filters such as `debug` or `epigraph_rpc=trace`.
-fn log_to_stderr(json: bool) {
-    let filter = EnvFilter::try_from_env("EPIGRAPH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if json { builder.json().init() } else { builder.with_ansi(false).init() }
 }

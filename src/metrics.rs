@@ -2,13 +2,15 @@
 //! `docs/metrics.md` explains every one. The roles know nothing of this; they are asked when somebody looks.
 
 pub mod listener;
+mod process;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use epigraph_core::{Clock, Origin, UnixMillis};
-use epigraph_rpc::{ConnectionRefused, Hooks, OnRefused, log_refused};
+use epigraph_core::{Clock, Entropy, Origin, UnixMillis};
+use epigraph_rpc::tls::{Reload, TlsError};
+use epigraph_rpc::{ConnectionRefused, Hooks, OnRefused, RequestIds, ServerTls, log_refused};
 use epigraph_sequencer::log::Log;
 use epigraph_sequencer::status::{NotReady, Status};
 use prometheus_client::collector::Collector;
@@ -16,17 +18,22 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::watch;
+
+use process::Process;
 
 use crate::runtime::Stopwatch;
 use crate::scrub::Scrubbed;
 
 /// Seconds: from a proof out of memory, through a sync of the disk, to the longest wait for publication.
 const CALL_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
+
+/// What comes of reading the files of `[tls]` again.
+const RELOADS: [&str; 2] = ["replaced", "failed"];
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
@@ -36,21 +43,60 @@ pub struct Calls {
     refused: Family<Labels<1>, Counter>,
     answered: Family<Labels<2>, Counter>,
     duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    accept_pauses: Counter,
+    connections: Gauge,
+    reloads: Family<Labels<1>, Counter>,
+    tls: Arc<ServerTls>,
 }
 
 impl Calls {
-    pub fn new() -> Calls {
+    pub fn new(tls: &Arc<ServerTls>) -> Calls {
         let refused = Family::<Labels<1>, Counter>::default();
         // An alert on growth needs the zero before it.
         for kind in ConnectionRefused::KINDS {
             drop(refused.get_or_create(&[("kind", kind)]));
         }
         let histogram: fn() -> Histogram = || Histogram::new(CALL_BUCKETS);
-        Calls { refused, answered: Family::default(), duration: Family::new_with_constructor(histogram) }
+        let reloads = Family::<Labels<1>, Counter>::default();
+        for outcome in RELOADS {
+            drop(reloads.get_or_create(&[("outcome", outcome)]));
+        }
+        Calls {
+            refused,
+            answered: Family::default(),
+            duration: Family::new_with_constructor(histogram),
+            accept_pauses: Counter::default(),
+            connections: Gauge::default(),
+            reloads,
+            tls: Arc::clone(tls),
+        }
+    }
+
+    /// Counts a look at the files of `[tls]`, unless nothing came of it.
+    pub fn looked(&self, outcome: &Result<Reload, TlsError>) {
+        let outcome = match outcome {
+            Ok(Reload::Unchanged) => return,
+            Ok(Reload::Replaced) => RELOADS[0],
+            Err(_) => RELOADS[1],
+        };
+        self.reloads.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register_collector(Box::new(Expiries(Arc::clone(&self.tls))));
+        let help = "Times that the files of [tls] were read again, or could not be";
+        registry.register("tls_reloads", help, self.reloads.clone());
+        registry.register("refused_connections", "Connections that were not taken", self.refused.clone());
+        let help = "Pauses because no connection could be accepted";
+        registry.register("accept_pauses", help, self.accept_pauses.clone());
+        registry.register("open_connections", "Connections that are open", self.connections.clone());
+        registry.register("calls", "Calls that were answered", self.answered.clone());
+        let help = "From a call's header to its answer";
+        registry.register_with_unit("call_duration", help, Unit::Seconds, self.duration.clone());
     }
 
     /// Hooks that count, beside what the server does without.
-    pub fn hooks(&self) -> Hooks {
+    pub fn hooks(&self, entropy: &dyn Entropy) -> Hooks {
         let (log, refused) = (log_refused(), self.refused.clone());
         let (answered, duration) = (self.answered.clone(), self.duration.clone());
         let on_refused: OnRefused = Arc::new(move |address, reason| {
@@ -62,11 +108,75 @@ impl Calls {
                 let (answered, duration) = (answered.clone(), duration.clone());
                 let watch = Stopwatch::start();
                 Box::new(move |code| {
+                    let took = watch.elapsed();
                     answered.get_or_create(&[("rpc", rpc), ("code", code)]).inc();
-                    duration.get_or_create(&[("rpc", rpc)]).observe(watch.elapsed().as_secs_f64());
+                    duration.get_or_create(&[("rpc", rpc)]).observe(took.as_secs_f64());
+                    took
                 })
             }),
+            on_trace: Arc::new(crate::observe::join),
+            request_ids: Arc::new(RequestIds::new(entropy)),
+            on_accept_paused: {
+                let pauses = self.accept_pauses.clone();
+                Arc::new(move |_| drop(pauses.inc()))
+            },
+            on_connections: {
+                let connections = self.connections.clone();
+                Arc::new(move |open| drop(connections.set(i64::try_from(open).unwrap_or(i64::MAX))))
+            },
             ..Hooks::from(on_refused)
+        }
+    }
+}
+
+/// Until when the certificate and the revocation lists that are in force are good.
+struct Expiries(Arc<ServerTls>);
+
+impl fmt::Debug for Expiries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Expiries")
+    }
+}
+
+impl Collector for Expiries {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let certificate = seconds(self.0.not_after());
+        let lists = self.0.revocation_lists_expire().map_or(0.0, seconds);
+        for (name, help, value) in [
+            ("server_certificate_expiry_timestamp", "When the server certificate expires", certificate),
+            (
+                "revocation_lists_expiry_timestamp",
+                "When the first revocation list expires, 0 without any",
+                lists,
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+            ConstGauge::new(value).encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+/// What became of the spans of traces.
+#[derive(Clone, Debug)]
+pub struct Spans {
+    /// A collector took them.
+    pub exported: Counter,
+    /// No collector took them.
+    pub export_failed: Counter,
+    /// Too many waited.
+    pub queue_full: Counter,
+    lost: Family<Labels<1>, Counter>,
+}
+
+impl Spans {
+    pub fn new() -> Spans {
+        let lost = Family::<Labels<1>, Counter>::default();
+        Spans {
+            exported: Counter::default(),
+            export_failed: lost.get_or_create_owned(&[("why", "export_failed")]),
+            queue_full: lost.get_or_create_owned(&[("why", "queue_full")]),
+            lost,
         }
     }
 }
@@ -87,12 +197,12 @@ pub enum Source {
 }
 
 impl Metrics {
-    /// Of the logs of this process, whose certificate is valid until `certificate_expiry`.
+    /// Of the logs of this process.
     pub fn new(
         sources: BTreeMap<Origin, Source>,
         clock: Arc<dyn Clock>,
         calls: &Calls,
-        certificate_expiry: UnixMillis,
+        spans: &Spans,
     ) -> Metrics {
         let logs = Logs { sources: Arc::new(sources), clock };
         let mut registry = Registry::with_prefix("epigraph");
@@ -100,13 +210,10 @@ impl Metrics {
         registry.register("build", "What runs", build);
         let started = ConstGauge::new(seconds(logs.clock.now()));
         registry.register_with_unit("start_timestamp", "When the process started", Unit::Seconds, started);
-        let expiry = ConstGauge::new(seconds(certificate_expiry));
-        let help = "When the server certificate expires";
-        registry.register_with_unit("server_certificate_expiry_timestamp", help, Unit::Seconds, expiry);
-        registry.register("refused_connections", "Connections that were not taken", calls.refused.clone());
-        registry.register("calls", "Calls that were answered", calls.answered.clone());
-        let help = "From a call's header to its answer";
-        registry.register_with_unit("call_duration", help, Unit::Seconds, calls.duration.clone());
+        calls.register(&mut registry);
+        registry.register("exported_spans", "Spans that a collector took", spans.exported.clone());
+        registry.register("lost_spans", "Spans that no collector took", spans.lost.clone());
+        registry.register_collector(Box::new(Process));
         registry.register_collector(Box::new(logs.clone()));
         Metrics { logs, registry }
     }
@@ -199,6 +306,19 @@ impl Collector for Logs {
         out.counter("log_rebuilt_tiles", help, &[(&[], |log, _| log.tiles.rebuilt)])?;
         let help = "Batches of tiles that could not be stored at first";
         out.counter("log_tile_write_failures", help, &[(&[], |log, _| log.tiles.write_failures)])?;
+
+        let lag = |log: &Status, _: &Scrubbed| {
+            log.lookup.as_ref().map_or(log.durable.get(), |lookup| lookup.lag) as f64
+        };
+        out.gauge(
+            "log_lookup_lag",
+            "Entries that the lookup by leaf hash does not have",
+            Some(&entries),
+            lag,
+        )?;
+        out.gauge("log_lookup", "The lookup by leaf hash on the disk", Some(&bytes), |log, _| {
+            log.lookup.as_ref().map_or(0, |lookup| lookup.bytes) as f64
+        })?;
 
         let help = "Entries that the present pass has read again";
         out.gauge("scrub_checked", help, Some(&entries), |_, scrubbed| {

@@ -2,16 +2,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use epigraph_client::pin::{Pin, PinError};
 use epigraph_client::{Client, ClientError};
 use epigraph_core::{Origin, Policy};
-use epigraph_rpc::{CallError, ClientTls, Credentials, SpiffeId, TrustBundle, Usage, peer};
+use epigraph_rpc::channel::channel;
+use epigraph_rpc::{CallError, ClientTls, Credentials, RequestIds, SpiffeId, TrustBundle, Usage, peer};
 use serde::Deserialize;
 
 use crate::cli::verify::read_policy;
 use crate::config::{RawTls, load_toml};
 use crate::failure::{Failure, Kind, Outcome};
+use crate::observe;
 use crate::runtime;
 
 #[derive(Deserialize)]
@@ -73,7 +76,10 @@ impl Profile {
         let own = Credentials::from_files(&self.tls.certificate, &self.tls.key, Usage::Client, clock.now());
         let trust = TrustBundle::from_file(&self.tls.trust_domain, &self.tls.trust_bundle);
         let tls = ClientTls::new(own.map_err(Failure::usage)?, trust.map_err(Failure::usage)?, clock);
-        peer::Log::new(&self.address, &tls.map_err(Failure::usage)?, &self.server).map_err(Failure::usage)
+        let channel = channel(&self.address, &tls.map_err(Failure::usage)?, &self.server);
+        let channel = channel.map_err(Failure::usage)?;
+        let ids = Arc::new(RequestIds::new(&*runtime::entropy()));
+        Ok(peer::Log::over(channel.with_request_ids(ids).with_trace(Arc::new(observe::of_environment))))
     }
 
     /// The verifying client of the log. Must be called within a tokio runtime.

@@ -3,6 +3,7 @@
 //! Each log has its state, its threads and its limits for itself. One that cannot be opened, or cannot go on, is stopped;
 //! the others are served. The process ends when none is left.
 
+mod door;
 mod gate;
 mod log;
 pub mod signer;
@@ -10,13 +11,12 @@ pub mod witness;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::{fs, io, thread};
 
-use epigraph_core::{Origin, UnixMillis};
-use epigraph_rpc::{Authorizer, ClientTls, Credentials, Routes, ServerTls, TrustBundle, Usage, log_service};
+use epigraph_core::Origin;
+use epigraph_rpc::{Routes, log_service};
 use epigraph_sequencer::log::Log;
 use epigraph_sequencer::service::LogServer;
 use epigraph_signer::keys;
@@ -24,26 +24,30 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use self::door::{Door, listen};
 use crate::cli::ServeRole;
-use crate::config::{ProcessConfig, ProcessTls, SignerConfig};
+use crate::config::{ProcessConfig, SignerConfig};
 use crate::failure::{Failure, Outcome};
-use crate::metrics::{self, Calls, Metrics, Source};
+use crate::metrics::{self, Metrics, Source, Spans};
+use crate::observe;
 use crate::runtime;
 use crate::state;
 use crate::terminal::Terminal;
 
 pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
     let config = ProcessConfig::load(&args.config.config)?;
+    let observing = observe::start(&config.tracing, terminal.prints_objects(), runtime::entropy())?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
-    runtime.block_on(serve(config, args.until_stdin_closes, terminal))
+    let ended = runtime.block_on(serve(config, args.until_stdin_closes, &observing.spans, terminal));
+    observing.finish();
+    ended
 }
 
 /// Reads a configuration as [`run`] would, and the files that it names; opens no state and listens nowhere.
 pub fn check(path: &Path, terminal: Terminal) -> Outcome {
     let config = ProcessConfig::load(path)?;
-    server_tls(&config.tls)?;
-    client_tls(&config.tls)?;
-    Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
+    Door::new(&config.tls, config.grants.clone())?;
+    config.tls.calling(runtime::clock())?;
     let mut logs = Vec::new();
     for log in &config.logs {
         let (key, note) = match &log.signer {
@@ -64,11 +68,15 @@ pub fn check(path: &Path, terminal: Terminal) -> Outcome {
     Ok(())
 }
 
-async fn serve(config: ProcessConfig, until_stdin_closes: bool, terminal: Terminal) -> Outcome {
+async fn serve(
+    config: ProcessConfig,
+    until_stdin_closes: bool,
+    spans: &Spans,
+    terminal: Terminal,
+) -> Outcome {
     let stop = runtime::stop_signal().map_err(Failure::state)?;
-    let (tls, certificate_expiry) = server_tls(&config.tls)?;
-    let calling = client_tls(&config.tls)?;
-    let authorizer = Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
+    let door = Door::new(&config.tls, config.grants.clone())?;
+    let calling = config.tls.calling(runtime::clock())?;
 
     state::open_process(&config)?;
     let entropy = runtime::entropy();
@@ -116,26 +124,18 @@ async fn serve(config: ProcessConfig, until_stdin_closes: bool, terminal: Termin
         "metrics_address": metrics_address.map(|address| address.to_string()),
     }));
 
-    let calls = Calls::new();
     let draining: Vec<Arc<Log>> = opened.iter().map(|log| Arc::clone(&log.log)).collect();
     let stopped = sources.iter().filter(|(_, source)| matches!(source, Source::Stopped));
-    let door = LogServer::new(draining.clone(), stopped.map(|(origin, _)| origin.clone()));
-    let looking_inside =
-        look_inside(watched, Metrics::new(sources, runtime::clock(), &calls, certificate_expiry));
+    let server = LogServer::new(draining.clone(), stopped.map(|(origin, _)| origin.clone()));
+    let looking_inside = look_inside(watched, Metrics::new(sources, runtime::clock(), door.calls(), spans));
     let server = async move {
         let shutdown = async move {
-            tokio::select! {
-                () = stop => {}
-                () = closed_stdin(until_stdin_closes) => {}
-            }
-            tracing::info!("stopping: finishing what was taken");
+            told_to_stop(stop, until_stdin_closes).await;
             for log in draining {
                 log.drain().await;
             }
         };
-        let routes = Routes::new(log_service(door));
-        let hooks = calls.hooks();
-        epigraph_rpc::serve(listener, tls, authorizer, routes, hooks, runtime::entropy(), shutdown).await;
+        door.serve(listener, Routes::new(log_service(server)), shutdown).await;
         Ok(())
     };
     tokio::select! {
@@ -182,32 +182,13 @@ async fn look_inside(listener: Option<TcpListener>, metrics: Metrics) -> Infalli
     }
 }
 
-/// With when the certificate expires.
-fn server_tls(tls: &ProcessTls) -> Outcome<(Arc<ServerTls>, UnixMillis)> {
-    let clock = runtime::clock();
-    let own = Credentials::from_files(&tls.certificate, &tls.key, Usage::Server, clock.now());
-    let own = own.map_err(Failure::usage)?;
-    let trust = TrustBundle::from_file(&tls.trust_domain, &tls.trust_bundle).map_err(Failure::usage)?;
-    Ok((Arc::new(ServerTls::new(&own, &trust, clock).map_err(Failure::usage)?), own.not_after()))
-}
-
-/// For the connections that the process opens, if it does.
-fn client_tls(tls: &ProcessTls) -> Outcome<Option<ClientTls>> {
-    let Some(client) = &tls.client else { return Ok(None) };
-    let clock = runtime::clock();
-    let own = Credentials::from_files(&client.certificate, &client.key, Usage::Client, clock.now());
-    let trust = TrustBundle::from_file(&tls.trust_domain, &tls.trust_bundle).map_err(Failure::usage)?;
-    ClientTls::new(own.map_err(Failure::usage)?, trust, clock).map(Some).map_err(Failure::usage)
-}
-
-/// `table` is where the configuration says so.
-async fn listen(address: SocketAddr, table: &str) -> Outcome<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        Failure::usage(format!(
-            "cannot listen on {address}: {error}. Stop the program that uses it, or set another [{table}] address and tell \
-             whoever uses it"
-        ))
-    })
+/// Completes when the process is asked to stop, in whatever way.
+async fn told_to_stop(stop: impl Future<Output = ()>, until_stdin_closes: bool) {
+    tokio::select! {
+        () = stop => {}
+        () = closed_stdin(until_stdin_closes) => {}
+    }
+    tracing::info!("stopping: finishing what was taken");
 }
 
 /// Completes when standard input ends, if that is asked for: how a parent process takes its children with it.

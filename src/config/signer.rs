@@ -8,14 +8,18 @@ use epigraph_core::KeyName;
 use epigraph_rpc::{Grant, SpiffeId};
 use serde::Deserialize;
 
-use super::{MAX_LOGS, ProcessTls, RawGrant, RawListen, load_toml};
+use super::tls::ProcessTls;
+use super::{MAX_LOGS, RawGrant, RawListen, load_toml};
 use crate::failure::{Failure, Outcome};
+use crate::observe::{RawTracing, Tracing};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     directory: PathBuf,
     listen: RawListen,
+    #[serde(default)]
+    tracing: RawTracing,
     tls: ProcessTls,
     log: Vec<RawLog>,
     authorize: Vec<RawGrant>,
@@ -36,6 +40,8 @@ pub struct SignerProcessConfig {
     pub directory: PathBuf,
     /// Where it listens.
     pub listen: SocketAddr,
+    /// How it wants to be heard.
+    pub tracing: Tracing,
     /// Certificates, keys and the CAs that it trusts.
     pub tls: ProcessTls,
     /// Who may do what.
@@ -83,7 +89,8 @@ impl SignerProcessConfig {
         Ok(SignerProcessConfig {
             directory: base.join(raw.directory),
             listen: raw.listen.address,
-            tls: raw.tls.relative_to(base),
+            tracing: raw.tracing.check().map_err(bad)?,
+            tls: raw.tls.relative_to(base).map_err(bad)?,
             grants: raw.authorize.into_iter().map(grant).collect::<Outcome<_>>()?,
             logs,
         })

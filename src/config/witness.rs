@@ -10,8 +10,10 @@ use epigraph_witness::list::Listed;
 use epigraph_witness::witness::Settings;
 use serde::Deserialize;
 
-use super::{MAX_CONFIG_BYTES, ProcessTls, RawGrant, RawListen, load_toml, load_toml_of};
+use super::tls::ProcessTls;
+use super::{MAX_CONFIG_BYTES, RawGrant, RawListen, load_toml, load_toml_of};
 use crate::failure::{Failure, Outcome};
+use crate::observe::{RawTracing, Tracing};
 
 /// The list of logs, in the witness's directory.
 pub const LOGS_FILE: &str = "logs.toml";
@@ -28,6 +30,8 @@ struct RawConfig {
     directory: PathBuf,
     key: Option<PathBuf>,
     listen: RawListen,
+    #[serde(default)]
+    tracing: RawTracing,
     tls: ProcessTls,
     #[serde(default)]
     limits: RawLimits,
@@ -74,6 +78,8 @@ pub struct WitnessConfig {
     pub key: PathBuf,
     /// Where it listens.
     pub listen: SocketAddr,
+    /// How it wants to be heard.
+    pub tracing: Tracing,
     /// Certificate, key and the CAs that it trusts; the certificate for its own calls to logs, without which it makes none.
     pub tls: ProcessTls,
     /// How far the clock may lie ahead of what it said last.
@@ -100,12 +106,13 @@ impl WitnessConfig {
         }
         let name = KeyName::new(raw.name).map_err(|error| bad(format!("name: {error}")))?;
         let directory = base.join(raw.directory);
-        let tls = raw.tls.relative_to(base);
+        let tls = raw.tls.relative_to(base).map_err(bad)?;
         Ok(WitnessConfig {
             key: raw.key.map_or_else(|| directory.join("keys/witness.key"), |key| base.join(key)),
             name,
             directory,
             listen: raw.listen.address,
+            tracing: raw.tracing.check().map_err(bad)?,
             tls,
             max_idle_ms: max_idle_days * MS_PER_DAY,
             settings: Settings {

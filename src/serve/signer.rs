@@ -2,32 +2,37 @@
 
 use epigraph_core::{Origin, VKey};
 use epigraph_rpc::peer;
-use epigraph_rpc::{Authorizer, CallError, ClientTls, Reason, Routes, log_refused, signer_service};
+use epigraph_rpc::{CallError, ClientTls, Reason, Routes, signer_service};
 use epigraph_signer::gate::{Vantage, look_around};
 use epigraph_signer::handle::SignerHandle;
 use epigraph_signer::service::SignerServer;
 use epigraph_signer::signer::Signer;
 use tokio::task::JoinSet;
 
-use super::{client_tls, closed_stdin, listen, server_tls};
+use super::door::{Door, listen};
+use super::told_to_stop;
 use crate::cli::ServeRole;
 use crate::config::signer::{SignedLog, SignerProcessConfig};
 use crate::failure::{Failure, Outcome};
+use crate::observe;
 use crate::runtime;
 use crate::state;
 use crate::terminal::Terminal;
 
 pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
     let config = SignerProcessConfig::load(&args.config.config)?;
+    let observing = observe::start(&config.tracing, terminal.prints_objects(), runtime::entropy())?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
-    runtime.block_on(serve(config, args.until_stdin_closes, terminal))
+    let ended = runtime.block_on(serve(config, args.until_stdin_closes, terminal));
+    observing.finish();
+    ended
 }
 
 async fn serve(config: SignerProcessConfig, until_stdin_closes: bool, terminal: Terminal) -> Outcome {
     let stop = runtime::stop_signal().map_err(Failure::state)?;
-    let (tls, _) = server_tls(&config.tls)?;
-    let calling = client_tls(&config.tls)?.ok_or_else(|| Failure::usage("[tls.client] is missing"))?;
-    let authorizer = Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
+    let door = Door::new(&config.tls, config.grants.clone())?;
+    let calling =
+        config.tls.calling(runtime::clock())?.ok_or_else(|| Failure::usage("[tls.client] is missing"))?;
 
     let (keys, heads) = state::signer::open(&config)?;
     let vkeys: Vec<VKey> = keys.iter().map(|key| key.vkey().clone()).collect();
@@ -48,19 +53,9 @@ async fn serve(config: SignerProcessConfig, until_stdin_closes: bool, terminal: 
         let origin = log.origin.to_origin();
         gates.spawn(async move { (origin, passing.await) });
     }
-    let door = SignerServer::new(signer, config.logs.iter().map(|log| log.origin.to_origin()));
-    let server = async move {
-        let shutdown = async move {
-            tokio::select! {
-                () = stop => {}
-                () = closed_stdin(until_stdin_closes) => {}
-            }
-            tracing::info!("stopping: finishing what was taken");
-        };
-        let routes = Routes::new(signer_service(door));
-        let entropy = runtime::entropy();
-        epigraph_rpc::serve(listener, tls, authorizer, routes, log_refused(), entropy, shutdown).await;
-    };
+    let server = SignerServer::new(signer, config.logs.iter().map(|log| log.origin.to_origin()));
+    let routes = Routes::new(signer_service(server));
+    let server = door.serve(listener, routes, told_to_stop(stop, until_stdin_closes));
     let failed = async move {
         match failure.await {
             Ok(why) => Failure::state(why),

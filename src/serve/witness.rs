@@ -9,16 +9,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use epigraph_core::{Origin, TreeSize};
-use epigraph_rpc::{Authorizer, CallError, ClientTls, Reason, Routes, peer, witness_service};
+use epigraph_rpc::{CallError, ClientTls, Reason, Routes, peer, witness_service};
 use epigraph_witness::list::Listed;
 use epigraph_witness::service::WitnessServer;
 use epigraph_witness::witness::{self, AskLog, Notes, Witness};
 
-use super::{client_tls, closed_stdin, listen, server_tls};
+use super::door::{Door, listen};
+use super::told_to_stop;
 use crate::cli::ServeRole;
 use crate::config::witness::{Address, WitnessConfig, load_list};
 use crate::failure::{Failure, Outcome};
-use crate::metrics::Calls;
+use crate::observe;
 use crate::runtime;
 use crate::state;
 use crate::terminal::Terminal;
@@ -32,16 +33,18 @@ const LISTED_CHECKPOINTS: u32 = 1_000;
 
 pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
     let config = WitnessConfig::load(&args.config.config)?;
+    let observing = observe::start(&config.tracing, terminal.prints_objects(), runtime::entropy())?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
-    runtime.block_on(serve(config, args.until_stdin_closes, terminal))
+    let ended = runtime.block_on(serve(config, args.until_stdin_closes, terminal));
+    observing.finish();
+    ended
 }
 
 async fn serve(config: WitnessConfig, until_stdin_closes: bool, terminal: Terminal) -> Outcome {
     let stop = runtime::stop_signal().map_err(Failure::state)?;
-    let (tls, _) = server_tls(&config.tls)?;
-    let authorizer = Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
+    let door = Door::new(&config.tls, config.grants.clone())?;
     let clock = runtime::clock();
-    let logs = Arc::new(Logs::new(client_tls(&config.tls)?));
+    let logs = Arc::new(Logs::new(config.tls.calling(runtime::clock())?));
 
     let mut keeper = state::witness::open(&config)?;
     let seen = version(&config.list());
@@ -72,16 +75,8 @@ async fn serve(config: WitnessConfig, until_stdin_closes: bool, terminal: Termin
         "logs": count,
     }));
 
-    let shutdown = async move {
-        tokio::select! {
-            () = stop => {}
-            () = closed_stdin(until_stdin_closes) => {}
-        }
-        tracing::info!("stopping: finishing what was taken");
-    };
     let routes = Routes::new(witness_service(WitnessServer::new(Arc::clone(&witness))));
-    let hooks = Calls::new().hooks();
-    let server = epigraph_rpc::serve(listener, tls, authorizer, routes, hooks, runtime::entropy(), shutdown);
+    let server = door.serve(listener, routes, told_to_stop(stop, until_stdin_closes));
     tokio::select! {
         () = server => Ok(()),
         fatal = failure => match fatal {

@@ -159,7 +159,7 @@ fn the_command_line_says_what_the_server_refused() {
     let out = house.outside("receipt");
     house
         .call("prove", &[&"3", &"--leaf-hash", &leaf(b"").to_string(), &"--out", &out])
-        .refused(3, &["entry 3", "3 entries", "(BEYOND_TREE)"]);
+        .refused(3, &["entry 3", "3 entries", "(BEYOND_TREE, request "]);
     assert!(!out.exists());
     // The proof exists, and it is not of this entry: the client sees that by itself.
     house

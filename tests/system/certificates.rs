@@ -141,10 +141,12 @@ fn a_name_of_another_trust_domain_is_no_name_here() {
 fn a_known_name_without_the_right_is_refused_by_name() {
     let door = Door::new();
     let nobody = "spiffe://epigraph.quickstart/epigraph/reader/nobody";
-    door.call_with(&door.ours.issue(&[nobody], ClientAuth)).refused(3, &[nobody, "(PERMISSION_DENIED)"]);
+    door.call_with(&door.ours.issue(&[nobody], ClientAuth))
+        .refused(3, &[nobody, "(PERMISSION_DENIED, request "]);
     // The name alone says nothing: what counts is who was granted what.
     let appender = "spiffe://epigraph.quickstart/epigraph/appender/somebody-else";
-    door.call_with(&door.ours.issue(&[appender], ClientAuth)).refused(3, &[appender, "(PERMISSION_DENIED)"]);
+    door.call_with(&door.ours.issue(&[appender], ClientAuth))
+        .refused(3, &[appender, "(PERMISSION_DENIED, request "]);
     door.check_open();
     let Door { house, ours, serving } = door;
     serving.stop();
@@ -158,7 +160,7 @@ fn a_known_name_without_the_right_is_refused_by_name() {
     let door = Door { house, ours, serving };
     door.call_with(&door.ours.issue(&[nobody], ClientAuth)).succeeded(&["\n3\n"]);
     let input = door.house.path("policy");
-    door.house.call("append", &[&input]).refused(3, &[nobody, "(PERMISSION_DENIED)"]);
+    door.house.call("append", &[&input]).refused(3, &[nobody, "(PERMISSION_DENIED, request "]);
     door.check_open();
 }
 

@@ -1,12 +1,17 @@
 //! A client's connection to one server that it knows by name.
 
+use std::fmt;
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use http::{HeaderMap, Response, Uri};
+use http::{HeaderMap, Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -14,11 +19,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 use tonic::transport::Endpoint;
-use tower::ServiceExt;
-use tower::util::{MapResponse, service_fn};
+use tower::Service;
+use tower::util::service_fn;
 
 use crate::gate::GRPC_STATUS_DETAILS;
 use crate::identity::SpiffeId;
+use crate::request_id::{RequestId, RequestIds, TraceParent};
 use crate::tls::{ClientTls, TlsError};
 
 /// Until TCP and TLS are up.
@@ -31,8 +37,56 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// A server that does not answer within this time is gone; the next call connects anew.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection that makes itself at the first call, and anew after each loss.
-pub type Channel = MapResponse<tonic::transport::Channel, fn(Response<Body>) -> Response<Body>>;
+/// The trace that is under way where it is called, if there is one.
+pub type CurrentTrace = Arc<dyn Fn() -> Option<TraceParent> + Send + Sync>;
+
+/// A connection that makes itself at the first call, and anew after each loss. Clones share it.
+#[derive(Clone)]
+pub struct Channel {
+    inner: tonic::transport::Channel,
+    request_ids: Option<Arc<RequestIds>>,
+    trace: Option<CurrentTrace>,
+}
+
+impl Channel {
+    /// Gives each call an id of its own. Without this the server makes one.
+    pub fn with_request_ids(self, request_ids: Arc<RequestIds>) -> Channel {
+        Channel { request_ids: Some(request_ids), ..self }
+    }
+
+    /// Sends the trace along that a call is made in.
+    pub fn with_trace(self, trace: CurrentTrace) -> Channel {
+        Channel { trace: Some(trace), ..self }
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Channel").field(&self.inner).finish()
+    }
+}
+
+impl Service<Request<Body>> for Channel {
+    type Response = Response<Body>;
+    type Error = tonic::transport::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, tonic::transport::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), tonic::transport::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let id = self.request_ids.as_ref().map(|ids| ids.make());
+        if let Some(id) = id.clone() {
+            id.put(request.headers_mut());
+        }
+        if let Some(trace) = self.trace.as_ref().and_then(|trace| trace()) {
+            trace.put(request.headers_mut());
+        }
+        let answer = self.inner.call(request);
+        Box::pin(async move { Ok(made_safe(answer.await?, id)) })
+    }
+}
 
 /// Prepares the connection to `address` (`host:port`), where a server must prove to be `server`. Must be called
 /// within a tokio runtime.
@@ -60,24 +114,29 @@ pub fn channel(address: &str, tls: &ClientTls, server: &SpiffeId) -> Result<Chan
             Ok::<_, io::Error>(TokioIo::new(tls.connect(name, stream).await?))
         }
     });
-    let channel = endpoint
+    let inner = endpoint
         .origin(origin)
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .connect_with_connector_lazy(connector);
-    Ok(channel.map_response(without_broken_details))
+    Ok(Channel { inner, request_ids: None, trace: None })
 }
 
 /// tonic 0.14 panics if the details of a status are not base64, in headers and in trailers alike. A server must not be
 /// able to do that to its client, so such details are dropped before tonic sees them.
-fn without_broken_details(mut response: Response<Body>) -> Response<Body> {
+///
+/// A refusal after the first message has only its trailers: the id of its call is put there if it is known here.
+fn made_safe(mut response: Response<Body>, id: Option<RequestId>) -> Response<Body> {
     drop_broken_details(response.headers_mut());
     response.map(|body| {
-        Body::new(body.map_frame(|mut frame| {
+        Body::new(body.map_frame(move |mut frame| {
             if let Some(trailers) = frame.trailers_mut() {
                 drop_broken_details(trailers);
+                if let Some(id) = id.clone() {
+                    id.put(trailers);
+                }
             }
             frame
         }))

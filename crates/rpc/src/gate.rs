@@ -14,11 +14,12 @@ use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
+use tracing::Instrument;
 
 use crate::accept::PeerIdentity;
 use crate::authorize::{Authorizer, Caller, RULES, Rule, unauthenticated};
 use crate::identity::SpiffeId;
-use crate::observe::{OnCall, UNKNOWN_RPC, code_of};
+use crate::observe::{Hooks, UNKNOWN_RPC, Watched};
 use crate::quota::{Exceeded, Quota, Share};
 use crate::status::{Reason, Refusal};
 use crate::tls::why;
@@ -37,13 +38,13 @@ const OVERLOADED_RETRY: Duration = Duration::from_millis(500);
 pub(crate) struct GateLayer {
     authorizer: Authorizer,
     receiving: Arc<Quota<SpiffeId>>,
-    on_call: OnCall,
+    hooks: Hooks,
 }
 
 impl GateLayer {
-    pub(crate) fn new(authorizer: Authorizer, on_call: OnCall) -> GateLayer {
+    pub(crate) fn new(authorizer: Authorizer, hooks: Hooks) -> GateLayer {
         let receiving = Quota::new(MAX_RECEIVING_BYTES, MAX_RECEIVING_BYTES_PER_IDENTITY);
-        GateLayer { authorizer, receiving, on_call }
+        GateLayer { authorizer, receiving, hooks }
     }
 
     fn admit(
@@ -105,23 +106,24 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
         let rule = RULES.iter().find(|rule| rule.path == path);
-        let answered =
-            (self.layer.on_call)(rule.map_or(UNKNOWN_RPC, |rule| rule.path.trim_start_matches('/')));
+        let rpc = rule.map_or(UNKNOWN_RPC, |rule| rule.path.trim_start_matches('/'));
+        let watched = Watched::begin(&self.layer.hooks, &request, rpc);
         let (rule, caller, share) = match self.layer.admit(&request, rule) {
             Ok(admitted) => admitted,
             Err(refusal) => {
-                tracing::info!(path = request.uri().path(), %refusal, "call refused");
-                let response = Status::from(refusal).into_http();
-                answered(code_of(response.headers()));
+                let path = request.uri().path();
+                tracing::info!(parent: watched.span(), path, %refusal, "call refused");
+                let response = watched.answer(Status::from(refusal).into_http());
                 return Box::pin(async { Ok(response) });
             }
         };
         let deadline = rule.deadline.min(asked_timeout(request.headers()).unwrap_or(Duration::MAX));
         request.extensions_mut().insert(caller);
+        let span = watched.span().clone();
         let answer = self
             .inner
             .call(request.map(|body| Body::new(Metered { body, share, messages: Messages::default() })));
-        Box::pin(async move {
+        let handled = async move {
             let response = match tokio::time::timeout(deadline, answer).await {
                 Ok(response) => in_our_words(response?),
                 Err(_) => {
@@ -129,9 +131,9 @@ where
                     Status::from(Refusal::new(Reason::DeadlineExceeded, text)).into_http()
                 }
             };
-            answered(code_of(response.headers()));
-            Ok(response)
-        })
+            Ok(watched.answer(response))
+        };
+        Box::pin(handled.instrument(span))
     }
 }
 
@@ -248,6 +250,7 @@ impl http_body::Body for Metered {
 mod tests {
     use super::*;
     use crate::authorize::{Grant, Logs, Role};
+    use crate::request_id::REQUEST_ID;
     use http_body_util::BodyExt;
     use std::sync::atomic::{AtomicBool, Ordering};
     use tower::ServiceExt;
@@ -259,7 +262,7 @@ mod tests {
         let spiffe = "spiffe://td/epigraph/x/*".parse().unwrap();
         let grant = Grant { spiffe, roles: [role].into(), logs: Logs::All };
         let hooks = crate::observe::Hooks::from(crate::accept::log_refused());
-        GateLayer::new(Authorizer::new(vec![grant]).unwrap(), hooks.on_call)
+        GateLayer::new(Authorizer::new(vec![grant]).unwrap(), hooks)
     }
 
     fn request(path: &str, peer: Option<&str>, body: Body) -> Request<Body> {
@@ -307,9 +310,12 @@ mod tests {
         let told = Arc::new(std::sync::Mutex::new(Vec::new()));
         let tell = Arc::clone(&told);
         let mut layer = gate(Role::Reader);
-        layer.on_call = Arc::new(move |rpc| {
+        layer.hooks.on_call = Arc::new(move |rpc| {
             let tell = Arc::clone(&tell);
-            Box::new(move |code| tell.lock().unwrap().push((rpc, code)))
+            Box::new(move |code| {
+                tell.lock().unwrap().push((rpc, code));
+                Duration::ZERO
+            })
         });
         for path in ["/epigraph.v1.LogService/GetCheckpoint", APPEND, "/of/a/stranger"] {
             let fine = service_fn(|_| async { Ok(Response::new(Body::empty())) });
@@ -322,6 +328,27 @@ mod tests {
             (UNKNOWN_RPC, "UNIMPLEMENTED"),
         ];
         assert_eq!(*told.lock().unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn every_answer_and_every_refusal_carries_the_id_of_its_call() {
+        let check = async |path: &str, peer: Option<&str>, sent: Option<&str>, expected: &str| {
+            let fine = service_fn(|_| async { Ok(Response::new(Body::empty())) });
+            let mut call = request(path, peer, Body::empty());
+            if let Some(sent) = sent {
+                call.headers_mut().insert(REQUEST_ID, sent.parse().unwrap());
+            }
+            let response = gate(Role::Reader).layer(fine).oneshot(call).await.unwrap();
+            let ids: Vec<_> = response.headers().get_all(REQUEST_ID).iter().collect();
+            assert_eq!(ids, [expected], "{path} {sent:?}");
+        };
+        let (read, peer) = ("/epigraph.v1.LogService/GetCheckpoint", Some("spiffe://td/epigraph/x/1"));
+        check(read, peer, Some("mine-1"), "mine-1").await;
+        check(read, peer, None, "0000000000000000").await;
+        check(read, peer, Some("not mine"), "0000000000000000").await;
+        check(APPEND, peer, Some("mine-2"), "mine-2").await;
+        check(read, None, Some("mine-3"), "mine-3").await;
+        check("/of/a/stranger", peer, None, "0000000000000000").await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -401,7 +428,8 @@ mod tests {
             tokio_stream::iter((0..1_000).map(move |_| Ok::<_, Status>(Frame::data(message.clone()))));
         let body = Body::new(http_body_util::StreamBody::new(stream));
         let call = request("/epigraph.v1.LogService/AppendStream", Some("spiffe://td/epigraph/x/1"), body);
-        assert!(layer.layer(reader).oneshot(call).await.unwrap().headers().is_empty());
+        let response = layer.layer(reader).oneshot(call).await.unwrap();
+        assert!(Status::from_header_map(response.headers()).is_none());
     }
 
     #[tokio::test]
@@ -421,8 +449,12 @@ mod tests {
         let response = send("spiffe://td/epigraph/x/1", 11).await.unwrap();
         assert_eq!(refusal(&response).reason(), Reason::Overloaded);
         assert!(refusal(&response).retry_delay().is_some());
-        assert!(send("spiffe://td/epigraph/x/1", 10).await.unwrap().headers().is_empty());
-        assert!(send("spiffe://td/epigraph/x/2", 11).await.unwrap().headers().is_empty());
+        assert!(
+            send("spiffe://td/epigraph/x/1", 10).await.unwrap().headers().get(Status::GRPC_STATUS).is_none()
+        );
+        assert!(
+            send("spiffe://td/epigraph/x/2", 11).await.unwrap().headers().get(Status::GRPC_STATUS).is_none()
+        );
         drop(held);
         assert!(
             receiving.take(name, MAX_RECEIVING_BYTES_PER_IDENTITY).is_ok(),

@@ -2,8 +2,8 @@
 //!
 //! It owns the generated wire types ([`v1`]) and their conversion to the types of the core ([`convert`]), the one
 //! status mapping ([`status`]), mutual TLS and its two ends ([`tls`], [`accept`], [`channel`]), names ([`identity`]),
-//! who may do what ([`authorize`]), the limits of the wire ([`limits`]), the server ([`server`]) and what may be watched of
-//! it ([`observe`]), and outgoing calls ([`peer`]). It does not know what a call does, what a checkpoint says, or where anything is stored.
+//! who may do what ([`authorize`]), the limits of the wire ([`limits`]), the server ([`server`]), what may be watched of it
+//! ([`observe`]) and by which id a call is found again ([`request_id`]), and outgoing calls ([`peer`]). It does not know what a call does, what a checkpoint says, or where anything is stored.
 
 pub mod accept;
 pub mod authorize;
@@ -16,6 +16,7 @@ pub mod limits;
 pub mod observe;
 pub mod peer;
 mod quota;
+pub mod request_id;
 pub mod server;
 pub mod status;
 pub mod tls;
@@ -25,8 +26,9 @@ pub use authorize::{Authorized, Authorizer, Caller, Grant, GrantError, Logs, Rol
 pub use convert::{ConvertError, Producer, Wait};
 pub use gate::{MAX_RECEIVING_BYTES, MAX_RECEIVING_BYTES_PER_IDENTITY};
 pub use identity::{SpiffeError, SpiffeId, Usage};
-pub use observe::{Hooks, OnAcceptPaused, OnAnswer, OnCall, OnConnections};
+pub use observe::{Hooks, OnAcceptPaused, OnAnswer, OnCall, OnConnections, OnTrace};
 pub use quota::{Exceeded, Quota, Share};
+pub use request_id::{RequestId, RequestIds, TraceParent};
 pub use server::{log_service, serve, signer_service, witness_service};
 pub use status::{CallError, Reason, Refusal};
 pub use tls::{

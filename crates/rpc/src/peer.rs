@@ -55,9 +55,12 @@ impl Log {
     /// Prepares the connection to the log's process at `address` (`host:port`), which must prove to be `server`; the
     /// first call makes it. Must be called within a tokio runtime.
     pub fn new(address: &str, tls: &ClientTls, server: &SpiffeId) -> Result<Log, TlsError> {
-        let client = LogServiceClient::new(channel(address, tls, server)?)
-            .max_decoding_message_size(MAX_RESPONSE_BYTES);
-        Ok(Log { client })
+        Ok(Log::over(channel(address, tls, server)?))
+    }
+
+    /// The same over a connection that was prepared before.
+    pub fn over(channel: Channel) -> Log {
+        Log { client: LogServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES) }
     }
 
     /// Appends the entries, all or none. `wait_for` bounds the wait for [`Wait::Published`], up to [`MAX_WAIT`](crate::limits::MAX_WAIT); `None`

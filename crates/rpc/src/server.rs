@@ -63,7 +63,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) {
     let hooks = hooks.into();
-    let gate = GateLayer::new(authorizer, Arc::clone(&hooks.on_call)).layer(routes.prepare());
+    let gate = GateLayer::new(authorizer, hooks.clone()).layer(routes.prepare());
     let (accepted, mut incoming) = mpsc::channel(ACCEPTED_QUEUE);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();

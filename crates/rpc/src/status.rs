@@ -14,6 +14,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::convert::ConvertError;
 use crate::limits::MAX_MESSAGE_CHARS;
+use crate::request_id::RequestId;
 use crate::tls::identity_error;
 
 /// The domain of every `ErrorInfo` that Epigraph sends.
@@ -127,19 +128,35 @@ impl fmt::Display for Reason {
 
 /// A refused call: a reason for programs, a message for people.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-#[error("{message} ({reason})")]
+#[error("{message} ({reason}{})", Request(request.as_ref()))]
 pub struct Refusal {
     reason: Reason,
     message: String,
     field: Option<String>,
     retry_after: Option<Duration>,
+    request: Option<RequestId>,
+}
+
+/// The end of a refusal that came from a server: what to ask for in its messages.
+struct Request<'a>(Option<&'a RequestId>);
+
+impl fmt::Display for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |id| write!(f, ", request {id}"))
+    }
 }
 
 impl Refusal {
     /// The message is cut at [`MAX_MESSAGE_CHARS`] and freed of control characters: it may quote what a stranger
     /// sent, and ends in headers, logs and terminals.
     pub fn new(reason: Reason, message: impl AsRef<str>) -> Refusal {
-        Refusal { reason, message: printable(message.as_ref()), field: None, retry_after: None }
+        Refusal {
+            reason,
+            message: printable(message.as_ref()),
+            field: None,
+            retry_after: None,
+            request: None,
+        }
     }
 
     /// Names the field of the request that is at fault.
@@ -172,6 +189,12 @@ impl Refusal {
         self.retry_after
     }
 
+    /// The id of the refused call, by which whoever runs the server finds what it said of it; `None` on the server's
+    /// side, and where a server gave none.
+    pub fn request(&self) -> Option<&RequestId> {
+        self.request.as_ref()
+    }
+
     /// Reads back what [`Status::from`] wrote; `None` if the status does not come from Epigraph.
     pub fn from_status(status: &Status) -> Option<Refusal> {
         let details = status.get_error_details();
@@ -186,6 +209,7 @@ impl Refusal {
                 .and_then(|bad| bad.field_violations.first())
                 .map(|violation| printable(&violation.field)),
             retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
+            request: RequestId::of(status.metadata().as_ref()),
             ..refusal
         })
     }
@@ -314,6 +338,20 @@ mod tests {
                 assert_eq!(Refusal::from_status(&status), Some(refusal), "{reason}");
             }
         }
+    }
+
+    #[test]
+    fn a_refusal_shows_the_id_that_came_with_it() {
+        let check = |id: Option<&str>, expected: &str| {
+            let mut status = Status::from(Refusal::new(Reason::BadSize, "too small"));
+            if let Some(id) = id {
+                status.metadata_mut().insert("x-request-id", id.parse().unwrap());
+            }
+            assert_eq!(CallError::from(status).to_string(), expected);
+        };
+        check(None, "too small (BAD_SIZE)");
+        check(Some("1a2b"), "too small (BAD_SIZE, request 1a2b)");
+        check(Some("1a2b) all is well ("), "too small (BAD_SIZE)");
     }
 
     #[test]

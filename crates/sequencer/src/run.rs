@@ -15,6 +15,7 @@ use epigraph_store::lookup::{Lookup, LookupError};
 use epigraph_store::tree::Tree;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Span;
 
 use crate::log::{Answer, Log, Parts, ProducerState, PublishedReceiver, Ticket};
 use crate::lookup;
@@ -86,11 +87,14 @@ pub struct Ready {
 
 /// The running half of a log.
 pub struct Driver {
+    origin: Origin,
     machine: Machine<Ticket>,
     events: mpsc::Receiver<Event<Ticket>>,
     journal: JournalHandle,
     /// How the write that is under way ends; there is never a second one.
     writing: Option<oneshot::Receiver<Result<(), AppendError>>>,
+    /// From its order to its sync.
+    write_span: Span,
     durable: watch::Sender<TreeHead>,
     condition: watch::Sender<Condition>,
     grown: blocking::Sender<TreeSize>,
@@ -121,20 +125,23 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
     let (grown, growth) = blocking::channel();
     let (end, tree_ended) = oneshot::channel();
     let (built, built_to) = blocking::channel();
+    let of_tree = origin.clone();
     let lookup = Arc::new(OnceLock::new());
     thread::Builder::new()
         .name("tree".into())
-        .spawn(move || drop(end.send(build_tree(open_tree, head.size, &growth, &offer, &built))))?;
+        .spawn(move || drop(end.send(build_tree(&of_tree, open_tree, head.size, &growth, &offer, &built))))?;
     let filled = Arc::clone(&lookup);
     let name = origin.clone();
     thread::Builder::new()
         .name("lookup".into())
         .spawn(move || lookup::fill(&name, open_lookup, &filled, &built_to))?;
     let driver = Driver {
+        origin: origin.clone(),
         machine,
         events,
         journal: JournalHandle::spawn(journal)?,
         writing: None,
+        write_span: Span::none(),
         durable,
         condition,
         grown,
@@ -162,6 +169,7 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
 /// Opens the tree's store, catches up with what was `durable` at the start, then follows the journal until the driver
 /// ends. Only what was read back from disk and hashed again is offered.
 fn build_tree(
+    origin: &Origin,
     open_tree: OpenTree,
     durable: TreeSize,
     growth: &blocking::Receiver<TreeSize>,
@@ -194,9 +202,12 @@ fn build_tree(
     }
     offer.send_replace(head);
     loop {
+        let (from, to) = (follower.size().get(), newest.get());
+        let span = tracing::debug_span!("tree", log = %origin, from, to).entered();
         let head = follower
             .catch_up(newest, &mut |_| ControlFlow::Continue(()))
             .map_err(|error| error.to_string())?;
+        drop(span);
         offer.send_replace(head);
         // A lookup that could not be opened is no reason to stop.
         let _ = built.send(head.size);
@@ -219,6 +230,7 @@ impl Driver {
                 ended = &mut self.tree_ended => return tree_outcome(ended),
                 result = written(&mut self.writing) => {
                     self.writing = None;
+                    self.write_span = Span::none();
                     turn.push(match result {
                         Ok(()) => Event::Written,
                         Err(AppendError::NoSpace(error)) => {
@@ -262,6 +274,9 @@ impl Driver {
         match effect {
             Effect::Write(batch) => {
                 let (report, writing) = oneshot::channel();
+                let (first, size) = (batch.before.size.get(), batch.after.size().get());
+                let bytes = batch.entries.len();
+                self.write_span = tracing::debug_span!("batch", log = %self.origin, first, size, bytes);
                 self.writing = Some(writing);
                 // Does not block: no other batch waits.
                 self.journal.append(batch, Box::new(move |result| drop(report.send(result))));

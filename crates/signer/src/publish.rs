@@ -19,6 +19,7 @@ use epigraph_store::published::{PublishedError, PublishedStore};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, Sleep};
+use tracing::Instrument;
 
 use crate::backoff::Backoff;
 use crate::signer::{Answer, Request};
@@ -160,7 +161,9 @@ impl<S: AskSigner> Publisher<S> {
                             proof.map_err(|why| PublishError::NoProof { old, new: head.size, why })?;
                         let proposal = Proposal { old_size: old, head, proof, note: Vec::new() };
                         let request = Request { origin: self.origin.clone(), term: self.term, proposal };
-                        match self.signer.sign_checkpoint(request).await {
+                        let size = head.size.get();
+                        let span = tracing::debug_span!("sign", log = %self.origin, from = old.get(), size);
+                        match self.signer.sign_checkpoint(request).instrument(span).await {
                             Ok(answer) => {
                                 backoff = Backoff::new();
                                 (self.on_trouble)(None);
@@ -184,7 +187,9 @@ impl<S: AskSigner> Publisher<S> {
                         let write = move || {
                             store.lock().unwrap_or_else(PoisonError::into_inner).store(note.as_bytes())
                         };
-                        match tokio::task::spawn_blocking(write).await {
+                        let span =
+                            tracing::debug_span!("publish", log = %self.origin, size = head.size.get());
+                        match tokio::task::spawn_blocking(write).instrument(span).await {
                             Ok(written) => written?,
                             Err(error) => return Err(AskError::Fatal(error.to_string()).into()),
                         }

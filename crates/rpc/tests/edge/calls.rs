@@ -1,12 +1,13 @@
 //! What a call brings once there is a connection (RELIABILITY N4, N5, N6).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use epigraph_core::{Hash, LeafIndex, TreeSize};
 use epigraph_rpc::channel::channel;
 use epigraph_rpc::peer::{Tree, Which};
-use epigraph_rpc::{CallError, Reason, Refusal, Wait, v1};
+use epigraph_rpc::{CallError, Reason, Refusal, RequestIds, Wait, peer, v1};
 use http::uri::PathAndQuery;
 use tonic::client::Grpc;
 use tonic_prost::ProstCodec;
@@ -48,8 +49,26 @@ async fn a_refusal_arrives_with_reason_field_and_delay() {
     let server = Server::start(&ca).await;
     let (which, tree) = (Which::Index(LeafIndex::new(3).unwrap()), Tree::default());
     let refusal = refused(server.log(&ca.client(READER)).proof(ORIGIN, which, tree).await);
-    let expected = Refusal::new(Reason::NotYetPublished, "a moment").at("leaf_index");
-    assert_eq!(refusal, expected.retry_after(Duration::from_millis(250)));
+    assert_eq!((refusal.reason(), refusal.message()), (Reason::NotYetPublished, "a moment"));
+    assert_eq!(refusal.field(), Some("leaf_index"));
+    assert_eq!(refusal.retry_delay(), Some(Duration::from_millis(250)));
+}
+
+#[tokio::test]
+async fn a_refusal_carries_the_id_that_the_client_gave_its_call_else_the_server_s() {
+    let ca = Ca::new();
+    let server = Server::start(&ca).await;
+    let id = async |log: peer::Log| {
+        refused(log.proof(ORIGIN, Which::Index(LeafIndex::new(3).unwrap()), Tree::default()).await)
+            .request()
+            .unwrap()
+            .to_string()
+    };
+    assert_eq!(id(server.log(&ca.client(READER))).await, format!("{:016x}", 0));
+    let named = channel(&server.address, &ca.client(READER), &name(SERVER)).unwrap();
+    let named = peer::Log::over(named.with_request_ids(Arc::new(RequestIds::starting_at(0x1a2b))));
+    assert_eq!(id(named.clone()).await, format!("{:016x}", 0x1a2b));
+    assert_eq!(id(named).await, format!("{:016x}", 0x1a2c));
 }
 
 #[tokio::test]
