@@ -458,7 +458,7 @@ pub struct PkiRenew {
 
 #[derive(Subcommand)]
 pub enum ConfigCommand {
-    /// Read a log's configuration as `serve` would, with the files it names, and say what is wrong with it
+    /// Read a configuration as `serve` would, with the files it names, and say what is wrong with it
     Check(ConfigCheck),
 }
 
@@ -467,6 +467,17 @@ pub struct ConfigCheck {
     /// The configuration of the process
     #[arg(value_name = "FILE")]
     pub config: PathBuf,
+
+    /// What the process is
+    #[arg(long, value_enum, default_value_t)]
+    pub role: ServedRole,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub enum ServedRole {
+    #[default]
+    Log,
+    Signer,
 }
 
 #[derive(Args)]

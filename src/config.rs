@@ -164,7 +164,7 @@ pub enum SignerConfig {
     /// In this process.
     Embedded(EmbeddedConfig),
     /// In a process of its own.
-    Remote(RemoteConfig),
+    Remote(Box<RemoteConfig>),
 }
 
 /// A signer in the log's process.
@@ -283,7 +283,7 @@ impl RawSigner {
             return Err(format!("signer.vkey is named {}: a log's key carries the log's name", vkey.name()));
         }
         let server = server.parse().map_err(|error| format!("signer.server: {error}"))?;
-        Ok(SignerConfig::Remote(RemoteConfig { address, server, vkey }))
+        Ok(SignerConfig::Remote(Box::new(RemoteConfig { address, server, vkey })))
     }
 }
 

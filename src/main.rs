@@ -23,7 +23,7 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, Serve};
+use cli::{Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, Serve, ServedRole};
 use epigraph_core::note::MAX_NOTE_BYTES;
 use failure::Outcome;
 use terminal::Terminal;
@@ -60,7 +60,10 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Verify(args) => cli::verify::run(&args, terminal),
         Command::Keygen(args) => cli::keys::keygen(&args, terminal),
         Command::Pki(args) => cli::keys::pki(&args, terminal),
-        Command::Config(ConfigCommand::Check(args)) => serve::check(&args.config, terminal),
+        Command::Config(ConfigCommand::Check(args)) => match args.role {
+            ServedRole::Log => serve::check(&args.config, terminal),
+            ServedRole::Signer => serve::signer::check(&args.config, terminal),
+        },
         Command::Completions(args) => cli::manual::completions(&args, terminal),
         Command::Man(args) => cli::manual::pages(&args, terminal),
         Command::Hammer(args) => hammer::run(&args, terminal),

@@ -1,10 +1,14 @@
 //! `epigraph serve signer`: opens the heads and keys of a signer process, asks the logs what they have published, and signs.
 
+use std::fs;
+use std::path::Path;
+
 use epigraph_core::{Origin, VKey};
 use epigraph_rpc::peer;
 use epigraph_rpc::{CallError, ClientTls, Reason, Routes, signer_service};
 use epigraph_signer::gate::{Vantage, look_around};
 use epigraph_signer::handle::SignerHandle;
+use epigraph_signer::keys;
 use epigraph_signer::service::SignerServer;
 use epigraph_signer::signer::Signer;
 use tokio::task::JoinSet;
@@ -26,6 +30,27 @@ pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
     let ended = runtime.block_on(serve(config, args.until_stdin_closes, terminal));
     observing.finish();
     ended
+}
+
+/// Reads a configuration as [`run`] would, and the files that it names; opens no state and listens nowhere.
+pub fn check(path: &Path, terminal: Terminal) -> Outcome {
+    let config = SignerProcessConfig::load(path)?;
+    server_tls(&config.tls)?;
+    client_tls(&config.tls)?;
+    Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
+    let mut logs = Vec::new();
+    for log in &config.logs {
+        let key = fs::exists(&log.key).unwrap_or(true);
+        if key {
+            keys::load(&log.key).map_err(Failure::usage)?;
+        }
+        let note = if key { "" } else { "; the signing key is not there yet, `init` makes it" };
+        let (path, origin) = (path.display(), &log.origin);
+        terminal.line(format_args!("{path} describes the signer of {origin}, on {}{note}", config.listen));
+        logs.push(serde_json::json!({ "origin": origin.as_str(), "signing_key": key }));
+    }
+    terminal.object(&serde_json::json!({ "valid": true, "logs": logs }));
+    Ok(())
 }
 
 async fn serve(config: SignerProcessConfig, until_stdin_closes: bool, terminal: Terminal) -> Outcome {

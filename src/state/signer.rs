@@ -123,7 +123,6 @@ fn first_head(log: &SignedLog, vkey: &VKey, start: &Start<'_>, now: UnixMillis) 
 pub fn open(config: &SignerProcessConfig) -> Outcome<(Vec<SigningKey>, HeadStore)> {
     FormatFile::of(Kind::Signer).check(&config.directory).map_err(Failure::state)?;
     keep(lock_directory(&config.directory)?);
-    let keys = config.logs.iter().map(|log| load_key(&log.key, &log.origin)).collect::<Outcome<_>>()?;
     let heads = open_heads(&config.directory)?;
     let there = held_origins(&config.directory)?;
     if let Some(log) = config.logs.iter().find(|log| !there.contains(&log.origin.to_origin())) {
@@ -135,5 +134,6 @@ pub fn open(config: &SignerProcessConfig) -> Outcome<(Vec<SigningKey>, HeadStore
             log.origin
         )));
     }
+    let keys = config.logs.iter().map(|log| load_key(&log.key, &log.origin)).collect::<Outcome<_>>()?;
     Ok((keys, heads))
 }

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::metrics::get_any;
+use crate::signer::Door;
 use crate::support::{House, epigraph};
 
 /// A file of deploy/ with other values.
@@ -104,6 +106,83 @@ fn keygen_makes_a_key_that_init_takes_and_never_overwrites_one() {
     epigraph(&[&"init", &"log", &"--config", &house.path("log.toml")]).succeeded(&[&vkey]);
     assert_eq!(fs::read(house.path("signer/keys/log.key")).unwrap(), key);
     epigraph(&[&"keygen", &"two words", &"--out", &house.path("x")]).refused_by_usage("two words");
+}
+
+/// The commented configuration of a signer, which `init` sets up first: its vkey is what the log is made with.
+#[test]
+fn a_signer_set_up_by_hand_with_the_commented_configuration_signs_for_a_log_of_its_own_process() {
+    let house = House::empty();
+    set_up(&house);
+    let spiffe = "spiffe://audit.example/epigraph";
+    for (purpose, name, out) in [
+        (&"--server", "signer/main", "signer-server"),
+        (&"--client", "signer/main", "signer-client"),
+        (&"--client", "log/production", "log-client"),
+    ] {
+        let (ca, name, out) = (house.path("ca"), format!("{spiffe}/{name}"), house.path(out));
+        epigraph(&[&"pki", &"issue", &"--ca", &ca, purpose, &"--spiffe", &name, &"--out", &out])
+            .succeeded(&[]);
+    }
+    let (to_log, to_signer) = (Door::new(), Door::new());
+    let signer = deployed(
+        "signer.toml",
+        &[
+            ("/var/lib/epigraph/", ""),
+            ("/etc/epigraph/tls/ca.pem", "ca/ca.pem"),
+            ("/etc/epigraph/tls/", ""),
+            ("0.0.0.0:7431", "127.0.0.1:0"),
+            ("log.audit.example:7430", &to_log.address),
+            (
+                "# Who may do what.",
+                "[[log]]\norigin = \"audit.example/other\"\nkey = \"signer/keys/other.key\"\naddress = \"127.0.0.1:1\"\nserver = \"spiffe://audit.example/epigraph/log/other\"\n\n# Who may do what.",
+            ),
+        ],
+    );
+    fs::write(house.path("signer.toml"), signer).unwrap();
+    house.edit(
+        "log.toml",
+        "# [tls.client]\n# certificate = \"client.pem\"\n# key = \"client.key\"",
+        "[tls.client]\ncertificate = \"log-client.pem\"\nkey = \"log-client.key\"",
+    );
+    let embedded = "signer = { directory = \"signer\", key = \"signer/keys/log.key\" }";
+    house.edit("log.toml", embedded, "");
+    house.edit("log.toml", "# signer = {", "signer = {");
+    house.edit("log.toml", "signer.audit.example:7431", &to_signer.address);
+    house.edit("log.toml", "\"log.vkey\"", "\"signer/keys/production.vkey\"");
+    let grant = format!(
+        "[[authorize]]\nspiffe = \"{spiffe}/signer/main\"\nroles = [\"signer\"]\nlogs = [\"*\"]\n\n# Who may"
+    );
+    house.edit("log.toml", "# Who may", &grant);
+
+    let config = house.path("signer.toml");
+    let init_log: [&dyn AsRef<std::ffi::OsStr>; 4] = [&"init", &"log", &"--config", &house.path("log.toml")];
+    epigraph(&init_log).refused(2, &["production.vkey"]);
+    let check = |says: &str| {
+        epigraph(&[&"config", &"check", &config, &"--role", &"signer"])
+            .succeeded(&["audit.example/production", says]);
+    };
+    check("the signing key is not there yet");
+    assert!(house.start("signer", "signer.toml").is_err(), "state is created by init only");
+    epigraph(&[&"init", &"signer", &"--config", &config, &"--log", &"audit.example/production"])
+        .succeeded(&["audit.example/production+", "from size 0"]);
+    house.start("signer", "signer.toml").err().unwrap().refused(5, &["audit.example/other", "init signer"]);
+    epigraph(&[&"init", &"signer", &"--config", &config]).succeeded(&["audit.example/other+"]);
+    check("audit.example/other");
+    let vkey = fs::read_to_string(house.path("signer/keys/production.vkey")).unwrap();
+    epigraph(&init_log).succeeded(&[vkey.trim()]);
+    fs::write(house.path("policy"), format!("log {}\nquorum none\n", vkey.trim())).unwrap();
+
+    let log = house.serve();
+    to_log.leads_to(&log);
+    let Ok(signer) = house.start("signer", "signer.toml") else { panic!("the signer did not start") };
+    to_signer.leads_to(&signer);
+    while get_any(&log, "/readyz").0 != 200 {}
+    fs::write(house.outside("lines"), "by hand\n").unwrap();
+    house.call("append", &[&house.outside("lines")]).succeeded(&["published, and each receipt is verified"]);
+    // The other log's process is not there: nothing is signed for it, and nobody else waits.
+    assert!(signer.messages().contains("waiting_for=the log at 127.0.0.1:1"), "{}", signer.messages());
+    log.stop();
+    signer.stop();
 }
 
 #[test]

@@ -65,13 +65,13 @@ pub enum WentBack {
 
 /// Whether a signer that holds `held` may go on, after this was seen under its key. A smaller head is what a log that has not
 /// yet published shows; whether it is of the same history is for the log's own gate, which has the tree.
-pub fn judge(origin: &Origin, held: TreeHead, seen: &[Seen]) -> Result<(), WentBack> {
+pub fn judge(origin: &Origin, held: TreeHead, seen: &[Seen]) -> Result<(), Box<WentBack>> {
     for one in seen {
         if one.head.size > held.size {
-            return Err(WentBack::Behind { origin: origin.clone(), held, seen: one.clone() });
+            return Err(Box::new(WentBack::Behind { origin: origin.clone(), held, seen: one.clone() }));
         }
         if one.head.size == held.size && one.head.root != held.root {
-            return Err(WentBack::OtherHistory { origin: origin.clone(), held, seen: one.clone() });
+            return Err(Box::new(WentBack::OtherHistory { origin: origin.clone(), held, seen: one.clone() }));
         }
     }
     Ok(())

@@ -19,7 +19,7 @@ pub struct Signer {
     keys: HashMap<Origin, SigningKey>,
     heads: HeadStore,
     /// Those that have passed, and those that never will.
-    gates: HashMap<Origin, Result<(), WentBack>>,
+    gates: HashMap<Origin, Result<(), Box<WentBack>>>,
 }
 
 /// A head that somebody wants signed in a term.
@@ -60,7 +60,7 @@ pub enum SignerError {
     Gated(Origin),
     /// The gate will not be passed.
     #[error(transparent)]
-    WentBack(#[from] WentBack),
+    WentBack(#[from] Box<WentBack>),
     /// An older sequencer.
     #[error(
         "term {asked} of {origin} is over: another log process has opened term {open} at the signer, and only it may go on \

@@ -99,7 +99,7 @@ fn a_newer_or_another_head_under_its_own_key_is_refused_and_nothing_else() {
     let (ours, theirs) = (tree(20, 20, 1), tree(20, 2, 2));
     let seen = |head| Seen { by: "the log".into(), head };
     let check = |held: u64, heads: &[Seen], expected: &str| {
-        let got = match judge(&origin(), head(&ours, held), heads) {
+        let got = match judge(&origin(), head(&ours, held), heads).map_err(|went_back| *went_back) {
             Ok(()) => "passes",
             Err(WentBack::Behind { .. }) => "behind",
             Err(WentBack::OtherHistory { .. }) => "other history",
