@@ -14,7 +14,7 @@ use epigraph_rpc::{
 };
 use epigraph_witness::list::Listed;
 use epigraph_witness::service::WitnessServer;
-use epigraph_witness::witness::{self, AskLog, Notes, Witness};
+use epigraph_witness::witness::{self, ApplyError, AskLog, Notes, Witness};
 
 use super::{closed_stdin, listen, server_tls};
 use crate::cli::ServeProcess;
@@ -75,12 +75,14 @@ async fn serve(config: WitnessConfig, until_stdin_closes: bool, terminal: Termin
         "logs": count,
     }));
 
+    let draining = Arc::clone(&witness);
     let shutdown = async move {
         tokio::select! {
             () = stop => {}
             () = closed_stdin(until_stdin_closes) => {}
         }
         tracing::info!("stopping: finishing what was taken");
+        draining.drain();
     };
     let routes = Routes::new(witness_service(WitnessServer::new(Arc::clone(&witness))));
     let hooks = Calls::new().hooks();
@@ -106,7 +108,13 @@ async fn reload(config: &WitnessConfig, witness: &Witness, logs: &Logs, mut seen
         }
         seen = now;
         let taken = match load_list(&path, config.client.is_some()).and_then(|list| logs.take(list)) {
-            Ok(list) => witness.apply(list).await.map_err(Failure::state),
+            Ok(list) => witness.apply(list).await.map_err(|error| {
+                // Not the file's fault: it is taken when the clock is right.
+                if matches!(error, ApplyError::Admit(_)) {
+                    seen = None;
+                }
+                Failure::state(error)
+            }),
             Err(failure) => Err(failure),
         };
         match taken {
