@@ -117,14 +117,50 @@ pub enum Init {
     Log(ConfigFile),
     /// Create a witness and its key as the configuration says
     Witness(ConfigFile),
+    /// Create what a signer process keeps of its logs; a signing key is made if it is not there
+    Signer(InitSigner),
+}
+
+/// A new log starts from the empty tree. For a log that exists, whose signer was lost or is replaced, give its newest published
+/// checkpoint.
+#[derive(Args)]
+pub struct InitSigner {
+    #[command(flatten)]
+    pub config: ConfigFile,
+
+    /// Only this log of the configuration
+    #[arg(long, value_name = "ORIGIN")]
+    pub log: Option<KeyName>,
+
+    /// The newest published checkpoint of a log that exists: the signer will sign nothing that does not extend it
+    #[arg(long, value_name = "FILE", requires = "trust")]
+    pub checkpoint: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub trust: CheckpointTrust,
+}
+
+/// Why a checkpoint is known to be the newest.
+#[derive(Args)]
+#[group(id = "trust", multiple = false, requires = "checkpoint")]
+pub struct CheckpointTrust {
+    /// The policy whose quorum of witnesses cosigned it
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+
+    /// Nobody but the log has signed it, and I know that nothing newer was ever published
+    #[arg(long)]
+    pub nothing_newer_was_published: bool,
 }
 
 #[derive(Subcommand)]
 pub enum Serve {
     /// Run the log that the configuration describes, until Ctrl-C or SIGTERM
-    Log(ServeProcess),
+    Log(ServeRole),
+    /// Run the signer that the configuration describes, until Ctrl-C or SIGTERM
+    Signer(ServeRole),
     /// Run the witness that the configuration describes, until Ctrl-C or SIGTERM
-    Witness(ServeProcess),
+    Witness(ServeRole),
 }
 
 #[derive(Args)]
@@ -135,11 +171,11 @@ pub struct ConfigFile {
 }
 
 #[derive(Args)]
-pub struct ServeProcess {
+pub struct ServeRole {
     #[command(flatten)]
     pub config: ConfigFile,
 
-    /// Stop when standard input is closed, too: a parent that ends takes this process with it
+    /// Stop when standard input is closed, too: a parent that ends takes its child with it
     #[arg(long)]
     pub until_stdin_closes: bool,
 }
@@ -230,12 +266,16 @@ pub struct Prove {
     #[command(flatten)]
     pub profile: Profile,
 
-    /// The index of the entry, from 0
-    #[arg(value_name = "INDEX")]
-    pub index: u64,
+    /// The index of the entry, from 0; without it, the log looks for the first entry with the leaf hash of --entry or --leaf-hash
+    #[arg(value_name = "INDEX", required_unless_present_any = ["entry", "leaf_hash"])]
+    pub index: Option<u64>,
 
     #[command(flatten)]
     pub leaf: Leaf,
+
+    /// Prove it under the published checkpoint of this size, if the log has kept it, instead of the newest
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub size: Option<u64>,
 
     /// Where to write the receipt
     #[arg(long, value_name = "FILE")]
@@ -272,6 +312,10 @@ pub struct Entries {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
 
+    /// Go on with entries as they are published, until Ctrl-C; with --json, one object a line for each
+    #[arg(long, conflicts_with_all = ["last", "count"])]
+    pub follow: bool,
+
     /// Write each entry to a file NUMBER.entry in this directory, instead of a line to standard output
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -281,6 +325,18 @@ pub struct Entries {
 pub struct Checkpoint {
     #[command(flatten)]
     pub profile: Profile,
+
+    /// Go on with each checkpoint as it is published, until Ctrl-C; with --json, one object a line for each
+    #[arg(long)]
+    pub watch: bool,
+
+    /// List the published checkpoints that the log has kept; with --json, one object a line for each
+    #[arg(long, conflicts_with = "watch")]
+    pub list: bool,
+
+    /// List only those of at least this size
+    #[arg(long, value_name = "N", requires = "list")]
+    pub min_size: Option<u64>,
 }
 
 #[derive(Args)]

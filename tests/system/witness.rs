@@ -43,8 +43,7 @@ fn house() -> House {
         r#"name = "{NAME}"
 directory = "w1"
 listen = {{ address = "127.0.0.1:0" }}
-tls = {{ certificate = "pki/w1/server.pem", key = "pki/w1/server.key", trust_bundle = "pki/ca.pem", trust_domain = "epigraph.quickstart" }}
-client = {{ certificate = "pki/w1/client.pem", key = "pki/w1/client.key" }}
+tls = {{ certificate = "pki/w1/server.pem", key = "pki/w1/server.key", trust_bundle = "pki/ca.pem", trust_domain = "epigraph.quickstart", client = {{ certificate = "pki/w1/client.pem", key = "pki/w1/client.key" }} }}
 
 [[authorize]]
 spiffe = "spiffe://epigraph.quickstart/epigraph/*"

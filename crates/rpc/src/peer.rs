@@ -3,6 +3,7 @@
 
 mod append;
 mod read;
+mod signer;
 mod stream;
 mod witness;
 
@@ -28,6 +29,7 @@ use crate::v1::log_service_client::LogServiceClient;
 pub use read::{CheckpointPage, ProofAnswer, Tree, Which};
 pub use stream::{Follow, FollowEvent, Watch};
 
+pub use signer::{OpenTermAnswer, SignAnswer, Signer, SignerHead};
 pub use witness::{Proposed, Watched, Witness, WitnessedLog};
 
 /// What a log says to an append.

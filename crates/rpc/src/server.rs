@@ -17,10 +17,11 @@ use crate::accept::accept;
 use crate::authorize::Authorizer;
 use crate::connection::attend;
 use crate::gate::GateLayer;
-use crate::limits::{MAX_PROPOSAL_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES};
+use crate::limits::{MAX_PROPOSAL_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, MAX_SIGNER_MESSAGE_BYTES};
 use crate::observe::Hooks;
 use crate::tls::ServerTls;
 use crate::v1::log_service_server::{LogService, LogServiceServer};
+use crate::v1::signer_service_server::{SignerService, SignerServiceServer};
 use crate::v1::witness_service_server::{WitnessService, WitnessServiceServer};
 
 /// How long calls in flight may take to finish after the shutdown signal.
@@ -43,6 +44,13 @@ pub fn witness_service<T: WitnessService>(service: T) -> WitnessServiceServer<T>
         .max_encoding_message_size(MAX_RESPONSE_BYTES)
 }
 
+/// A signer service with the limits of the wire.
+pub fn signer_service<T: SignerService>(service: T) -> SignerServiceServer<T> {
+    SignerServiceServer::new(service)
+        .max_decoding_message_size(MAX_SIGNER_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_SIGNER_MESSAGE_BYTES)
+}
+
 /// Serves `routes` on `listener` until `shutdown` is over and the calls in flight have ended, at most [`DRAIN`] later.
 /// Nothing that it started outlives it. `entropy` spreads the ages of the connections.
 pub async fn serve(
@@ -54,28 +62,33 @@ pub async fn serve(
     entropy: Arc<dyn Entropy>,
     shutdown: impl Future<Output = ()> + Send,
 ) {
-    let Hooks { on_refused, on_call } = hooks.into();
-    let gate = GateLayer::new(authorizer, on_call).layer(routes.prepare());
+    let hooks = hooks.into();
+    let gate = GateLayer::new(authorizer, Arc::clone(&hooks.on_call)).layer(routes.prepare());
     let (accepted, mut incoming) = mpsc::channel(ACCEPTED_QUEUE);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     {
         // In a block of its own: the socket is closed when the server stops, not when it has stopped.
-        let mut accepting = pin!(accept(listener, tls, entropy, Arc::clone(&on_refused), accepted));
+        let mut accepting = pin!(accept(listener, tls, entropy, hooks.clone(), accepted));
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
                 () = &mut shutdown => break,
                 Some(connection) = incoming.recv() => {
-                    connections.spawn(attend(connection, gate.clone(), stopping.clone(), Arc::clone(&on_refused)));
+                    connections.spawn(attend(connection, gate.clone(), stopping.clone(), Arc::clone(&hooks.on_refused)));
+                    (hooks.on_connections)(connections.len());
                 }
-                Some(_) = connections.join_next() => {}
+                Some(_) = connections.join_next() => (hooks.on_connections)(connections.len()),
                 () = &mut accepting => break,
             }
         }
     }
     stop.send_replace(true);
-    let drained = async { while connections.join_next().await.is_some() {} };
+    let drained = async {
+        while connections.join_next().await.is_some() {
+            (hooks.on_connections)(connections.len());
+        }
+    };
     if timeout(DRAIN, drained).await.is_err() {
         tracing::warn!(
             seconds = DRAIN.as_secs(),

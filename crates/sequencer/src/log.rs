@@ -2,13 +2,15 @@
 //! [`crate::run`] does the work behind [`Log::append`].
 
 mod append;
+mod list;
 mod read;
 mod stream;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use epigraph_core::{Checkpoint, Origin, TreeHead, TreeSize, UnixMillis, Verified};
+use epigraph_core::{Checkpoint, Origin, Policy, TreeHead, TreeSize, UnixMillis, Verified};
+use epigraph_store::history::History;
 use epigraph_store::tree::Tree;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -17,6 +19,7 @@ use crate::status::{self, NotReady, Status};
 
 pub(crate) use append::{Answer, Ticket};
 pub use append::{AppendError, Appended, Call, ProducerState, Submitted, Wait};
+pub use list::{ListError, Listed};
 pub use read::{InTree, Proven, ReadError};
 use stream::Streams;
 pub use stream::{
@@ -56,6 +59,8 @@ pub(crate) struct Parts {
     /// Not marked as seen by anybody: it has changed once the tree has caught up.
     pub(crate) built: watch::Receiver<TreeHead>,
     pub(crate) tree: Arc<Tree>,
+    pub(crate) history: Option<Arc<History>>,
+    pub(crate) policy: Policy,
 }
 
 /// A running log.
@@ -70,6 +75,8 @@ pub struct Log {
     /// The newest head of the tree since it caught up with the journal after the start.
     built: watch::Receiver<TreeHead>,
     tree: Arc<Tree>,
+    history: Option<Arc<History>>,
+    policy: Policy,
     /// The durable size at the start.
     started_at: TreeSize,
     waiters: Arc<Semaphore>,
@@ -78,11 +85,33 @@ pub struct Log {
     stopped: AtomicBool,
     comparisons: Semaphore,
     streams: Streams,
+    hindrance: Mutex<Option<Hindrance>>,
+}
+
+/// What stands outside the log in its way, for as long as it does; each says whom it waits for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Hindrance {
+    /// The gate of its start is not passed: what is published is served, nothing is acknowledged.
+    Gated(String),
+    /// Nothing can be published at present.
+    NotPublishing(String),
 }
 
 impl Log {
     pub(crate) fn new(parts: Parts) -> Log {
-        let Parts { origin, limits, events, wanted, durable, condition, published, built, tree } = parts;
+        let Parts {
+            origin,
+            limits,
+            events,
+            wanted,
+            durable,
+            condition,
+            published,
+            built,
+            tree,
+            history,
+            policy,
+        } = parts;
         let started_at = durable.borrow().size;
         Log {
             origin,
@@ -94,6 +123,8 @@ impl Log {
             published,
             built,
             tree,
+            history,
+            policy,
             started_at,
             waiters: Arc::new(Semaphore::new(MAX_WAITING_ENTRIES)),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES)),
@@ -101,6 +132,7 @@ impl Log {
             stopped: AtomicBool::new(false),
             comparisons: Semaphore::new(MAX_COMPARISONS),
             streams: Streams::new(),
+            hindrance: Mutex::new(None),
         }
     }
 
@@ -130,7 +162,16 @@ impl Log {
         status.ready = if self.stopped.load(Ordering::Relaxed) {
             Err(NotReady::Stopped)
         } else {
-            status::ready(&condition, &self.limits, caught_up, &status, now)
+            match (self.hindrance(), condition.draining) {
+                (Some(Hindrance::Gated(why)), false) => Err(NotReady::Gated(why)),
+                (hindrance, _) => {
+                    let ready = status::ready(&condition, &self.limits, caught_up, &status, now);
+                    match hindrance {
+                        Some(Hindrance::NotPublishing(why)) => ready.and(Err(NotReady::NotPublishing(why))),
+                        _ => ready,
+                    }
+                }
+            }
         };
         status
     }
@@ -145,6 +186,20 @@ impl Log {
         let mut condition = self.condition.clone();
         // A sequencer that has ended takes nothing either.
         async move { drop(condition.wait_for(|condition| condition.draining).await) }
+    }
+
+    /// Says what stands in its way from now on, or that nothing does any more.
+    pub fn hindered(&self, by: Option<Hindrance>) {
+        *self.hindrance.lock().unwrap_or_else(PoisonError::into_inner) = by;
+    }
+
+    fn hindrance(&self) -> Option<Hindrance> {
+        self.hindrance.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the gate of the start keeps it from taking entries.
+    pub(crate) fn gated(&self) -> bool {
+        matches!(self.hindrance(), Some(Hindrance::Gated(_)))
     }
 
     /// Takes no new entries from now on; what was taken is finished.
