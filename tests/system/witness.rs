@@ -180,8 +180,8 @@ fn state_and_key_come_into_being_together_and_only_once() {
     fs::write(&heads, saved).unwrap();
 }
 
-/// C9: killed at any time, it holds what it cosigned, says so, and cosigns it again. Broken to see it fail: the store is
-/// not synced.
+/// C9: killed at any time, it holds what it cosigned, says so, and cosigns it again. Broken to see it fail: the head is
+/// kept in memory alone.
 #[test]
 fn a_witness_cosigns_growth_takes_new_logs_and_remembers_through_a_kill() {
     let house = house();
