@@ -68,7 +68,7 @@ pub struct ClientCertificate {
 }
 
 impl ProcessTls {
-    fn relative_to(self, base: &Path) -> ProcessTls {
+    pub fn relative_to(self, base: &Path) -> ProcessTls {
         let client = self.client.map(|client| ClientCertificate {
             certificate: base.join(client.certificate),
             key: base.join(client.key),

@@ -74,7 +74,7 @@ pub struct WitnessConfig {
     pub key: PathBuf,
     /// Where it listens.
     pub listen: SocketAddr,
-    /// Certificates, keys and the CAs that it trusts. Without one to make calls with, it asks no log anything.
+    /// Certificate, key and the CAs that it trusts; the certificate for its own calls to logs, without which it makes none.
     pub tls: ProcessTls,
     /// How far the clock may lie ahead of what it said last.
     pub max_idle_ms: u64,
@@ -100,12 +100,13 @@ impl WitnessConfig {
         }
         let name = KeyName::new(raw.name).map_err(|error| bad(format!("name: {error}")))?;
         let directory = base.join(raw.directory);
+        let tls = raw.tls.relative_to(base);
         Ok(WitnessConfig {
             key: raw.key.map_or_else(|| directory.join("keys/witness.key"), |key| base.join(key)),
             name,
             directory,
             listen: raw.listen.address,
-            tls: raw.tls.relative_to(base),
+            tls,
             max_idle_ms: max_idle_days * MS_PER_DAY,
             settings: Settings {
                 caller_per_second,

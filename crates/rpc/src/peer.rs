@@ -60,7 +60,7 @@ impl Log {
         Ok(Log { client })
     }
 
-    /// Appends the entries, all or none. `wait_for` bounds the wait for [`Wait::Published`], up to [`MAX_WAIT`]; `None`
+    /// Appends the entries, all or none. `wait_for` bounds the wait for [`Wait::Published`], up to [`MAX_WAIT`](crate::limits::MAX_WAIT); `None`
     /// leaves it to the server.
     pub async fn append(
         &self,

@@ -27,7 +27,7 @@ use crate::thread::{self, Message};
 const GATE_WAIT: Duration = Duration::from_secs(5);
 
 /// Signature lines of the log's key in one proposal: a log signs once, and each line costs a verification.
-const MAX_LOG_LINES: usize = 2;
+pub const MAX_LOG_LINES: usize = 2;
 
 /// How the witness asks a log what it shows.
 pub trait AskLog: Send + Sync {
