@@ -118,11 +118,15 @@ impl Calls {
             request_ids: Arc::new(RequestIds::new(entropy)),
             on_accept_paused: {
                 let pauses = self.accept_pauses.clone();
-                Arc::new(move |_| drop(pauses.inc()))
+                Arc::new(move |_| {
+                    pauses.inc();
+                })
             },
             on_connections: {
                 let connections = self.connections.clone();
-                Arc::new(move |open| drop(connections.set(i64::try_from(open).unwrap_or(i64::MAX))))
+                Arc::new(move |open| {
+                    connections.set(i64::try_from(open).unwrap_or(i64::MAX));
+                })
             },
             ..Hooks::from(on_refused)
         }

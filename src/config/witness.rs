@@ -184,3 +184,47 @@ pub fn load_list(path: &Path, can_call: bool) -> Outcome<Vec<(Listed, Option<Add
     let list: Result<Vec<_>, String> = raw.log.into_iter().map(check).collect();
     list.map_err(|what| Failure::usage(format!("{}: {what}", path.display())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn the_commented_configuration_is_one() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/witness.toml");
+        let config = WitnessConfig::load(&path).unwrap();
+        assert_eq!(config.key, Path::new("/var/lib/epigraph/witness/keys/witness.key"));
+        let RawLimits { caller_per_second, log_per_second, max_idle_days } = RawLimits::default();
+        let defaults = Settings { caller_per_second, log_per_second, pass_unreachable: false };
+        assert_eq!((config.settings, config.max_idle_ms), (defaults, max_idle_days * MS_PER_DAY));
+    }
+
+    #[test]
+    fn a_list_says_what_is_wrong_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(LOGS_FILE);
+        let check = |text: &str, expected: Result<usize, &str>| {
+            fs::write(&path, text).unwrap();
+            match (load_list(&path, false), expected) {
+                (Ok(list), Ok(logs)) => assert_eq!(list.len(), logs, "{text}"),
+                (Err(failure), Err(says)) => assert!(failure.to_string().contains(says), "{text}: {failure}"),
+                (got, _) => panic!("{text}: {}", got.is_ok()),
+            }
+        };
+        let key = epigraph_core::SigningKey::from_seed(
+            KeyName::new("a").unwrap(),
+            &zeroize::Zeroizing::new([7; 32]),
+        );
+        let log = format!("[[log]]\norigin = \"a\"\nvkey = \"{}\"\n", key.vkey());
+        check("", Ok(0));
+        check(&log, Ok(1));
+        check("log = 3", Err("logs.toml"));
+        check("[[log]]\norigin = \"a\"", Err("vkey"));
+        check("[[log]]\norigin = \"\"\nvkey = \"\"", Err("origin: a name cannot be empty"));
+        check("[[log]]\norigin = \"a\"\nvkey = \"a+00000000+AQ\"", Err("[[log]] a: vkey"));
+        check(&format!("{log}address = \"x:1\""), Err("address and server go together"));
+        check(&format!("{log}address = \"x:1\"\nserver = \"spiffe://td/x\""), Err("[tls.client]"));
+        check(&format!("{log}more = 1"), Err("more"));
+    }
+}

@@ -47,7 +47,7 @@ pub struct Opened {
 /// The signer of a log. Both are asked in the same way; only the wiring knows which it is.
 enum AnySigner {
     Embedded(SignerHandle),
-    Remote(RemoteSigner),
+    Remote(Box<RemoteSigner>),
 }
 
 impl AskSigner for AnySigner {
@@ -110,7 +110,13 @@ pub async fn open(
         }
         (None, SignerConfig::Remote(remote), Some(tls)) => {
             let signer = peer::Signer::new(&remote.address, tls, &remote.server).map_err(Failure::usage)?;
-            (AnySigner::Remote(RemoteSigner::new(signer, format!("the signer at {}", remote.address))), None)
+            (
+                AnySigner::Remote(Box::new(RemoteSigner::new(
+                    signer,
+                    format!("the signer at {}", remote.address),
+                ))),
+                None,
+            )
         }
         _ => return Err(Failure::usage("the signer is another process, and [tls.client] is missing")),
     };

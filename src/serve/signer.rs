@@ -35,9 +35,8 @@ pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
 /// Reads a configuration as [`run`] would, and the files that it names; opens no state and listens nowhere.
 pub fn check(path: &Path, terminal: Terminal) -> Outcome {
     let config = SignerProcessConfig::load(path)?;
-    server_tls(&config.tls)?;
-    client_tls(&config.tls)?;
-    Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
+    Door::new(&config.tls, config.grants.clone())?;
+    config.tls.calling(runtime::clock())?;
     let mut logs = Vec::new();
     for log in &config.logs {
         let key = fs::exists(&log.key).unwrap_or(true);

@@ -12,7 +12,7 @@ use epigraph_core::{Origin, TreeSize};
 use epigraph_rpc::{CallError, ClientTls, Reason, Routes, peer, witness_service};
 use epigraph_witness::list::Listed;
 use epigraph_witness::service::WitnessServer;
-use epigraph_witness::witness::{self, AskLog, Notes, Witness};
+use epigraph_witness::witness::{self, ApplyError, AskLog, Notes, Witness};
 
 use super::door::{Door, listen};
 use super::told_to_stop;
@@ -44,7 +44,7 @@ async fn serve(config: WitnessConfig, until_stdin_closes: bool, terminal: Termin
     let stop = runtime::stop_signal().map_err(Failure::state)?;
     let door = Door::new(&config.tls, config.grants.clone())?;
     let clock = runtime::clock();
-    let logs = Arc::new(Logs::new(config.tls.calling(runtime::clock())?));
+    let logs = Arc::new(Logs { tls: config.tls.calling(runtime::clock())?, known: RwLock::default() });
 
     let mut keeper = state::witness::open(&config)?;
     let seen = version(&config.list());
@@ -75,8 +75,13 @@ async fn serve(config: WitnessConfig, until_stdin_closes: bool, terminal: Termin
         "logs": count,
     }));
 
+    let draining = Arc::clone(&witness);
+    let shutdown = async move {
+        told_to_stop(stop, until_stdin_closes).await;
+        draining.drain();
+    };
     let routes = Routes::new(witness_service(WitnessServer::new(Arc::clone(&witness))));
-    let server = door.serve(listener, routes, told_to_stop(stop, until_stdin_closes));
+    let server = door.serve(listener, routes, shutdown);
     tokio::select! {
         () = server => Ok(()),
         fatal = failure => match fatal {
@@ -98,7 +103,13 @@ async fn reload(config: &WitnessConfig, witness: &Witness, logs: &Logs, mut seen
         }
         seen = now;
         let taken = match load_list(&path, config.tls.client.is_some()).and_then(|list| logs.take(list)) {
-            Ok(list) => witness.apply(list).await.map_err(Failure::state),
+            Ok(list) => witness.apply(list).await.map_err(|error| {
+                // Not the file's fault: it is taken when the clock is right.
+                if matches!(error, ApplyError::Admit(_)) {
+                    seen = None;
+                }
+                Failure::state(error)
+            }),
             Err(failure) => Err(failure),
         };
         match taken {
@@ -141,10 +152,6 @@ struct Logs {
 }
 
 impl Logs {
-    fn new(tls: Option<ClientTls>) -> Logs {
-        Logs { tls, known: RwLock::default() }
-    }
-
     /// Learns where the logs of a list are. Logs of one process share a connection.
     fn take(&self, list: Vec<(Listed, Option<Address>)>) -> Outcome<Vec<Listed>> {
         let mut processes: BTreeMap<Address, peer::Log> = BTreeMap::new();

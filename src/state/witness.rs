@@ -25,7 +25,7 @@ const NO_LOGS: &str = "\
 # origin = \"audit.example/production\"
 # vkey = \"audit.example/production+01234567+AQ...\"
 # Where the log is asked, after each start, what it has published, so that this witness notices if its own state was
-# put back to an older copy. Takes [client] in the configuration.
+# put back to an older copy. Takes [tls.client] in the configuration.
 # address = \"log.audit.example:7430\"
 # server = \"spiffe://audit.example/epigraph/log/production\"
 ";

@@ -62,7 +62,7 @@ fn init(house: &House) -> Ended {
 /// A running witness.
 struct Running {
     child: Child,
-    _stdin: ChildStdin,
+    stdin: Option<ChildStdin>,
     _stdout: BufReader<ChildStdout>,
     messages: std::path::PathBuf,
     address: String,
@@ -77,7 +77,7 @@ impl Running {
                 .stderr(File::create(&messages).unwrap())
                 .spawn()
                 .unwrap();
-        let stdin = child.stdin.take().unwrap();
+        let stdin = child.stdin.take();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
@@ -88,7 +88,7 @@ impl Running {
             return Err(Ended { code, out: line, err: fs::read_to_string(messages).unwrap() });
         };
         let address = address.to_owned();
-        Ok(Running { child, _stdin: stdin, _stdout: stdout, messages, address })
+        Ok(Running { child, stdin, _stdout: stdout, messages, address })
     }
 
     #[track_caller]
@@ -180,8 +180,8 @@ fn state_and_key_come_into_being_together_and_only_once() {
     fs::write(&heads, saved).unwrap();
 }
 
-/// C9: killed at any time, it holds what it cosigned, says so, and cosigns it again. Broken to see it fail: the store is
-/// not synced.
+/// C9: killed at any time, it holds what it cosigned, says so, and cosigns it again. Broken to see it fail: the head is
+/// kept in memory alone.
 #[test]
 fn a_witness_cosigns_growth_takes_new_logs_and_remembers_through_a_kill() {
     let house = house();
@@ -217,6 +217,14 @@ fn a_witness_cosigns_growth_takes_new_logs_and_remembers_through_a_kill() {
         assert_eq!(Checkpoint::open(&note.unwrap(), &house.policy()).unwrap().head(), held);
         let Ok(Proposed::Cosigned(_)) = propose(&house, &log, &witness, 3).await else { panic!() };
     });
+    // Told to stop, it lets its watchers go instead of waiting for them.
+    block_on(async {
+        let mut watching = witness.peer(&house).watch(house.origin().as_str()).await.unwrap();
+        assert!(watching.next().await.unwrap().is_some());
+        drop(witness.stdin.take());
+        assert_eq!(watching.next().await.unwrap(), None);
+    });
+    assert_eq!(witness.child.wait().unwrap().code(), Some(0));
     log.kill();
 }
 

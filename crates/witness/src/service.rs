@@ -11,8 +11,8 @@ use epigraph_core::progress::Reject;
 use epigraph_rpc::limits::{DEFAULT_LOGS_PAGE, MAX_LOGS_PAGE};
 use epigraph_rpc::v1::add_checkpoint_response::Outcome;
 use epigraph_rpc::v1::witness_service_server::WitnessService;
-use epigraph_rpc::{Authorized, Caller, Reason, Refusal, convert, v1};
-use tokio::sync::{Semaphore, mpsc};
+use epigraph_rpc::{Authorized, Caller, Quota, Reason, Refusal, SpiffeId, convert, v1};
+use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -28,16 +28,19 @@ const RETRY_LATER: Duration = Duration::from_secs(2);
 /// Streams of cosigned checkpoints at one time: each holds a task and one note.
 pub const MAX_WATCHERS: usize = 1_024;
 
+/// Of these, streams of one caller: a monitor follows many logs, and must not take them all.
+pub const MAX_WATCHERS_PER_IDENTITY: usize = 256;
+
 /// The witness of this process.
 pub struct WitnessServer {
     witness: Arc<Witness>,
-    watchers: Arc<Semaphore>,
+    watchers: Arc<Quota<SpiffeId>>,
 }
 
 impl WitnessServer {
     /// Serves this witness.
     pub fn new(witness: Arc<Witness>) -> WitnessServer {
-        WitnessServer { witness, watchers: Arc::new(Semaphore::new(MAX_WATCHERS)) }
+        WitnessServer { witness, watchers: Quota::new(MAX_WATCHERS, MAX_WATCHERS_PER_IDENTITY) }
     }
 
     /// The log that the request names, an empty name meaning the only one here, if the caller may use it.
@@ -90,13 +93,13 @@ impl WitnessService for WitnessServer {
         let caller = Caller::of(&request)?;
         let origin = self.authorize(caller, &request.get_ref().origin)?;
         let leave_by = caller.leave_by();
-        let permit = Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| {
-            let message =
-                format!("{MAX_WATCHERS} streams of this witness are open, and that is all it serves");
+        let share = self.watchers.take(caller.identity().clone(), 1).map_err(|exceeded| {
+            let message = format!("too many streams of this witness are open: {exceeded}");
             Refusal::new(Reason::Overloaded, message).retry_after(RETRY_LATER)
         })?;
         let mut newest = self.witness.watch(origin.get()).await.map_err(refusal)?;
         newest.mark_changed();
+        let draining = self.witness.drained();
         let (sender, receiver) = mpsc::channel(1);
         let pushing = async move {
             // Room first, then the newest: whoever reads slowly gets no old ones.
@@ -112,9 +115,10 @@ impl WitnessService for WitnessServer {
             }
         };
         tokio::spawn(async move {
-            let _permit = permit;
+            let _share = share;
             tokio::select! {
                 () = pushing => {}
+                () = draining => {}
                 () = tokio::time::sleep_until(leave_by) => {}
             }
         });
@@ -183,7 +187,9 @@ fn refusal(error: AddError) -> Refusal {
         AddError::Checkpoint(CheckpointError::Note(epigraph_core::note::NoteError::BadSignature {
             ..
         })) => refusal(Reason::BadLogSignature).at("checkpoint"),
-        AddError::Checkpoint(_) | AddError::NotPlain => refusal(Reason::Malformed).at("checkpoint"),
+        AddError::Checkpoint(_) | AddError::NotPlain | AddError::Repeated => {
+            refusal(Reason::Malformed).at("checkpoint")
+        }
         AddError::CallerQuota(exceeded) | AddError::LogQuota(exceeded) => {
             refusal(Reason::RateLimited).retry_after(Duration::from_millis(exceeded.retry_ms))
         }

@@ -17,7 +17,7 @@ use crate::keeper::{AdmitError, Answer, Cosigned, Fatal, Keeper, Refused};
 /// 3 KiB.
 pub(crate) const QUEUE: usize = 4_096;
 
-/// Proposals under one sync: 512 slots of two copies are 4 MiB to write.
+/// Messages that are answered together, and with that proposals under one sync: 512 slots of two copies are 4 MiB to write.
 const MAX_BATCH: usize = 512;
 
 pub(crate) enum Message {
@@ -56,7 +56,9 @@ fn attend(
 ) -> Result<(), Fatal> {
     let (mut proposals, mut answers) = (Vec::new(), Vec::new());
     let mut next = Some(first);
+    let mut taken = 0;
     while let Some(message) = next {
+        taken += 1;
         match message {
             Message::Propose(origin, proposal, answer) => {
                 proposals.push((origin, proposal));
@@ -81,7 +83,7 @@ fn attend(
                 let _ = answer.send(admitted);
             }
         }
-        next = if proposals.len() < MAX_BATCH { inbox.try_recv().ok() } else { None };
+        next = if taken < MAX_BATCH { inbox.try_recv().ok() } else { None };
     }
     let results = keeper.propose(proposals, clock.now())?;
     for (answer, result) in answers.into_iter().zip(results) {

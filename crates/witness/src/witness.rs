@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use epigraph_core::checkpoint::{CheckpointError, LogSigned, encode_text};
-use epigraph_core::note::Parsed;
+use epigraph_core::note::{Parsed, SignatureLine};
 use epigraph_core::progress::{Held, Proposal};
 use epigraph_core::{Clock, Hash, Origin, TreeSize, VKey};
 use thiserror::Error;
@@ -25,6 +25,9 @@ use crate::thread::{self, Message};
 
 /// How long a proposal waits for the log to answer the gate: less than its own deadline.
 const GATE_WAIT: Duration = Duration::from_secs(5);
+
+/// Signature lines of the log's key in one proposal: a log signs once, and each line costs a verification.
+pub const MAX_LOG_LINES: usize = 2;
 
 /// How the witness asks a log what it shows.
 pub trait AskLog: Send + Sync {
@@ -67,6 +70,9 @@ pub enum AddError {
     /// Text that would be cosigned but says more than a tree head.
     #[error("the checkpoint has extension lines, or is not written as others write it: leave them out")]
     NotPlain,
+    /// More than [`MAX_LOG_LINES`].
+    #[error("the checkpoint has more than {MAX_LOG_LINES} signature lines of the log's key: one is enough")]
+    Repeated,
     /// Too many of one caller.
     #[error("this caller makes {0}")]
     CallerQuota(Exceeded),
@@ -185,6 +191,7 @@ pub struct Witness {
     callers: Mutex<Quotas<String>>,
     log_quotas: Mutex<Quotas<Origin>>,
     counters: Counters,
+    draining: watch::Sender<bool>,
 }
 
 impl Witness {
@@ -210,8 +217,20 @@ impl Witness {
             callers: Mutex::new(Quotas::new(settings.caller_per_second)),
             log_quotas: Mutex::new(Quotas::new(settings.log_per_second)),
             counters: Counters::default(),
+            draining: watch::Sender::new(false),
         };
         Ok((witness, failure))
+    }
+
+    /// Ends what would not end by itself: the streams of [`Witness::watch`].
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Completes when the witness is about to stop.
+    pub fn drained(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut draining = self.draining.subscribe();
+        async move { drop(draining.wait_for(|draining| *draining).await) }
     }
 
     /// The public key.
@@ -270,6 +289,12 @@ impl Witness {
         }
         if log.rekeyed.load(Ordering::Relaxed) {
             return Err(AddError::Rekeyed(origin.clone()));
+        }
+        let vkey = &log.listed.vkey;
+        let named = |line: &&SignatureLine| line.key_id == vkey.id() && line.name == vkey.name().as_str();
+        let lines = Parsed::parse(checkpoint).map(|note| note.signatures().iter().filter(named).count());
+        if lines.map_err(CheckpointError::from)? > MAX_LOG_LINES {
+            return Err(AddError::Repeated);
         }
         let signed = LogSigned::open(checkpoint, origin, std::slice::from_ref(&log.listed.vkey))?;
         // What is cosigned is what was understood, and nothing else.

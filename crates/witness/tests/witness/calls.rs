@@ -165,6 +165,7 @@ async fn only_a_plain_checkpoint_with_the_logs_own_signature_is_looked_at() {
     .await;
     refused(note::encode(&text, [&own]), 1, "log.example/0").await;
     refused(note::encode(&text, [&own]), 7, "no log").await;
+    refused(note::encode(&text, [&own, &own, &own]), 0, "one is enough").await;
     let extended = format!("{text}more\n");
     refused(note::encode(&extended, [&log_key(0).sign_assertion(&extended)]), 0, "extension lines").await;
     for size in ["05", "9223372036854775808", "18446744073709551615", "-1"] {

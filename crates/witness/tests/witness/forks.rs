@@ -67,7 +67,7 @@ fn consistent(a: &(usize, TreeHead), b: &(usize, TreeHead), worlds: &[MemoryTree
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
     /// W5. Broken to see it fail: `decide` takes the proof's old root for the held one.
     #[test]
