@@ -22,7 +22,7 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{Cli, Command, ConfigCommand, ConfigFile, Init, Serve};
+use cli::{Cli, Command, ConfigCommand, ConfigFile, Init, PolicyCommand, Serve};
 use failure::Outcome;
 use terminal::Terminal;
 use tracing_subscriber::EnvFilter;
@@ -50,6 +50,8 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Entries(args) => cli::entries::run(&args, terminal),
         Command::Checkpoint(args) => cli::checkpoint::run(&args, terminal),
         Command::Verify(args) => cli::verify::run(&args, terminal),
+        Command::Policy(PolicyCommand::Check(args)) => cli::policy::check(&args, terminal),
+        Command::Policy(PolicyCommand::Explain(args)) => cli::policy::explain(&args, terminal),
         Command::Keygen(args) => cli::keys::keygen(&args, terminal),
         Command::Pki(args) => cli::keys::pki(&args, terminal),
         Command::Config(ConfigCommand::Check(args)) => serve::check(&args.config, terminal),
