@@ -17,7 +17,8 @@ pub fn run(args: &Checkpoint, terminal: Terminal) -> Outcome {
         .map_err(Failure::state)?
         .block_on(async { Ok::<_, Failure>(profile.client()?.checkpoint().await) })?;
     let checkpoint = fetched.map_err(|error| {
-        if let (true, ClientError::Checkpoint(CheckpointError::Quorum(explanation))) = (args.explain, &error) {
+        if let (true, ClientError::Checkpoint(CheckpointError::Quorum(explanation))) = (args.explain, &error)
+        {
             show(explanation, &[], terminal);
         }
         Failure::from(error)

@@ -82,9 +82,10 @@ pub fn object(explanation: &Explanation, strangers: &[String]) -> Value {
             "cosigned_at_ms": at,
         })
     });
-    let groups = explanation.groups.iter().map(|group| {
-        json!({ "name": group.name, "have": group.have, "need": group.need, "of": group.of })
-    });
+    let groups = explanation
+        .groups
+        .iter()
+        .map(|group| json!({ "name": group.name, "have": group.have, "need": group.need, "of": group.of }));
     json!({
         "logs": logs.collect::<Vec<_>>(),
         "witnesses": witnesses.collect::<Vec<_>>(),

@@ -77,9 +77,11 @@ fn check_one(policy: &Policy, faulty: usize, terminal: Terminal) -> Outcome {
     }
     let who = count(faulty, "lying witness");
     Err(Failure::no(match may_lie(&analysis) {
-        _ if policy.quorum().is_none() => "the policy asks for no witness: the log alone can show two people two \
+        _ if policy.quorum().is_none() => {
+            "the policy asks for no witness: the log alone can show two people two \
             histories, and both would verify. Name witnesses and a quorum"
-            .to_owned(),
+                .to_owned()
+        }
         None => format!(
             "the policy does not withstand {who}: two of its quorums have no witness in common, so that two people can be \
              shown two histories though no witness lies. Ask for more witnesses"
@@ -99,8 +101,12 @@ fn may_lie(analysis: &Analysis) -> Option<usize> {
 fn lying(policy: &Policy, analysis: &Analysis) -> String {
     let who = list(policy, analysis.colluders);
     match may_lie(analysis) {
-        _ if policy.quorum().is_none() => "no witness is asked: the log alone can show two histories".to_owned(),
-        None => "two quorums have nobody in common: two histories can be shown though no witness lies".to_owned(),
+        _ if policy.quorum().is_none() => {
+            "no witness is asked: the log alone can show two histories".to_owned()
+        }
+        None => {
+            "two quorums have nobody in common: two histories can be shown though no witness lies".to_owned()
+        }
         Some(0) => format!("{who} alone can let a lying log show two histories: nobody may lie"),
         Some(most) => format!(
             "it takes {} to let a lying log show two histories, for instance {who}: any {most} may lie",
@@ -240,7 +246,8 @@ fn explain_on(policy: &Policy, file: &Path, max_age: Option<u64>, terminal: Term
     let strangers = strangers(note, policy);
     show(&explanation, &strangers, terminal);
     if receipt.is_some() {
-        terminal.line("This is about the checkpoint in the receipt; whether it proves the entry, `verify` says.");
+        terminal
+            .line("This is about the checkpoint in the receipt; whether it proves the entry, `verify` says.");
     }
     let mut report = object(&explanation, &strangers);
     report["origin"] = json!(explanation.origin.as_str());
@@ -260,11 +267,13 @@ fn asks_for(policy: &Policy) -> String {
             format!("a checkpoint counts once {} cosigned it", list(policy, [place].into_iter().collect()))
         }
         Some(Member::Group(place)) => match policy.groups().get(place) {
-            Some(group) if group.members.iter().all(|member| matches!(member, Member::Witness(_))) => format!(
-                "a checkpoint counts once {} of {} cosigned it",
-                group.threshold,
-                count(group.members.len(), "witness")
-            ),
+            Some(group) if group.members.iter().all(|member| matches!(member, Member::Witness(_))) => {
+                format!(
+                    "a checkpoint counts once {} of {} cosigned it",
+                    group.threshold,
+                    count(group.members.len(), "witness")
+                )
+            }
             _ => format!(
                 "a checkpoint counts once the quorum {} is met: `policy explain` says how",
                 shown(policy.name(Member::Group(place)))

@@ -53,9 +53,9 @@ pub fn run(args: &Verify, terminal: Terminal) -> Outcome {
             args.file.display()
         ))),
         Some(Kind::Checkpoint) => checkpoint(args, &bytes, trusted.policy()?, terminal),
-        Some(Kind::Evidence) if args.max_age.is_some() => {
-            Err(Failure::usage("--max-age does not go with evidence: what was signed twice stays signed twice"))
-        }
+        Some(Kind::Evidence) if args.max_age.is_some() => Err(Failure::usage(
+            "--max-age does not go with evidence: what was signed twice stays signed twice",
+        )),
         Some(Kind::Evidence) => evidence(args, &bytes, &trusted.keys(), terminal),
     }
 }
@@ -123,7 +123,8 @@ fn evidence(args: &Verify, bytes: &[u8], keys: &[VKey], terminal: Terminal) -> O
         terminal.line(terminal.bold(format_args!("{which}, as it was signed:")));
         terminal.line(note.trim_end());
     }
-    let heads = evidence.heads().map(|head| json!({ "size": head.size.get(), "root": head.root.to_string() }));
+    let heads =
+        evidence.heads().map(|head| json!({ "size": head.size.get(), "root": head.root.to_string() }));
     terminal.object(&json!({
         "verified": true,
         "kind": "evidence",

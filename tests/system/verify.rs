@@ -1,0 +1,1 @@
+//! One verb judges receipts, checkpoints and evidence, offline, under policies with witnesses.
