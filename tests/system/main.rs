@@ -23,6 +23,7 @@ mod kill;
 mod metrics;
 mod paper;
 mod policy;
+mod python;
 mod quickstart;
 mod receipts;
 mod several;

@@ -2,10 +2,9 @@
 //! changed verifies. The independent verifier in Python agrees.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
 
-use crate::support::{Ended, House, epigraph, flip, leaf};
+use crate::python::Python;
+use crate::support::{House, epigraph, flip, leaf};
 
 #[test]
 fn a_receipt_verifies_with_every_way_to_name_the_entry_and_the_keys() {
@@ -157,23 +156,4 @@ fn what_is_not_a_key_an_entry_or_a_receipt_is_a_usage_error_with_the_way_out() {
 
 fn with_first_character_changed(text: &str) -> String {
     format!("{}{}", if text.starts_with('A') { 'B' } else { 'A' }, &text[1..])
-}
-
-/// The verifier that shares nothing with the Rust code.
-struct Python;
-
-impl Python {
-    fn find() -> Option<Python> {
-        let found = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
-        if found.is_ok_and(|status| status.success()) {
-            return Some(Python);
-        }
-        println!("skipped: there is no python3, so the independent verifier was not asked");
-        None
-    }
-
-    fn verify(&self, vkey: &str, receipt: &Path, entry: &Path) -> Ended {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verify_receipt.py");
-        Command::new("python3").arg(script).arg(vkey).args([receipt, entry]).output().unwrap().into()
-    }
 }

@@ -113,7 +113,7 @@ async fn a_witness_that_cosigned_both_is_accused_too_and_one_that_did_not_is_not
 
 #[tokio::test]
 async fn garbage_and_honest_proofs_accuse_nobody_and_it_is_said_what_is_missing() {
-    // RELIABILITY A6: anybody can make a proof that fails.
+    // Anybody can make a proof that fails. Seen to fail with evidence made without leading to the newer root.
     let garbage = |count: usize| vec![Bytes::from(vec![3; 32]); count];
     let honest = {
         let proof = prove_consistency(&tree(16, FORK, 0), size(5), size(8)).unwrap().unwrap();
