@@ -118,7 +118,7 @@ fn lying(policy: &Policy, analysis: &Analysis) -> String {
 fn down(analysis: &Analysis) -> String {
     match analysis.may_miss() {
         None => "no witness is asked: it does not matter which are down".to_owned(),
-        Some(0) => "nobody may be down whoever it is: see single points of failure and below".to_owned(),
+        Some(0) => "some must never be down: see the single points of failure".to_owned(),
         Some(most) => format!("any {most} may be down, and checkpoints are still published"),
     }
 }
@@ -127,8 +127,8 @@ fn check_change(old: &Policy, new: &Policy, faulty: usize, terminal: Terminal) -
     let overlap = overlap(old, new).map_err(Failure::usage)?;
     let Overlap { common, old_quorum, new_quorum } = &overlap;
     let withstands = overlap.withstands(faulty);
-    let shared: Vec<_> = common.iter().map(|vkey| shown(vkey.name().as_str())).collect();
-    let shared = if shared.is_empty() { "nobody".to_owned() } else { shared.join(", ") };
+    let shared: WitnessSet = common.iter().filter_map(|vkey| old.place_of(vkey)).collect();
+    let shared = if shared.is_empty() { "nobody".to_owned() } else { list(old, shared) };
     let pair = format!(
         "the old quorum ({}) and the new quorum ({}) have {shared} in common",
         list(old, *old_quorum),

@@ -74,7 +74,7 @@ fn a_receipt_with_any_line_changed_or_cut_off_is_refused_and_python_agrees() {
         fs::write(&receipt, text).unwrap();
         epigraph(&[&"verify", &receipt, &"--entry", &entry, &"--vkey", &house.vkey()]).refused(1, &[reason]);
         if let Some(python) = &python {
-            let ended = python.verify(&house.vkey(), &receipt, &entry);
+            let ended = python.verify(house.vkey(), &receipt, &entry);
             assert_eq!(ended.code, Some(1), "{ended}\n{text}");
         }
     };
@@ -82,7 +82,7 @@ fn a_receipt_with_any_line_changed_or_cut_off_is_refused_and_python_agrees() {
         for index in 0..3 {
             let entry = house.path(&format!("receipts/{index:06}.entry"));
             python
-                .verify(&house.vkey(), &house.receipt(index), &entry)
+                .verify(house.vkey(), &house.receipt(index), &entry)
                 .succeeded(&["verified: this is entry"]);
         }
     }

@@ -125,7 +125,7 @@ impl Client {
         self.policy.logs().iter().chain(witnesses).filter_map(|key| make(key).ok()).collect()
     }
 
-    fn keep(&self, evidence: &[Evidence], served: &Verified<Checkpoint>) -> Kept {
+    fn keep(&self, evidence: &[Evidence], served: &Verified<Checkpoint>) -> Box<Kept> {
         let keep = || {
             let pin = self.pin.lock()?;
             if evidence.is_empty() {
@@ -134,12 +134,12 @@ impl Client {
             let keep = |evidence: &Evidence| Ok((evidence.accused().clone(), pin.keep_evidence(evidence)?));
             Ok(Kept::Evidence(evidence.iter().map(keep).collect::<Result<_, PinError>>()?))
         };
-        keep().unwrap_or_else(|error| Kept::Nothing(Box::new(error)))
+        Box::new(keep().unwrap_or_else(|error| Kept::Nothing(Box::new(error))))
     }
 
     /// Keeps a checkpoint that is older than one which was seen: it proves nothing about anybody, but is worth looking at.
     pub(crate) fn keep_older(&self, served: &Verified<Checkpoint>) {
-        match self.keep(&[], served) {
+        match *self.keep(&[], served) {
             Kept::Nothing(error) => tracing::error!(%error, "the served checkpoint cannot be kept"),
             kept => tracing::warn!("{kept}"),
         }

@@ -77,7 +77,7 @@ pub enum ClientError {
         /// What the client holds.
         pinned: TreeHead,
         /// What was kept of it.
-        kept: Kept,
+        kept: Box<Kept>,
     },
     /// The log did not prove that its signed checkpoints are of one history.
     #[error(
@@ -93,7 +93,7 @@ pub enum ClientError {
         /// What failed.
         why: ProofError,
         /// What was kept of it.
-        kept: Kept,
+        kept: Box<Kept>,
     },
     /// The log refused to prove that its signed checkpoints are of one history.
     #[error(
@@ -108,7 +108,7 @@ pub enum ClientError {
         /// What it said.
         refusal: Box<Refusal>,
         /// What was kept of it.
-        kept: Kept,
+        kept: Box<Kept>,
     },
     /// Entries that are not those of the log's own proofs.
     #[error(

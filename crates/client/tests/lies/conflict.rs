@@ -44,9 +44,8 @@ fn show_fork(liar: &Liar, at: u64, asked: (u64, u64)) {
 }
 
 fn evidence_of(error: &ClientError) -> Vec<(VKey, PathBuf)> {
-    let ClientError::TwoHistories { kept: Kept::Evidence(files), .. } = error else {
-        panic!("no evidence: {error:?}");
-    };
+    let ClientError::TwoHistories { kept, .. } = error else { panic!("not proven: {error:?}") };
+    let Kept::Evidence(files) = &**kept else { panic!("no evidence: {kept:?}") };
     files.clone()
 }
 
@@ -130,7 +129,8 @@ async fn garbage_and_honest_proofs_accuse_nobody_and_it_is_said_what_is_missing(
             answer => replace_note(answer, &note),
         });
         let error = liar.client().checkpoint().await.unwrap_err();
-        let ClientError::NotProven { kept: Kept::Served(path), .. } = &error else { panic!("{error:?}") };
+        let ClientError::NotProven { kept, .. } = &error else { panic!("{error:?}") };
+        let Kept::Served(path) = &**kept else { panic!("{kept:?}") };
         assert_eq!(fs::read_to_string(path).unwrap(), note_at(8, 1));
         let says = ["the two lack a consistency proof between their sizes", path.to_str().unwrap()];
         says.iter().for_each(|text| assert!(error.to_string().contains(text), "{error}"));
@@ -148,7 +148,8 @@ async fn a_proof_that_is_refused_is_named_and_the_head_is_kept() {
         answer => replace_note(answer, &note),
     });
     let error = liar.client().checkpoint().await.unwrap_err();
-    let ClientError::NoProof { kept: Kept::Served(path), .. } = &error else { panic!("{error:?}") };
+    let ClientError::NoProof { kept, .. } = &error else { panic!("{error:?}") };
+    let Kept::Served(path) = &**kept else { panic!("{kept:?}") };
     assert_eq!(fs::read_to_string(path).unwrap(), note_at(8, 1));
     assert!(error.to_string().contains("not so far"), "{error}");
     check_accuses_nobody(&liar);
