@@ -7,6 +7,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use epigraph_core::checkpoint::CheckpointError;
 use epigraph_core::evidence::NoEvidence;
 use epigraph_core::proof::{ConsistencyProof, ProofError};
 use epigraph_core::{Checkpoint, Evidence, Hash, LeafIndex, VKey, Verified};
@@ -62,6 +63,21 @@ impl Client {
             pinned: pinned.head(),
             kept: self.keep(&evidence, served),
         }
+    }
+
+    /// The error for a checkpoint that is not valid under the policy. One that the log signed and no quorum cosigned is not
+    /// believed, but at the pinned size with another root it convicts the log all the same.
+    pub(crate) fn invalid(&self, note: &[u8], error: CheckpointError) -> ClientError {
+        let CheckpointError::Quorum(explanation) = &error else { return error.into() };
+        let Ok(Some(pinned)) = self.pin.lock().and_then(|pin| pin.read(&self.policy)) else {
+            return error.into();
+        };
+        let evidence = self.accuse(|key| Evidence::two_roots(key, pinned.note(), note));
+        if evidence.is_empty() {
+            return error.into();
+        }
+        let kept = self.keep_evidence(&evidence);
+        ClientError::TwoHistories { served: explanation.head, pinned: pinned.head(), kept }
     }
 
     /// The error for two checkpoints of two sizes and a proof that does not connect them: two histories if it shows another
@@ -125,16 +141,22 @@ impl Client {
         self.policy.logs().iter().chain(witnesses).filter_map(|key| make(key).ok()).collect()
     }
 
+    /// Keeps the evidence, or the served checkpoint if there is none.
     fn keep(&self, evidence: &[Evidence], served: &Verified<Checkpoint>) -> Box<Kept> {
+        if !evidence.is_empty() {
+            return self.keep_evidence(evidence);
+        }
+        let kept = self.pin.lock().and_then(|pin| pin.keep_served(served));
+        Box::new(kept.map_or_else(|error| Kept::Nothing(Box::new(error)), Kept::Served))
+    }
+
+    fn keep_evidence(&self, evidence: &[Evidence]) -> Box<Kept> {
         let keep = || {
             let pin = self.pin.lock()?;
-            if evidence.is_empty() {
-                return Ok(Kept::Served(pin.keep_served(served)?));
-            }
             let keep = |evidence: &Evidence| Ok((evidence.accused().clone(), pin.keep_evidence(evidence)?));
-            Ok(Kept::Evidence(evidence.iter().map(keep).collect::<Result<_, PinError>>()?))
+            evidence.iter().map(keep).collect::<Result<_, PinError>>()
         };
-        Box::new(keep().unwrap_or_else(|error| Kept::Nothing(Box::new(error))))
+        Box::new(keep().map_or_else(|error| Kept::Nothing(Box::new(error)), Kept::Evidence))
     }
 
     /// Keeps a checkpoint that is older than one which was seen: it proves nothing about anybody, but is worth looking at.

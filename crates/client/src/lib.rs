@@ -218,7 +218,7 @@ impl Client {
     /// to the larger of the two. An older one is believed too, if it is proven to be a beginning of the pinned one: answers
     /// may overtake each other.
     async fn accept(&self, note: &[u8]) -> Result<Verified<Checkpoint>, ClientError> {
-        let served = Checkpoint::open(note, &self.policy)?;
+        let served = Checkpoint::open(note, &self.policy).map_err(|error| self.invalid(note, error))?;
         if *served.origin() != self.origin {
             return Err(ClientError::WrongAnswer("with the checkpoint of another log"));
         }

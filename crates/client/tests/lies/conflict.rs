@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use epigraph_client::ClientError;
 use epigraph_client::conflict::Kept;
+use epigraph_core::checkpoint::CheckpointError;
 use epigraph_core::cosignature::{CosignedAt, add_cosignature};
 use epigraph_core::evidence::verify;
 use epigraph_core::note::Parsed;
@@ -108,6 +109,35 @@ async fn a_witness_that_cosigned_both_is_accused_too_and_one_that_did_not_is_not
     for (accused, path) in files {
         verify(&fs::read(path).unwrap(), &[accused]).unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_fork_that_no_witness_cosigned_convicts_the_log_alone() {
+    // RELIABILITY A6, a stolen log key; seen to fail with a checkpoint below the quorum refused and not looked at.
+    let witness = CosigningKey::from_seed(KeyName::new("w.example").unwrap(), &Zeroizing::new([1; 32]));
+    let liar = Liar::start().await;
+    let keys = [witness.vkey().clone()];
+    let client = liar.client_trusting(Policy::of_witnesses(key().vkey(), &keys, 1).unwrap());
+    let honest = note_at(5, 0);
+    let line = {
+        let parsed = Parsed::parse(honest.as_bytes()).unwrap();
+        witness.cosign_assertion(parsed.text(), CosignedAt::new(1_800_000_000).unwrap())
+    };
+    liar.serve_note(add_cosignature(&honest, &line, witness.vkey()).unwrap().unwrap());
+    client.checkpoint().await.unwrap();
+    let pinned = liar.pinned();
+    for below in [note_at(5, 0), note_at(6, 0), note_at(6, 1)] {
+        liar.serve_note(below);
+        let error = client.checkpoint().await.unwrap_err();
+        assert!(matches!(error, ClientError::Checkpoint(CheckpointError::Quorum(_))), "{error:?}");
+        check_accuses_nobody(&liar);
+    }
+    liar.serve_note(note_at(5, 1));
+    let files = evidence_of(&client.checkpoint().await.unwrap_err());
+    let [(accused, path)] = files.as_slice() else { panic!("{files:?}") };
+    verify(&fs::read(path).unwrap(), std::slice::from_ref(accused)).unwrap();
+    assert_eq!(accused, key().vkey());
+    assert!(liar.pinned() == pinned, "the pin moved");
 }
 
 #[tokio::test]
