@@ -3,8 +3,10 @@
 pub mod append;
 pub mod checkpoint;
 pub mod entries;
+pub mod explain;
 pub mod keys;
 pub mod manual;
+pub mod policy;
 pub mod prove;
 pub mod verify;
 
@@ -55,8 +57,11 @@ pub enum Command {
     Entries(Entries),
     /// Fetch the newest published checkpoint and check that it extends what was seen before
     Checkpoint(Checkpoint),
-    /// Check a receipt offline, with public keys alone
+    /// Check a receipt, a checkpoint or a piece of evidence offline, with public keys alone
     Verify(Verify),
+    /// Look at policies: which logs and witnesses are trusted, and what that withstands
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Load a log with made-up entries, which stay in it for ever, and measure it
     Hammer(Hammer),
     /// Check every byte of a log that is not running, and change nothing
@@ -326,6 +331,10 @@ pub struct Checkpoint {
     #[command(flatten)]
     pub profile: Profile,
 
+    /// Say who signed it, when, and how that meets the policy
+    #[arg(long, conflicts_with_all = ["watch", "list"])]
+    pub explain: bool,
+
     /// Go on with each checkpoint as it is published, until Ctrl-C; with --json, one object a line for each
     #[arg(long)]
     pub watch: bool,
@@ -341,15 +350,62 @@ pub struct Checkpoint {
 
 #[derive(Args)]
 pub struct Verify {
-    /// The receipt; its entry is taken from the file of the same name that ends in .entry, unless said otherwise
-    #[arg(value_name = "RECEIPT")]
-    pub receipt: PathBuf,
+    /// A receipt, a checkpoint (a signed note) or an evidence file. The entry of a receipt is taken from the file of the
+    /// same name that ends in .entry, unless said otherwise
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 
     #[command(flatten)]
     pub leaf: Leaf,
 
     #[command(flatten)]
     pub trust: Trust,
+
+    /// Count only cosignatures that are at most this old by this machine's clock, and at most as far ahead of it
+    #[arg(long, value_name = "SECONDS")]
+    pub max_age: Option<u64>,
+}
+
+#[derive(Subcommand)]
+pub enum PolicyCommand {
+    /// Say how many witnesses of a policy may lie or be down, or whether it may be replaced by another
+    Check(PolicyCheck),
+    /// Say in words what a policy asks for, or what it makes of a checkpoint
+    Explain(PolicyExplain),
+}
+
+/// With one file: how many of its witnesses may lie before two people can be shown two histories, and how many may be
+/// down before nothing is published. With two: whether the second may replace the first. Exit code 0 if that withstands
+/// as many lying witnesses as asked, 1 if not, 2 if a file is no policy.
+#[derive(Args)]
+pub struct PolicyCheck {
+    /// The policy, or the old one of two
+    #[arg(value_name = "FILE")]
+    pub policy: PathBuf,
+
+    /// The policy that is to replace it: every quorum of the one must meet every quorum of the other in more witnesses
+    /// than may lie
+    #[arg(value_name = "NEW")]
+    pub new: Option<PathBuf>,
+
+    /// How many witnesses may lie
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub faulty: usize,
+}
+
+#[derive(Args)]
+pub struct PolicyExplain {
+    /// The policy
+    #[arg(value_name = "FILE")]
+    pub policy: PathBuf,
+
+    /// A checkpoint or a receipt: say who signed it, when, and whether that is enough. Exit code 1 if it is not
+    #[arg(long, value_name = "FILE")]
+    pub on: Option<PathBuf>,
+
+    /// Count only cosignatures that are at most this old by this machine's clock, and at most as far ahead of it
+    #[arg(long, value_name = "SECONDS", requires = "on")]
+    pub max_age: Option<u64>,
 }
 
 /// Whom to trust.
@@ -360,7 +416,8 @@ pub struct Trust {
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
 
-    /// Trust the log with this verifier key
+    /// Trust the log with this verifier key, and ask for no witness. For evidence: the key of the log or witness that it
+    /// accuses
     #[arg(long, value_name = "VKEY")]
     pub vkey: Option<String>,
 

@@ -23,7 +23,7 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, Serve, ServedRole};
+use cli::{Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, PolicyCommand, Serve, ServedRole};
 use epigraph_core::note::MAX_NOTE_BYTES;
 use failure::Outcome;
 use terminal::Terminal;
@@ -58,6 +58,8 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Entries(args) => cli::entries::run(&args, terminal),
         Command::Checkpoint(args) => cli::checkpoint::run(&args, terminal),
         Command::Verify(args) => cli::verify::run(&args, terminal),
+        Command::Policy(PolicyCommand::Check(args)) => cli::policy::check(&args, terminal),
+        Command::Policy(PolicyCommand::Explain(args)) => cli::policy::explain(&args, terminal),
         Command::Keygen(args) => cli::keys::keygen(&args, terminal),
         Command::Pki(args) => cli::keys::pki(&args, terminal),
         Command::Config(ConfigCommand::Check(args)) => match args.role {

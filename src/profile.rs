@@ -107,6 +107,7 @@ impl From<ClientError> for Failure {
         match &error {
             ClientError::Call(error) => of_call(error),
             ClientError::Pin(_) => Failure::state(error),
+            ClientError::NoProof { .. } => Failure::new(Kind::Refused, error),
             _ => Failure::no(error),
         }
     }

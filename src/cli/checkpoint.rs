@@ -1,10 +1,12 @@
 //! `epigraph checkpoint`: the newest published checkpoint, those that follow, or those before, each checked against everything
 //! seen before.
 
-use epigraph_client::Client;
-use epigraph_core::{TreeSize, Verified};
+use epigraph_client::{Client, ClientError};
+use epigraph_core::checkpoint::{Checkpoint as Signed, CheckpointError};
+use epigraph_core::{Policy, TreeSize, Verified};
 
 use crate::cli::Checkpoint;
+use crate::cli::explain;
 use crate::failure::{Failure, Outcome};
 use crate::profile::Profile;
 use crate::runtime;
@@ -12,6 +14,7 @@ use crate::terminal::Terminal;
 
 pub fn run(args: &Checkpoint, terminal: Terminal) -> Outcome {
     let profile = Profile::load(&args.profile.profile)?;
+    let policy = profile.policy.clone();
     let min_size = args.min_size.unwrap_or(0);
     let min_size = TreeSize::new(min_size)
         .ok_or_else(|| Failure::usage(format!("a log has at most {} entries", TreeSize::MAX)))?;
@@ -26,21 +29,35 @@ pub fn run(args: &Checkpoint, terminal: Terminal) -> Outcome {
         } else if args.list {
             list(&client, min_size, terminal).await
         } else {
-            let checkpoint = client.checkpoint().await?;
-            show(&checkpoint, terminal);
-            Ok(())
+            newest(&client, &policy, args.explain, terminal).await
         }
     })
 }
 
-fn show(checkpoint: &Verified<epigraph_core::Checkpoint>, terminal: Terminal) {
-    terminal.line(String::from_utf8_lossy(checkpoint.note()).trim_end());
+async fn newest(client: &Client, policy: &Policy, explained: bool, terminal: Terminal) -> Outcome {
+    let checkpoint = client.checkpoint().await.map_err(|error| {
+        if let (true, ClientError::Checkpoint(CheckpointError::Quorum(explanation))) = (explained, &error) {
+            explain::show(explanation, &[], terminal);
+        }
+        Failure::from(error)
+    })?;
+    let mut report = object(&checkpoint);
+    if explained {
+        let explanation = Signed::explain(checkpoint.note(), policy, None).map_err(Failure::no)?;
+        let strangers = explain::strangers(checkpoint.note(), policy);
+        explain::show(&explanation, &strangers, terminal);
+        report["policy"] = explain::object(&explanation, &strangers);
+    } else {
+        terminal.line(String::from_utf8_lossy(checkpoint.note()).trim_end());
+    }
+    let signed = if policy.quorum().is_some() { "the log and a quorum of witnesses" } else { "the log" };
     terminal.line("");
     terminal.line(format_args!(
-        "{} signed by the log, and it extends every checkpoint that this client has accepted",
+        "{} signed by {signed}, and it extends every checkpoint that this client has accepted",
         terminal.good("verified:")
     ));
-    terminal.object(&object(checkpoint));
+    terminal.object(&report);
+    Ok(())
 }
 
 async fn watch(client: &Client, terminal: Terminal) -> Outcome {
@@ -64,13 +81,13 @@ async fn list(client: &Client, min_size: TreeSize, terminal: Terminal) -> Outcom
     Ok(())
 }
 
-fn tell(checkpoint: &Verified<epigraph_core::Checkpoint>, terminal: Terminal) {
+fn tell(checkpoint: &Verified<Signed>, terminal: Terminal) {
     let head = checkpoint.head();
     terminal.line(format_args!("size {} root {}", head.size, head.root));
     terminal.object(&object(checkpoint));
 }
 
-fn object(checkpoint: &Verified<epigraph_core::Checkpoint>) -> serde_json::Value {
+fn object(checkpoint: &Verified<Signed>) -> serde_json::Value {
     serde_json::json!({
         "verified": true,
         "origin": checkpoint.origin().as_str(),

@@ -1,51 +1,217 @@
-//! `epigraph verify`: a receipt, an entry and public keys; no network, no state.
+//! `epigraph verify`: a receipt, a checkpoint or a piece of evidence, and public keys; no network, no state.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use epigraph_core::bundle::MAX_ENTRY_BYTES;
+use epigraph_core::checkpoint::CheckpointError;
+use epigraph_core::evidence::{self, MAX_EVIDENCE_BYTES};
 use epigraph_core::hash::leaf_hash;
+use epigraph_core::key::KeyType;
+use epigraph_core::note::{MAX_NOTE_BYTES, Parsed};
 use epigraph_core::policy::MAX_POLICY_BYTES;
+use epigraph_core::policy::explain::{Age, Explanation};
 use epigraph_core::tlog_proof::{MAX_RECEIPT_BYTES, Receipt};
-use epigraph_core::{Hash, Policy, VKey};
+use epigraph_core::{Checkpoint, Hash, Policy, VKey, Verified};
+use serde_json::{Value, json};
 
+use crate::cli::explain::{age, hint, object, strangers};
 use crate::cli::{Leaf, Trust, Verify};
 use crate::failure::{Failure, Outcome};
 use crate::profile;
 use crate::terminal::Terminal;
 
+/// What a file says it is, by its first line; the version behind the `@` is looked at when it is read.
+enum Kind {
+    Receipt,
+    Evidence,
+    Checkpoint,
+}
+
+/// Whom the person trusts.
+enum Trusted {
+    Key(VKey),
+    Policy(Policy),
+}
+
 pub fn run(args: &Verify, terminal: Terminal) -> Outcome {
-    let policy = policy(&args.trust)?;
-    let bytes = read(&args.receipt, MAX_RECEIPT_BYTES)?;
-    let leaf = leaf(&args.leaf, &args.receipt)?;
-    let receipt = Receipt::parse(&bytes)
-        .map_err(|error| Failure::no(format!("{}: {error}", args.receipt.display())))?;
-    let checkpoint = receipt.verify(&leaf, &policy).map_err(Failure::no)?;
-    let (index, size) = (receipt.index, checkpoint.head().size);
+    let trusted = trusted(&args.trust)?;
+    let longest = MAX_RECEIPT_BYTES.max(MAX_EVIDENCE_BYTES).max(MAX_NOTE_BYTES);
+    let bytes = read(&args.file, longest)?;
+    let kind = Kind::of(&bytes);
+    let for_a_receipt = args.leaf.entry.is_some() || args.leaf.leaf_hash.is_some();
+    match kind {
+        Some(Kind::Receipt) => receipt(args, &bytes, trusted.policy()?, terminal),
+        None => Err(Failure::no(format!(
+            "{} is not a receipt, not a checkpoint and not an evidence file, or was cut off or edited",
+            args.file.display()
+        ))),
+        Some(_) if for_a_receipt => Err(Failure::usage(format!(
+            "--entry and --leaf-hash go with a receipt, and {} is none",
+            args.file.display()
+        ))),
+        Some(Kind::Checkpoint) => checkpoint(args, &bytes, trusted.policy()?, terminal),
+        Some(Kind::Evidence) if args.max_age.is_some() => Err(Failure::usage(
+            "--max-age does not go with evidence: what was signed twice stays signed twice",
+        )),
+        Some(Kind::Evidence) => evidence(args, &bytes, &trusted.keys(), terminal),
+    }
+}
+
+impl Kind {
+    fn of(bytes: &[u8]) -> Option<Kind> {
+        if bytes.starts_with(b"c2sp.org/tlog-proof@") {
+            Some(Kind::Receipt)
+        } else if bytes.starts_with(b"epigraph-evidence@") {
+            Some(Kind::Evidence)
+        } else {
+            Parsed::parse(bytes).is_ok().then_some(Kind::Checkpoint)
+        }
+    }
+}
+
+fn receipt(args: &Verify, bytes: &[u8], policy: Policy, terminal: Terminal) -> Outcome {
+    let age = age(args.max_age, &policy)?;
+    let leaf = leaf(&args.leaf, &args.file)?;
+    let receipt =
+        Receipt::parse(bytes).map_err(|error| Failure::no(format!("{}: {error}", args.file.display())))?;
+    let (checkpoint, explanation) = open(&receipt.checkpoint, &policy, age)
+        .map_err(|why| Failure::no(format!("the receipt's checkpoint is not valid: {why}")))?;
+    receipt.verify_under(&leaf, &checkpoint).map_err(Failure::no)?;
+    let (index, head) = (receipt.index, checkpoint.head());
     terminal.line(format_args!(
-        "{} entry {index} is in the log {}, under its signed checkpoint of size {size}",
+        "{} entry {index} is in the log {}, under its signed checkpoint of size {}",
         terminal.good("verified:"),
-        checkpoint.origin()
+        checkpoint.origin(),
+        head.size
     ));
-    terminal.object(&serde_json::json!({
+    vouched(&explanation, terminal);
+    let mut report = report("receipt", &checkpoint);
+    report["index"] = json!(index.get());
+    report["leaf_hash"] = json!(leaf.to_string());
+    report["policy"] = object(&explanation, &strangers(&receipt.checkpoint, &policy));
+    terminal.object(&report);
+    Ok(())
+}
+
+fn checkpoint(args: &Verify, note: &[u8], policy: Policy, terminal: Terminal) -> Outcome {
+    let age = age(args.max_age, &policy)?;
+    let (checkpoint, explanation) = open(note, &policy, age)
+        .map_err(|why| Failure::no(format!("{}: the checkpoint is not valid: {why}", args.file.display())))?;
+    terminal.line(format_args!(
+        "{} this is a checkpoint of the log {}, of size {} with root {}",
+        terminal.good("verified:"),
+        checkpoint.origin(),
+        checkpoint.head().size,
+        checkpoint.head().root
+    ));
+    vouched(&explanation, terminal);
+    let mut report = report("checkpoint", &checkpoint);
+    report["policy"] = object(&explanation, &strangers(note, &policy));
+    terminal.object(&report);
+    Ok(())
+}
+
+fn evidence(args: &Verify, bytes: &[u8], keys: &[VKey], terminal: Terminal) -> Outcome {
+    let evidence = evidence::verify(bytes, keys)
+        .map_err(|error| Failure::no(format!("{}: {error}", args.file.display())))?;
+    terminal.line(format_args!("{} {evidence}", terminal.bad("proven:")));
+    for (note, which) in evidence.notes().iter().zip(["one", "the other"]) {
+        terminal.line("");
+        terminal.line(terminal.bold(format_args!("{which}, as it was signed:")));
+        terminal.line(note.trim_end());
+    }
+    let heads =
+        evidence.heads().map(|head| json!({ "size": head.size.get(), "root": head.root.to_string() }));
+    terminal.object(&json!({
         "verified": true,
-        "origin": checkpoint.origin().as_str(),
-        "index": index.get(),
-        "leaf_hash": leaf.to_string(),
-        "checkpoint": { "size": size.get(), "root": checkpoint.head().root.to_string() },
+        "kind": "evidence",
+        "origin": evidence.origin().as_str(),
+        "accused": evidence.accused().to_string(),
+        "heads": heads,
+        "notes": evidence.notes(),
+        "statement": evidence.to_string(),
     }));
     Ok(())
 }
 
-fn policy(trust: &Trust) -> Outcome<Policy> {
+/// The checkpoint under the policy, with what the policy found; or why not.
+fn open(
+    note: &[u8],
+    policy: &Policy,
+    age: Option<Age>,
+) -> Result<(Verified<Checkpoint>, Explanation), String> {
+    let opened = match age {
+        Some(age) => Checkpoint::open_within(note, policy, age),
+        None => Checkpoint::open(note, policy),
+    };
+    let explained = opened.and_then(|opened| Ok((opened, Checkpoint::explain(note, policy, age)?)));
+    explained.map_err(|error| match error {
+        CheckpointError::Quorum(_) | CheckpointError::NotSigned(_) => {
+            format!("{error}{}", hint(&strangers(note, policy)))
+        }
+        error => error.to_string(),
+    })
+}
+
+/// Who stands behind a checkpoint besides its log.
+fn vouched(explanation: &Explanation, terminal: Terminal) {
+    match &explanation.quorum {
+        Some(_) => terminal.line(explanation),
+        None => terminal.line(
+            "no witness was asked: this shows what the log signed, not that others are shown the same. A policy with \
+             witnesses asks for both",
+        ),
+    }
+}
+
+fn report(kind: &str, checkpoint: &Verified<Checkpoint>) -> Value {
+    let head = checkpoint.head();
+    json!({
+        "verified": true,
+        "kind": kind,
+        "origin": checkpoint.origin().as_str(),
+        "checkpoint": { "size": head.size.get(), "root": head.root.to_string() },
+    })
+}
+
+impl Trusted {
+    /// What receipts and checkpoints are opened with.
+    fn policy(self) -> Outcome<Policy> {
+        match self {
+            Trusted::Key(vkey) if vkey.key_type() != KeyType::Ed25519 => Err(Failure::usage(format!(
+                "--vkey: this is the key of the witness {}, and a witness alone vouches for no receipt or checkpoint: \
+                 give the log's key, or a policy that names both",
+                vkey.name()
+            ))),
+            Trusted::Key(vkey) => Ok(Policy::of_log(vkey)),
+            Trusted::Policy(policy) => Ok(policy),
+        }
+    }
+
+    /// About whom evidence is accepted.
+    fn keys(self) -> Vec<VKey> {
+        match self {
+            Trusted::Key(vkey) => vec![vkey],
+            Trusted::Policy(policy) => {
+                let witnesses = policy.witnesses().iter().map(|witness| &witness.vkey);
+                policy.logs().iter().chain(witnesses).cloned().collect()
+            }
+        }
+    }
+}
+
+fn trusted(trust: &Trust) -> Outcome<Trusted> {
     match trust {
         Trust { vkey: Some(vkey), .. } => {
-            let vkey: VKey = vkey.parse().map_err(|error| Failure::usage(format!("--vkey: {error}")))?;
-            Ok(Policy::of_log(vkey))
+            vkey.parse().map(Trusted::Key).map_err(|error| Failure::usage(format!("--vkey: {error}")))
         }
-        Trust { policy: Some(path), .. } => read_policy(path),
-        Trust { profile: Some(dir), .. } => profile::Profile::load(dir).map(|profile| profile.policy),
+        Trust { policy: Some(path), .. } => read_policy(path).map(Trusted::Policy),
+        Trust { profile: Some(dir), .. } => {
+            profile::Profile::load(dir).map(|profile| Trusted::Policy(profile.policy))
+        }
         _ => Err(Failure::usage("say whom to trust: --policy FILE, --vkey VKEY or --profile DIR")),
     }
 }
@@ -53,7 +219,7 @@ fn policy(trust: &Trust) -> Outcome<Policy> {
 /// Reads a policy file.
 pub fn read_policy(path: &Path) -> Outcome<Policy> {
     let bytes = read(path, MAX_POLICY_BYTES)?;
-    let bad = |why: &dyn std::fmt::Display| Failure::usage(format!("{}: {why}", path.display()));
+    let bad = |why: &dyn Display| Failure::usage(format!("{}: {why}", path.display()));
     let text = std::str::from_utf8(&bytes).map_err(|error| bad(&error))?;
     text.parse().map_err(|error| bad(&error))
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::support::{House, Serving};
+use crate::support::{House, Serving, epigraph};
 
 /// Appends the lines and waits until they are published.
 fn append(house: &House, lines: &str) {
@@ -130,9 +130,15 @@ fn a_whole_machine_that_went_back_is_noticed_by_its_client() {
     fs::write(&input, "other four\nother five\n").unwrap();
     while_serving(&house, |_| {
         house.call("append", &[&input, &"--wait", &"durable"]).succeeded(&["indexes 3 to 4"]);
-        house.call("append", &[&input]).refused(1, &["not", "history"]);
-        house.call("checkpoint", &[]).refused(1, &["of size 5 and 7 are of one history"]);
+        let two = ["two histories", "signed 5 entries", "7 entries", ".evidence' --vkey"];
+        house.call("append", &[&input]).refused(1, &two);
+        house.call("checkpoint", &[]).refused(1, &two);
     });
+    // What the client kept convinces others, who have nothing but the log's key.
+    let mut kept = fs::read_dir(house.path("state")).unwrap().map(|file| file.unwrap().path());
+    let evidence = kept.find(|path| path.extension().is_some_and(|end| end == "evidence")).unwrap();
+    let says = format!("the log {} signed two histories", house.origin());
+    epigraph(&[&"verify", &evidence, &"--vkey", &house.vkey()]).succeeded(&["proven:", &says]);
     new.iter().for_each(|saved| saved.put_back());
     while_serving(&house, |_| {
         house.call("checkpoint", &[]).succeeded(&["\n5\n"]);

@@ -2,10 +2,9 @@
 //! changed verifies. The independent verifier in Python agrees.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
 
-use crate::support::{Ended, House, epigraph, flip, leaf};
+use crate::python::Python;
+use crate::support::{House, epigraph, flip, leaf};
 
 #[test]
 fn a_receipt_verifies_with_every_way_to_name_the_entry_and_the_keys() {
@@ -75,7 +74,7 @@ fn a_receipt_with_any_line_changed_or_cut_off_is_refused_and_python_agrees() {
         fs::write(&receipt, text).unwrap();
         epigraph(&[&"verify", &receipt, &"--entry", &entry, &"--vkey", &house.vkey()]).refused(1, &[reason]);
         if let Some(python) = &python {
-            let ended = python.verify(&house.vkey(), &receipt, &entry);
+            let ended = python.verify(house.vkey(), &receipt, &entry);
             assert_eq!(ended.code, Some(1), "{ended}\n{text}");
         }
     };
@@ -83,7 +82,7 @@ fn a_receipt_with_any_line_changed_or_cut_off_is_refused_and_python_agrees() {
         for index in 0..3 {
             let entry = house.path(&format!("receipts/{index:06}.entry"));
             python
-                .verify(&house.vkey(), &house.receipt(index), &entry)
+                .verify(house.vkey(), &house.receipt(index), &entry)
                 .succeeded(&["verified: this is entry"]);
         }
     }
@@ -157,23 +156,4 @@ fn what_is_not_a_key_an_entry_or_a_receipt_is_a_usage_error_with_the_way_out() {
 
 fn with_first_character_changed(text: &str) -> String {
     format!("{}{}", if text.starts_with('A') { 'B' } else { 'A' }, &text[1..])
-}
-
-/// The verifier that shares nothing with the Rust code.
-struct Python;
-
-impl Python {
-    fn find() -> Option<Python> {
-        let found = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
-        if found.is_ok_and(|status| status.success()) {
-            return Some(Python);
-        }
-        println!("skipped: there is no python3, so the independent verifier was not asked");
-        None
-    }
-
-    fn verify(&self, vkey: &str, receipt: &Path, entry: &Path) -> Ended {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verify_receipt.py");
-        Command::new("python3").arg(script).arg(vkey).args([receipt, entry]).output().unwrap().into()
-    }
 }

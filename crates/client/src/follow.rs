@@ -13,12 +13,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use epigraph_core::hash::leaf_hash;
 use epigraph_core::{Checkpoint, Entropy, Frontier, LeafIndex, TreeHead, Verified};
+use epigraph_rpc::CallError;
 use epigraph_rpc::peer::{self, FollowEvent};
-use epigraph_rpc::{CallError, Reason};
 
 use crate::backoff::Backoff;
 use crate::entries::{IMPOSSIBLE, push};
-use crate::{Client, ClientError};
+use crate::{Client, ClientError, is_passing};
 
 /// Entries that were verified.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,9 +93,8 @@ impl Client {
         let checkpoint = self.accept(note).await?;
         let served = checkpoint.head();
         if let Some(pinned) = newest.filter(|newest| served.size < newest.size) {
-            let error = ClientError::RolledBack { served, pinned };
-            self.keep_if_unfit(&error, &checkpoint);
-            return Err(error);
+            self.keep_older(&checkpoint);
+            return Err(ClientError::RolledBack { served, pinned });
         }
         *newest = Some(served);
         Ok(checkpoint)
@@ -279,14 +278,9 @@ const MAX_ASKED: Duration = Duration::from_secs(60);
 fn retry_delay(error: &ClientError) -> Option<Duration> {
     match error {
         ClientError::Call(CallError::Unreachable(_) | CallError::TimedOut) => Some(Duration::ZERO),
-        ClientError::Call(CallError::Refused(refusal)) => match refusal.reason() {
-            Reason::Draining
-            | Reason::Overloaded
-            | Reason::Gated
-            | Reason::NotYetPublished
-            | Reason::DeadlineExceeded => Some(refusal.retry_delay().unwrap_or_default()),
-            _ => None,
-        },
+        ClientError::Call(CallError::Refused(refusal)) if is_passing(refusal) => {
+            Some(refusal.retry_delay().unwrap_or_default())
+        }
         _ => None,
     }
 }

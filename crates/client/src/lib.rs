@@ -4,6 +4,7 @@
 //! `epigraph-rpc`'s.
 
 mod backoff;
+pub mod conflict;
 pub mod entries;
 pub mod follow;
 mod history;
@@ -11,13 +12,14 @@ pub mod pin;
 pub mod producer;
 
 use bytes::Bytes;
+use conflict::Kept;
 use epigraph_core::checkpoint::CheckpointError;
 use epigraph_core::hash::leaf_hash;
 use epigraph_core::proof::{ConsistencyProof, ProofError};
 use epigraph_core::tlog_proof::{Receipt, VerifyError};
 use epigraph_core::{Checkpoint, Hash, LeafIndex, Origin, Policy, TreeHead, TreeSize, Verified};
 use epigraph_rpc::peer::{Tree, Which};
-use epigraph_rpc::{CallError, Reason, Wait, convert, peer};
+use epigraph_rpc::{CallError, Reason, Refusal, Wait, convert, peer};
 pub use history::Checkpoints;
 use pin::{Pin, PinError};
 use thiserror::Error;
@@ -66,21 +68,25 @@ pub enum ClientError {
         /// What the client holds.
         pinned: TreeHead,
     },
-    /// Two signed checkpoints of one size with two roots.
+    /// Two signed checkpoints that cannot be of one history: of one size with two roots, or of two sizes with a proof under
+    /// the newer one that its beginning is another.
     #[error(
-        "two histories: this log signed {size} entries with root {} and {size} entries with root {}. Keep both \
-         checkpoints, the pinned one and beside it the served one: they are evidence", pinned.root, served.root, size = served.size
+        "two histories: this log signed {} entries with root {} and {} entries with root {}, and the one is not the \
+         beginning of the other. {kept}", pinned.size, pinned.root, served.size, served.root
     )]
     TwoHistories {
         /// What was served.
         served: TreeHead,
         /// What the client holds.
         pinned: TreeHead,
+        /// What was kept of it.
+        kept: Box<Kept>,
     },
     /// The log did not prove that its signed checkpoints are of one history.
     #[error(
         "the log did not prove that its checkpoints of size {} and {} are of one history ({why}). Do not trust it before it \
-         does", pinned.size, served.size
+         does. {kept}. To be evidence the two lack a consistency proof between their sizes that leads to the larger one's \
+         root", pinned.size, served.size
     )]
     NotProven {
         /// What was served.
@@ -89,6 +95,23 @@ pub enum ClientError {
         pinned: TreeHead,
         /// What failed.
         why: ProofError,
+        /// What was kept of it.
+        kept: Box<Kept>,
+    },
+    /// The log refused to prove that its signed checkpoints are of one history.
+    #[error(
+        "the log refused to prove that its checkpoints of size {} and {} are of one history: {refusal}. Do not trust it \
+         before it does. {kept}. Without that proof nobody can say whether there are two histories", pinned.size, served.size
+    )]
+    NoProof {
+        /// What was served.
+        served: TreeHead,
+        /// What the client holds.
+        pinned: TreeHead,
+        /// What it said.
+        refusal: Box<Refusal>,
+        /// What was kept of it.
+        kept: Box<Kept>,
     },
     /// Entries that are not those of the log's own proofs.
     #[error(
@@ -199,9 +222,8 @@ impl Client {
         let checkpoint = self.accept(&note).await?;
         match pinned {
             Some(pinned) if checkpoint.head().size < pinned.size => {
-                let error = ClientError::RolledBack { served: checkpoint.head(), pinned };
-                self.keep_if_unfit(&error, &checkpoint);
-                Err(error)
+                self.keep_older(&checkpoint);
+                Err(ClientError::RolledBack { served: checkpoint.head(), pinned })
             }
             _ => Ok(checkpoint),
         }
@@ -223,15 +245,14 @@ impl Client {
     /// to the larger of the two. An older one is believed too, if it is proven to be a beginning of the pinned one: answers
     /// may overtake each other.
     async fn accept(&self, note: &[u8]) -> Result<Verified<Checkpoint>, ClientError> {
-        let served = Checkpoint::open(note, &self.policy)?;
+        let served = Checkpoint::open(note, &self.policy).map_err(|error| self.invalid(note, error))?;
         if *served.origin() != self.origin {
             return Err(ClientError::WrongAnswer("with the checkpoint of another log"));
         }
         loop {
             let held = self.pin.lock()?.read(&self.policy)?;
             if let Some(pinned) = &held {
-                let checked = self.check_consistent(served.head(), pinned.head()).await;
-                checked.inspect_err(|error| self.keep_if_unfit(error, &served))?;
+                self.check_consistent(&served, pinned).await?;
                 if pinned.head().size >= served.head().size {
                     return Ok(served);
                 }
@@ -245,18 +266,16 @@ impl Client {
         }
     }
 
-    fn keep_if_unfit(&self, error: &ClientError, served: &Verified<Checkpoint>) {
-        use ClientError::{NotProven, RolledBack, TwoHistories};
-        if matches!(error, TwoHistories { .. } | NotProven { .. } | RolledBack { .. }) {
-            self.pin.keep_served(served);
-        }
-    }
-
-    async fn check_consistent(&self, served: TreeHead, pinned: TreeHead) -> Result<(), ClientError> {
-        let back = served.size < pinned.size;
-        let (old, new) = if back { (served, pinned) } else { (pinned, served) };
+    async fn check_consistent(
+        &self,
+        served: &Verified<Checkpoint>,
+        pinned: &Verified<Checkpoint>,
+    ) -> Result<(), ClientError> {
+        let back = served.head().size < pinned.head().size;
+        let (older, newer) = if back { (served, pinned) } else { (pinned, served) };
+        let (old, new) = (older.head(), newer.head());
         if old.size == new.size {
-            return if old == new { Ok(()) } else { Err(ClientError::TwoHistories { served, pinned }) };
+            return if old == new { Ok(()) } else { Err(self.two_roots(served, pinned)) };
         }
         // The empty tree is the beginning of every tree; there is nothing to fetch.
         let hashes = if old.size == TreeSize::ZERO {
@@ -268,12 +287,25 @@ impl Client {
                 Err(CallError::Refused(refusal))
                     if back && matches!(refusal.reason(), Reason::BeyondTree | Reason::NotYetPublished) =>
                 {
-                    return Err(ClientError::RolledBack { served, pinned });
+                    self.keep_older(served);
+                    return Err(ClientError::RolledBack { served: served.head(), pinned: pinned.head() });
+                }
+                Err(CallError::Refused(refusal)) if !is_passing(&refusal) => {
+                    return Err(self.refused_proof(served, pinned, refusal));
                 }
                 Err(error) => return Err(error.into()),
             }
         };
         let proof = ConsistencyProof { old: old.size, new: new.size, hashes };
-        proof.verify(&old.root, &new.root).map_err(|why| ClientError::NotProven { served, pinned, why })
+        match proof.verify(&old.root, &new.root) {
+            Ok(()) => Ok(()),
+            Err(why) => Err(self.not_connected(served, pinned, &proof, why).await),
+        }
     }
+}
+
+/// Whether a refusal is about the moment, and the same question may be answered later.
+fn is_passing(refusal: &Refusal) -> bool {
+    use Reason::{DeadlineExceeded, Draining, Gated, NotYetPublished, Overloaded};
+    matches!(refusal.reason(), Draining | Overloaded | Gated | NotYetPublished | DeadlineExceeded)
 }

@@ -9,8 +9,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use epigraph_core::checkpoint::CheckpointError;
+use epigraph_core::evidence::MAX_EVIDENCE_BYTES;
 use epigraph_core::note::MAX_NOTE_BYTES;
-use epigraph_core::{Checkpoint, Origin, Policy, Verified};
+use epigraph_core::{Checkpoint, Evidence, Origin, Policy, Verified};
 use thiserror::Error;
 
 /// Why the pin could not be read or replaced.
@@ -21,6 +22,14 @@ pub enum PinError {
     Io {
         /// What was tried.
         action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What does not fit the pinned checkpoint could not be kept.
+    #[error("cannot write {}: {source}", path.display())]
+    Keep {
         /// Which file.
         path: PathBuf,
         /// What the system said.
@@ -93,20 +102,6 @@ impl Pin {
         Ok(LockedPin { pin: self, _lock: file })
     }
 
-    /// Keeps a served checkpoint that does not fit the pinned one, beside it: together they may be evidence. Best effort: what
-    /// is reported is that they do not fit.
-    pub(crate) fn keep_served(&self, served: &Verified<Checkpoint>) {
-        let path = self.path.with_extension(format!("served-{}", served.head().size));
-        match fs::write(&path, served.note()) {
-            Ok(()) => {
-                tracing::warn!(path = %path.display(), "the served checkpoint that does not fit is kept")
-            }
-            Err(error) => {
-                tracing::error!(path = %path.display(), %error, "the served checkpoint cannot be kept")
-            }
-        }
-    }
-
     fn error(&self, action: &'static str, source: io::Error) -> PinError {
         PinError::Io { action, path: self.path.clone(), source }
     }
@@ -136,20 +131,45 @@ impl LockedPin<'_> {
 
     /// Replaces the pin, durably. The caller has proven that the checkpoint extends the one that was read.
     pub fn replace(&self, checkpoint: &Verified<Checkpoint>) -> Result<(), PinError> {
-        let path = &self.pin.path;
-        let fresh = path.with_extension("new");
-        let write = || {
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-            file.write_all(checkpoint.note())?;
-            file.sync_all()?;
-            // A crash before the rename leaves the old pin, after it the new one.
-            fs::rename(&fresh, path)?;
-            match path.parent() {
-                Some(directory) => File::open(directory)?.sync_all(),
-                None => Ok(()),
-            }
-        };
-        write().map_err(|error| self.pin.error("replace", error))
+        let written = write(&self.pin.path, "new", checkpoint.note());
+        written.map_err(|error| self.pin.error("replace", error))
+    }
+
+    /// Keeps a served checkpoint that does not fit the pinned one beside it; says where.
+    pub(crate) fn keep_served(&self, served: &Verified<Checkpoint>) -> Result<PathBuf, PinError> {
+        let path = self.pin.path.with_extension(format!("served-{}", served.head().size));
+        write(&path, "served-new", served.note())
+            .map_err(|source| PinError::Keep { path: path.clone(), source })?;
+        Ok(path)
+    }
+
+    /// Keeps evidence about one key beside the pin; says where. What is there about that key stays: it proves as much, and a
+    /// log that shows ever new heads fills no disk.
+    pub(crate) fn keep_evidence(&self, evidence: &Evidence) -> Result<PathBuf, PinError> {
+        let path = self.pin.path.with_extension(format!("{}.evidence", evidence.accused().id()));
+        let held = File::open(&path).and_then(|file| {
+            let mut bytes = Vec::new();
+            file.take(MAX_EVIDENCE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        });
+        let held = held.ok().and_then(|bytes| Evidence::decode(&bytes).ok());
+        if held.is_none_or(|held| held.accused() != evidence.accused()) {
+            let written = write(&path, "evidence-new", &evidence.encode());
+            written.map_err(|source| PinError::Keep { path: path.clone(), source })?;
+        }
+        Ok(path)
+    }
+}
+
+/// Puts a file in place of another one, durably: a crash leaves the old content or the new one.
+fn write(path: &Path, temporary: &str, content: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension(temporary);
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
     }
 }

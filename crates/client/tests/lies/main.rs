@@ -8,6 +8,7 @@
     reason = "a test ends where its promise is broken"
 )]
 
+mod conflict;
 mod entries;
 mod follow;
 mod lies;
