@@ -4,6 +4,11 @@ use std::fs;
 
 use crate::support::{House, overwrite};
 
+#[track_caller]
+fn says(messages: &str, text: &str) {
+    assert!(messages.contains(text), "{text:?} is missing: {messages}");
+}
+
 /// B1, B6, P3: the preflight child fails on the damaged file, or sled forgets; in either case the log proves what it
 /// proved before. Fails if `serve` opens the directory without a preflight and trusts it.
 #[test]
@@ -26,14 +31,14 @@ fn a_damaged_or_deleted_tree_is_built_again_and_proves_the_same() {
     };
     serve_and_prove();
     assert!(tree.join("db").exists());
-    assert!(serve_and_prove().contains("the stored tree is open entries=2816 of=3000"));
+    says(&serve_and_prove(), "the stored tree is open entries=2816 of=3000");
 
     fs::remove_dir_all(&tree).unwrap();
-    assert!(serve_and_prove().contains("the stored tree is open entries=0 of=3000"));
+    says(&serve_and_prove(), "the stored tree is open entries=0 of=3000");
 
     // What a killed process leaves (C10) is no damage.
     fs::write(tree.join("snap.0000000000000100.generating"), b"half a snapshot").unwrap();
-    assert!(serve_and_prove().contains("the stored tree is open entries=2816 of=3000"));
+    says(&serve_and_prove(), "the stored tree is open entries=2816 of=3000");
 
     let length = fs::metadata(tree.join("db")).unwrap().len();
     for offset in (0..length).step_by(4096) {
@@ -45,5 +50,5 @@ fn a_damaged_or_deleted_tree_is_built_again_and_proves_the_same() {
         "{messages}"
     );
     assert!(house.log("tree.suspect-1").join("db").exists());
-    assert!(serve_and_prove().contains("the stored tree is open entries=2816 of=3000"));
+    says(&serve_and_prove(), "the stored tree is open entries=2816 of=3000");
 }

@@ -99,6 +99,9 @@ impl Worker {
                 batch.clear();
             }
         }
+        // A commit hands the mark before it to the kernel. Without this the last one would be lost with a process that ends
+        // while others still hold the store, and the next start would build the tree anew.
+        let _ = self.store.commit(self.committed);
     }
 
     /// Tries until the store has the tiles; false if the thread is to end before that.
