@@ -117,12 +117,48 @@ pub enum Init {
     Log(ConfigFile),
     /// Create a witness and its key as the configuration says
     Witness(ConfigFile),
+    /// Create what a signer process keeps of its logs; a signing key is made if it is not there
+    Signer(InitSigner),
+}
+
+/// A new log starts from the empty tree. For a log that exists, whose signer was lost or is replaced, give its newest published
+/// checkpoint.
+#[derive(Args)]
+pub struct InitSigner {
+    #[command(flatten)]
+    pub config: ConfigFile,
+
+    /// Only this log of the configuration
+    #[arg(long, value_name = "ORIGIN")]
+    pub log: Option<KeyName>,
+
+    /// The newest published checkpoint of a log that exists: the signer will sign nothing that does not extend it
+    #[arg(long, value_name = "FILE", requires = "trust")]
+    pub checkpoint: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub trust: CheckpointTrust,
+}
+
+/// Why a checkpoint is known to be the newest.
+#[derive(Args)]
+#[group(id = "trust", multiple = false, requires = "checkpoint")]
+pub struct CheckpointTrust {
+    /// The policy whose quorum of witnesses cosigned it
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+
+    /// Nobody but the log has signed it, and I know that nothing newer was ever published
+    #[arg(long)]
+    pub nothing_newer_was_published: bool,
 }
 
 #[derive(Subcommand)]
 pub enum Serve {
     /// Run the log that the configuration describes, until Ctrl-C or SIGTERM
     Log(ServeProcess),
+    /// Run the signer that the configuration describes, until Ctrl-C or SIGTERM
+    Signer(ServeProcess),
     /// Run the witness that the configuration describes, until Ctrl-C or SIGTERM
     Witness(ServeProcess),
 }

@@ -1,6 +1,7 @@
 //! The configuration file of the log process, which may run several logs: one TOML, unknown keys refused, paths relative to the file. What is
 //! read here is checked here; the rest of the program sees ready values.
 
+pub mod signer;
 pub mod witness;
 
 use std::collections::BTreeSet;
@@ -9,8 +10,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use epigraph_core::KeyName;
-use epigraph_rpc::{Grant, GrantError, Logs};
+use epigraph_core::{KeyName, VKey};
+use epigraph_rpc::{Grant, GrantError, Logs, SpiffeId};
 use epigraph_sequencer::machine::Limits;
 use serde::Deserialize;
 
@@ -33,7 +34,7 @@ struct RawConfig {
     directory: PathBuf,
     listen: RawListen,
     metrics: Option<RawListen>,
-    tls: RawTls,
+    tls: ProcessTls,
     #[serde(default)]
     limits: RawLimits,
     log: Vec<RawLog>,
@@ -46,7 +47,53 @@ struct RawListen {
     address: SocketAddr,
 }
 
-/// The `[tls]` table of servers and clients.
+/// The `[tls]` table of a process that accepts connections, and may open some.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessTls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub trust_bundle: PathBuf,
+    pub trust_domain: String,
+    /// The certificate with which it opens connections.
+    pub client: Option<ClientCertificate>,
+}
+
+/// The `[tls.client]` table.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCertificate {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl ProcessTls {
+    /// What it accepts connections with.
+    pub fn own(&self) -> RawTls {
+        RawTls {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            trust_bundle: self.trust_bundle.clone(),
+            trust_domain: self.trust_domain.clone(),
+        }
+    }
+
+    fn relative_to(self, base: &Path) -> ProcessTls {
+        let client = self.client.map(|client| ClientCertificate {
+            certificate: base.join(client.certificate),
+            key: base.join(client.key),
+        });
+        ProcessTls {
+            certificate: base.join(self.certificate),
+            key: base.join(self.key),
+            trust_bundle: base.join(self.trust_bundle),
+            trust_domain: self.trust_domain,
+            client,
+        }
+    }
+}
+
+/// The `[tls]` table of clients.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawTls {
@@ -90,11 +137,16 @@ fn default_segment() -> u64 {
     64
 }
 
+/// Either `directory` and `key`, or `address`, `server` and one of the last two.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawSigner {
-    directory: PathBuf,
-    key: PathBuf,
+    directory: Option<PathBuf>,
+    key: Option<PathBuf>,
+    address: Option<String>,
+    server: Option<String>,
+    vkey: Option<String>,
+    vkey_file: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -123,7 +175,7 @@ pub struct ProcessConfig {
     /// Where health, readiness and metrics are, without TLS; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
     /// Certificate, key and the CAs that it trusts.
-    pub tls: RawTls,
+    pub tls: ProcessTls,
     /// Who may do what.
     pub grants: Vec<Grant>,
     /// Its logs: at least one, at most [`MAX_LOGS`], each of another origin.
@@ -142,10 +194,35 @@ pub struct LogConfig {
     pub checkpoint_interval: Duration,
     /// The size of a journal segment; taken by `init`, then read from the log's own directory.
     pub segment_bytes: u64,
-    /// The embedded signer's directory.
-    pub signer_directory: PathBuf,
-    /// The embedded signer's key file.
-    pub signer_key: PathBuf,
+    /// Who signs for it.
+    pub signer: SignerConfig,
+}
+
+/// The signer of a log.
+pub enum SignerConfig {
+    /// In this process.
+    Embedded(EmbeddedConfig),
+    /// In a process of its own.
+    Remote(RemoteConfig),
+}
+
+/// A signer in the log's process.
+#[derive(Clone)]
+pub struct EmbeddedConfig {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// The log's key file.
+    pub key: PathBuf,
+}
+
+/// A signer in a process of its own.
+pub struct RemoteConfig {
+    /// Where it listens, `host:port`.
+    pub address: String,
+    /// Who it must prove to be.
+    pub server: SpiffeId,
+    /// The log's public key.
+    pub vkey: VKey,
 }
 
 impl ProcessConfig {
@@ -168,6 +245,14 @@ impl ProcessConfig {
             .collect::<Result<_, _>>()
             .map_err(bad)?;
         all_differ(&logs).map_err(bad)?;
+        let remote = logs.iter().find(|log| matches!(log.signer, SignerConfig::Remote(_)));
+        if let (Some(log), None) = (remote, &raw.tls.client) {
+            return Err(bad(format!(
+                "[[log]] {}: its signer is another process, and [tls.client] is missing: the certificate and key with which \
+                 this process calls it",
+                log.origin
+            )));
+        }
         Ok(ProcessConfig {
             directory,
             listen: raw.listen.address,
@@ -193,36 +278,77 @@ impl RawLog {
             unpublished_max_entries: self.unpublished_max_entries.unwrap_or(defaults.unpublished_max_entries),
             unpublished_max_age_ms: self.unpublished_max_age_ms.unwrap_or(defaults.unpublished_max_age_ms),
         };
-        let signer_directory = base.join(self.signer.directory);
-        if signer_directory.starts_with(directory) {
-            return Err(in_log(signer_inside_log(&signer_directory)));
-        }
-        if directory.starts_with(&signer_directory) {
-            return Err(in_log(log_inside_signer(directory)));
+        let signer = self.signer.check(base, &origin).map_err(in_log)?;
+        if let SignerConfig::Embedded(EmbeddedConfig { directory: signer, .. }) = &signer {
+            if signer.starts_with(directory) {
+                return Err(in_log(signer_inside_log(signer)));
+            }
+            if directory.starts_with(signer) {
+                return Err(in_log(log_inside_signer(directory)));
+            }
         }
         Ok(LogConfig {
             directory: directory.join(origin.to_origin().hash().to_string()),
             limits,
             checkpoint_interval: Duration::from_millis(self.checkpoint_interval_ms),
             segment_bytes: self.segment_mib * 1024 * 1024,
-            signer_directory,
-            signer_key: base.join(self.signer.key),
+            signer,
             origin,
         })
     }
 }
 
-/// Two logs share neither a name nor a signer's directory: a store of heads has one owner.
+impl RawSigner {
+    fn check(self, base: &Path, origin: &KeyName) -> Result<SignerConfig, String> {
+        let RawSigner { directory, key, address, server, vkey, vkey_file } = self;
+        let (address, server, vkey) = match (directory, key, address, server, vkey, vkey_file) {
+            (Some(directory), Some(key), None, None, None, None) => {
+                let (directory, key) = (base.join(directory), base.join(key));
+                return Ok(SignerConfig::Embedded(EmbeddedConfig { directory, key }));
+            }
+            (None, None, Some(address), Some(server), Some(vkey), None) => (address, server, vkey),
+            (None, None, Some(address), Some(server), None, Some(file)) => {
+                (address, server, read_vkey(&base.join(file))?)
+            }
+            _ => {
+                return Err("signer has either `directory` and `key`, for one in this process, or `address`, `server` and \
+                            one of `vkey` and `vkey_file`, for a signer process"
+                    .into());
+            }
+        };
+        let vkey: VKey = vkey.parse().map_err(|error| format!("signer.vkey: {error}"))?;
+        if vkey.name() != origin {
+            return Err(format!("signer.vkey is named {}: a log's key carries the log's name", vkey.name()));
+        }
+        let server = server.parse().map_err(|error| format!("signer.server: {error}"))?;
+        Ok(SignerConfig::Remote(RemoteConfig { address, server, vkey }))
+    }
+}
+
+/// A `.vkey` file, as `keygen` and `init` write it: one line.
+fn read_vkey(path: &Path) -> Result<String, String> {
+    let cannot = |why: String| format!("cannot read the vkey from {}: {why}", path.display());
+    let length = fs::metadata(path).map_err(|error| cannot(error.to_string()))?.len();
+    if length > MAX_CONFIG_BYTES {
+        return Err(cannot("it is too long".into()));
+    }
+    let text = fs::read_to_string(path).map_err(|error| cannot(error.to_string()))?;
+    Ok(text.trim_end_matches('\n').to_owned())
+}
+
+/// Two logs share neither a name nor an embedded signer's directory: a store of heads has one owner.
 fn all_differ(logs: &[LogConfig]) -> Result<(), String> {
     let (mut origins, mut signers) = (BTreeSet::new(), BTreeSet::new());
     for log in logs {
         if !origins.insert(log.origin.as_str()) {
             return Err(format!("two [[log]] tables have the origin {}", log.origin));
         }
-        if !signers.insert(&log.signer_directory) {
+        if let SignerConfig::Embedded(signer) = &log.signer
+            && !signers.insert(&signer.directory)
+        {
             return Err(format!(
                 "two [[log]] tables have the signer directory {}: each log's embedded signer needs one of its own",
-                log.signer_directory.display()
+                signer.directory.display()
             ));
         }
     }

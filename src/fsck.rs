@@ -16,7 +16,7 @@ use epigraph_store::published::{self, BadCopy};
 use serde_json::{Value, json};
 
 use crate::cli::ConfigFile;
-use crate::config::{LogConfig, ProcessConfig};
+use crate::config::{LogConfig, ProcessConfig, SignerConfig};
 use crate::failure::{Failure, Outcome};
 use crate::preflight;
 use crate::state;
@@ -117,7 +117,12 @@ fn check(config: &LogConfig, terminal: Terminal) -> Outcome<(Value, Outcome)> {
     let mut findings = Vec::new();
     let policy = policy(config, &mut findings);
     let published = published_head(&config.directory.join("checkpoints"), policy.as_ref(), &mut findings);
-    let held = held_head(&config.signer_directory, &origin, &mut findings);
+    let signer = match &config.signer {
+        SignerConfig::Embedded(signer) => Some(&signer.directory),
+        // Its own machine has its heads; the log's gate compares them at every start.
+        SignerConfig::Remote(_) => None,
+    };
+    let held = signer.and_then(|directory| held_head(directory, &origin, &mut findings));
 
     let journal_path = config.directory.join("journal");
     let wanted: Vec<_> = [published, held].iter().flatten().map(|head| head.size).collect();
@@ -141,7 +146,7 @@ fn check(config: &LogConfig, terminal: Terminal) -> Outcome<(Value, Outcome)> {
     for (what, head) in [("the published checkpoint", published), ("the signer's head", held)] {
         findings.extend(head.and_then(|head| compare(&journal_path, &journal, what, head)));
     }
-    if let (Some(published), Some(held)) = (published, held)
+    if let (Some(published), Some(held), Some(signer)) = (published, held, signer)
         && published.size > held.size
     {
         let message = format_args!(
@@ -149,7 +154,7 @@ fn check(config: &LogConfig, terminal: Terminal) -> Outcome<(Value, Outcome)> {
              of its directory back",
             held.size, published.size
         );
-        findings.push(Finding::new(Kind::Damaged, config.signer_directory.join("heads"), message));
+        findings.push(Finding::new(Kind::Damaged, signer.join("heads"), message));
     }
     if journal.flaws.is_empty() {
         findings.extend(tree(&config.directory, &origin, journal.head.size));

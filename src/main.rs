@@ -22,7 +22,8 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{Cli, Command, ConfigCommand, ConfigFile, Init, Serve};
+use cli::{Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, Serve};
+use epigraph_core::note::MAX_NOTE_BYTES;
 use failure::Outcome;
 use terminal::Terminal;
 use tracing_subscriber::EnvFilter;
@@ -44,8 +45,10 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
     match command {
         Command::Quickstart(args) => quickstart::run(&args, terminal),
         Command::Init(Init::Log(args)) => init_log(&args, terminal),
+        Command::Init(Init::Signer(args)) => init_signer(&args, terminal),
         Command::Init(Init::Witness(args)) => init_witness(&args, terminal),
         Command::Serve(Serve::Log(args)) => serve::run(&args, terminal),
+        Command::Serve(Serve::Signer(args)) => serve::signer::run(&args, terminal),
         Command::Serve(Serve::Witness(args)) => serve::witness::run(&args, terminal),
         Command::Append(args) => cli::append::run(&args, terminal),
         Command::Prove(args) => cli::prove::run(&args, terminal),
@@ -84,6 +87,33 @@ fn init_witness(args: &ConfigFile, terminal: Terminal) -> Outcome {
     terminal.line(format_args!("its vkey, for every policy that counts on it: {vkey}"));
     terminal.line(format_args!("list the logs that it is to cosign for in {}", config.list().display()));
     terminal.object(&serde_json::json!({ "initialised": config.name.as_str(), "vkey": vkey.to_string() }));
+    Ok(())
+}
+
+fn init_signer(args: &InitSigner, terminal: Terminal) -> Outcome {
+    let config = config::signer::SignerProcessConfig::load(&args.config.config)?;
+    let checkpoint = match &args.checkpoint {
+        Some(path) => Some(cli::verify::read(path, MAX_NOTE_BYTES)?),
+        None => None,
+    };
+    let start = match (&checkpoint, &args.trust.policy) {
+        (Some(checkpoint), Some(policy)) => {
+            state::signer::Start::From { checkpoint, policy: Some(cli::verify::read_policy(policy)?) }
+        }
+        (Some(checkpoint), None) => state::signer::Start::From { checkpoint, policy: None },
+        (None, _) => state::signer::Start::New,
+    };
+    let (now, entropy) = (runtime::clock().now(), runtime::entropy());
+    let created = state::signer::init(&config, args.log.as_ref(), &start, now, &entropy)?;
+    for state::signer::Created { origin, vkey, size } in &created {
+        let directory = config.directory.display();
+        terminal.line(format_args!("initialised the signer of {origin} in {directory}, from size {size}"));
+        terminal.line(format_args!("its vkey, for the log and everybody who verifies: {vkey}"));
+    }
+    let logs = created.iter().map(|log| {
+        serde_json::json!({ "origin": log.origin.as_str(), "vkey": log.vkey.to_string(), "size": log.size })
+    });
+    terminal.object(&serde_json::json!({ "initialised": logs.collect::<Vec<_>>() }));
     Ok(())
 }
 

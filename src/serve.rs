@@ -5,6 +5,7 @@
 
 mod gate;
 mod log;
+pub mod signer;
 pub mod witness;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::{fs, io, thread};
 
 use epigraph_core::{Origin, UnixMillis};
-use epigraph_rpc::{Authorizer, Credentials, Routes, ServerTls, TrustBundle, Usage, log_service};
+use epigraph_rpc::{Authorizer, ClientTls, Credentials, Routes, ServerTls, TrustBundle, Usage, log_service};
 use epigraph_sequencer::log::Log;
 use epigraph_sequencer::service::LogServer;
 use epigraph_signer::keys;
@@ -24,7 +25,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::cli::ServeProcess;
-use crate::config::{ProcessConfig, RawTls};
+use crate::config::{ProcessConfig, ProcessTls, RawTls, SignerConfig};
 use crate::failure::{Failure, Outcome};
 use crate::metrics::{self, Calls, Metrics, Source};
 use crate::runtime;
@@ -40,15 +41,21 @@ pub fn run(args: &ServeProcess, terminal: Terminal) -> Outcome {
 /// Reads a configuration as [`run`] would, and the files that it names; opens no state and listens nowhere.
 pub fn check(path: &Path, terminal: Terminal) -> Outcome {
     let config = ProcessConfig::load(path)?;
-    server_tls(&config.tls)?;
+    server_tls(&config.tls.own())?;
+    client_tls(&config.tls)?;
     Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
     let mut logs = Vec::new();
     for log in &config.logs {
-        let key = fs::exists(&log.signer_key).unwrap_or(true);
-        if key {
-            keys::load(&log.signer_key).map_err(Failure::usage)?;
-        }
-        let note = if key { "" } else { "; the signing key is not there yet, `init` makes it" };
+        let (key, note) = match &log.signer {
+            SignerConfig::Embedded(signer) if fs::exists(&signer.key).unwrap_or(true) => {
+                keys::load(&signer.key).map_err(Failure::usage)?;
+                (true, String::new())
+            }
+            SignerConfig::Embedded(_) => {
+                (false, "; the signing key is not there yet, `init` makes it".to_owned())
+            }
+            SignerConfig::Remote(signer) => (false, format!("; it is signed by {}", signer.server)),
+        };
         let (path, origin) = (path.display(), &log.origin);
         terminal.line(format_args!("{path} describes the log {origin}, on {}{note}", config.listen));
         logs.push(serde_json::json!({ "origin": origin.as_str(), "signing_key": key }));
@@ -59,7 +66,8 @@ pub fn check(path: &Path, terminal: Terminal) -> Outcome {
 
 async fn serve(config: ProcessConfig, until_stdin_closes: bool, terminal: Terminal) -> Outcome {
     let stop = runtime::stop_signal().map_err(Failure::state)?;
-    let (tls, certificate_expiry) = server_tls(&config.tls)?;
+    let (tls, certificate_expiry) = server_tls(&config.tls.own())?;
+    let calling = client_tls(&config.tls)?;
     let authorizer = Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
 
     state::open_process(&config)?;
@@ -68,7 +76,7 @@ async fn serve(config: ProcessConfig, until_stdin_closes: bool, terminal: Termin
     let mut sources = BTreeMap::new();
     for log in &config.logs {
         let origin = log.origin.to_origin();
-        match log::open(&config, log, &entropy) {
+        match log::open(&config, log, calling.as_ref(), &entropy).await {
             Ok(log) => {
                 sources.insert(origin, Source::Running(Arc::clone(&log.log), log.scrubbed.clone()));
                 opened.push(log);
@@ -181,6 +189,15 @@ fn server_tls(tls: &RawTls) -> Outcome<(Arc<ServerTls>, UnixMillis)> {
     let own = own.map_err(Failure::usage)?;
     let trust = TrustBundle::from_file(&tls.trust_domain, &tls.trust_bundle).map_err(Failure::usage)?;
     Ok((Arc::new(ServerTls::new(&own, &trust, clock).map_err(Failure::usage)?), own.not_after()))
+}
+
+/// For the connections that the process opens, if it does.
+fn client_tls(tls: &ProcessTls) -> Outcome<Option<ClientTls>> {
+    let Some(client) = &tls.client else { return Ok(None) };
+    let clock = runtime::clock();
+    let own = Credentials::from_files(&client.certificate, &client.key, Usage::Client, clock.now());
+    let trust = TrustBundle::from_file(&tls.trust_domain, &tls.trust_bundle).map_err(Failure::usage)?;
+    ClientTls::new(own.map_err(Failure::usage)?, trust, clock).map(Some).map_err(Failure::usage)
 }
 
 /// `table` is where the configuration says so.

@@ -1,8 +1,10 @@
 //! The directories of the log process: created once by `init`, opened and checked by `serve`. One for the process, with
-//! one inside it for each log, and beside it one for each log's embedded signer.
+//! one inside it for each log, and beside it one for each log's embedded signer. [`signer`] is the same for a signer process.
 
+pub mod signer;
 pub mod witness;
 
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +21,9 @@ use epigraph_store::published::PublishedStore;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::config::{LogConfig, ProcessConfig, load_toml, log_inside_signer, signer_inside_log};
+use crate::config::{
+    EmbeddedConfig, LogConfig, ProcessConfig, SignerConfig, load_toml, log_inside_signer, signer_inside_log,
+};
 use crate::failure::{Failure, Outcome};
 
 /// In a log's own directory: what never changes about it.
@@ -38,8 +42,8 @@ struct LogFile {
 pub struct LogState {
     pub origin: Origin,
     pub policy: Policy,
-    pub key: SigningKey,
-    pub heads: HeadStore,
+    /// The embedded signer's key and heads; `None` if the signer is another process.
+    pub signer: Option<(SigningKey, HeadStore)>,
     pub published: PublishedStore,
     pub journal: Journal,
     pub journal_dir: Arc<dyn Dir>,
@@ -58,11 +62,18 @@ pub struct Created {
 pub fn init(config: &ProcessConfig, now: UnixMillis, entropy: &Arc<dyn Entropy>) -> Outcome<Vec<Created>> {
     let mut missing = Vec::new();
     for log in &config.logs {
-        match (log.directory.join(LOG_FILE).exists(), log.signer_directory.join("format").exists()) {
+        let made = log.directory.join(LOG_FILE).exists();
+        let SignerConfig::Embedded(EmbeddedConfig { directory: signer, .. }) = &log.signer else {
+            if !made {
+                missing.push(log);
+            }
+            continue;
+        };
+        match (made, signer.join("format").exists()) {
             (false, false) => missing.push(log),
             (true, true) => {}
             (one, _) => {
-                let (log, signer) = (&log.directory, &log.signer_directory);
+                let log = &log.directory;
                 let (whole, not) = if one { (log, signer) } else { (signer, log) };
                 return Err(Failure::state(format!(
                     "{} is initialised, {} is not. If a directory was lost, put its newest copy back: a fresh one could sign a \
@@ -99,29 +110,10 @@ fn init_log(
     entropy: &Arc<dyn Entropy>,
 ) -> Outcome<VKey> {
     let origin = config.origin.to_origin();
-    create_dir(&config.signer_directory)?;
-    let _lock = lock_signer(process, config)?;
-    let key = if config.signer_key.exists() {
-        keys::load(&config.signer_key).map_err(Failure::state)?
-    } else {
-        let mut seed = Zeroizing::new([0; 32]);
-        entropy.fill(&mut *seed);
-        let key = SigningKey::from_seed(config.origin.clone(), &seed);
-        if let Some(dir) = config.signer_key.parent() {
-            create_dir(dir)?;
-        }
-        keys::create(&config.signer_key, &key).map_err(Failure::state)?;
-        key
+    let vkey = match &config.signer {
+        SignerConfig::Embedded(signer) => init_signer(process, config, signer, &origin, entropy)?,
+        SignerConfig::Remote(signer) => signer.vkey.clone(),
     };
-    let vkey = key.vkey().clone();
-    if *vkey.name() != config.origin {
-        return Err(wrong_name(config, &vkey));
-    }
-
-    let mut heads =
-        HeadStore::create(open_dir(&config.signer_directory)?, 1, &**entropy).map_err(Failure::state)?;
-    heads.init_log(&origin, Held::EMPTY).map_err(Failure::state)?;
-    FormatFile::of(Kind::Signer).create(&config.signer_directory).map_err(Failure::state)?;
 
     let log = &config.directory;
     let (journal, checkpoints) = (log.join("journal"), log.join("checkpoints"));
@@ -144,6 +136,50 @@ fn init_log(
     Ok(vkey)
 }
 
+/// Creates the embedded signer of a new log. Returns the vkey of its key, which is made if it is not there.
+fn init_signer(
+    process: &ProcessConfig,
+    config: &LogConfig,
+    signer: &EmbeddedConfig,
+    origin: &Origin,
+    entropy: &Arc<dyn Entropy>,
+) -> Outcome<VKey> {
+    create_dir(&signer.directory)?;
+    let _lock = lock_signer(process, signer)?;
+    let vkey = load_or_create_key(&signer.key, &config.origin, entropy)?;
+    let mut heads = HeadStore::create(open_dir(&signer.directory)?, 1, &**entropy).map_err(Failure::state)?;
+    heads.init_log(origin, Held::EMPTY).map_err(Failure::state)?;
+    FormatFile::of(Kind::Signer).create(&signer.directory).map_err(Failure::state)?;
+    Ok(vkey)
+}
+
+/// The public half of the key in the file, which carries the log's name; the key is made if the file is not there.
+fn load_or_create_key(path: &Path, origin: &KeyName, entropy: &Arc<dyn Entropy>) -> Outcome<VKey> {
+    if path.exists() {
+        return Ok(load_key(path, origin)?.vkey().clone());
+    }
+    let mut seed = Zeroizing::new([0; 32]);
+    entropy.fill(&mut *seed);
+    let key = SigningKey::from_seed(origin.clone(), &seed);
+    if let Some(dir) = path.parent() {
+        create_dir(dir)?;
+    }
+    keys::create(path, &key).map_err(Failure::state)?;
+    Ok(key.vkey().clone())
+}
+
+fn load_key(path: &Path, origin: &KeyName) -> Outcome<SigningKey> {
+    let key = keys::load(path).map_err(Failure::state)?;
+    if key.vkey().name() == origin {
+        return Ok(key);
+    }
+    Err(Failure::state(format!(
+        "the key in {} is named {}, but the log is {origin}: a log's key carries the log's name",
+        path.display(),
+        key.vkey().name(),
+    )))
+}
+
 /// Checks and locks the directory of the process, until the process ends.
 pub fn open_process(config: &ProcessConfig) -> Outcome {
     FormatFile::of(Kind::Log).check(&config.directory).map_err(Failure::state)?;
@@ -159,29 +195,24 @@ fn keep(lock: DirLock) {
 
 /// Opens what `init` created for one log. A missing piece is a refusal, never a fresh start.
 pub fn open(process: &ProcessConfig, config: &LogConfig, entropy: &Arc<dyn Entropy>) -> Outcome<LogState> {
-    FormatFile::of(Kind::Signer).check(&config.signer_directory).map_err(Failure::state)?;
-    keep(lock_signer(process, config)?);
+    if let SignerConfig::Embedded(signer) = &config.signer {
+        FormatFile::of(Kind::Signer).check(&signer.directory).map_err(Failure::state)?;
+        keep(lock_signer(process, signer)?);
+    }
     let log = &config.directory;
     let origin = config.origin.to_origin();
     let (file, vkey) = read_log_file(config)?;
-    let key = keys::load(&config.signer_key).map_err(Failure::state)?;
-    if *key.vkey().name() != config.origin {
-        return Err(wrong_name(config, key.vkey()));
-    }
-    if *key.vkey() != vkey {
-        return Err(Failure::state(format!(
-            "the key in {} is not the log's: its vkey is {}, and {} says {vkey}. Nothing was signed; put the log's own key \
-             back",
-            config.signer_key.display(),
-            key.vkey(),
-            log.join(LOG_FILE).display()
-        )));
-    }
-    let (heads, warnings) = HeadStore::open(open_dir(&config.signer_directory)?)
-        .map_err(|error| Failure::state(format!("{}: {error}", config.signer_directory.display())))?;
-    for warning in warnings {
-        tracing::warn!(directory = %config.signer_directory.display(), %warning, "the signer's state");
-    }
+    let signer = match &config.signer {
+        SignerConfig::Embedded(signer) => {
+            let key = load_key(&signer.key, &config.origin)?;
+            same_key(config, &signer.key.display(), key.vkey(), &vkey)?;
+            Some((key, open_heads(&signer.directory)?))
+        }
+        SignerConfig::Remote(signer) => {
+            same_key(config, &"the configuration", &signer.vkey, &vkey)?;
+            None
+        }
+    };
     let checkpoints = log.join("checkpoints");
     let (published, repaired) = PublishedStore::open(open_dir(&checkpoints)?)
         .map_err(|error| Failure::state(format!("{}: {error}", checkpoints.display())))?;
@@ -199,7 +230,27 @@ pub fn open(process: &ProcessConfig, config: &LogConfig, entropy: &Arc<dyn Entro
     }
     let policy = Policy::of_log(vkey);
     let tree_directory = log.join("tree");
-    Ok(LogState { origin, policy, key, heads, published, journal, journal_dir, tree_directory })
+    Ok(LogState { origin, policy, signer, published, journal, journal_dir, tree_directory })
+}
+
+fn same_key(config: &LogConfig, of: &dyn Display, vkey: &VKey, of_log: &VKey) -> Outcome {
+    if vkey == of_log {
+        return Ok(());
+    }
+    Err(Failure::state(format!(
+        "the key in {of} is not the log's: its vkey is {vkey}, and {} says {of_log}. Nothing was signed; put the log's own key \
+         back",
+        config.directory.join(LOG_FILE).display()
+    )))
+}
+
+fn open_heads(directory: &Path) -> Outcome<HeadStore> {
+    let (heads, warnings) = HeadStore::open(open_dir(directory)?)
+        .map_err(|error| Failure::state(format!("{}: {error}", directory.display())))?;
+    for warning in warnings {
+        tracing::warn!(directory = %directory.display(), %warning, "the signer's state");
+    }
+    Ok(heads)
 }
 
 fn read_log_file(config: &LogConfig) -> Outcome<(LogFile, VKey)> {
@@ -230,8 +281,10 @@ pub fn lock_stopped(config: &ProcessConfig) -> Outcome<Stopped> {
     FormatFile::of(Kind::Log).check(&config.directory).map_err(Failure::state)?;
     let mut locks = vec![lock_directory(&config.directory)?];
     for log in &config.logs {
-        FormatFile::of(Kind::Signer).check(&log.signer_directory).map_err(Failure::state)?;
-        locks.push(lock_signer(config, log)?);
+        if let SignerConfig::Embedded(signer) = &log.signer {
+            FormatFile::of(Kind::Signer).check(&signer.directory).map_err(Failure::state)?;
+            locks.push(lock_signer(config, signer)?);
+        }
     }
     Ok(Stopped { _locks: locks })
 }
@@ -249,29 +302,20 @@ fn lock_directory(directory: &Path) -> Outcome<DirLock> {
     DirLock::acquire(directory).map_err(Failure::state)
 }
 
-fn lock_signer(process: &ProcessConfig, config: &LogConfig) -> Outcome<DirLock> {
+fn lock_signer(process: &ProcessConfig, signer: &EmbeddedConfig) -> Outcome<DirLock> {
     // The configuration was checked by its text, behind which links and `..` can hide.
     let real = |dir: &Path| {
         fs::canonicalize(dir)
             .map_err(|error| Failure::state(format!("cannot find the directory {}: {error}", dir.display())))
     };
-    let (signer, log) = (real(&config.signer_directory)?, real(&process.directory)?);
-    if signer.starts_with(&log) {
-        return Err(Failure::usage(signer_inside_log(&config.signer_directory)));
+    let (real_signer, log) = (real(&signer.directory)?, real(&process.directory)?);
+    if real_signer.starts_with(&log) {
+        return Err(Failure::usage(signer_inside_log(&signer.directory)));
     }
-    if log.starts_with(&signer) {
+    if log.starts_with(&real_signer) {
         return Err(Failure::usage(log_inside_signer(&process.directory)));
     }
-    lock_directory(&config.signer_directory)
-}
-
-fn wrong_name(config: &LogConfig, vkey: &VKey) -> Failure {
-    Failure::state(format!(
-        "the key in {} is named {}, but the log is {}: a log's key carries the log's name",
-        config.signer_key.display(),
-        vkey.name(),
-        config.origin
-    ))
+    lock_directory(&signer.directory)
 }
 
 /// Creates a directory and what is missing above it, durably: an entry that is synced in a directory which itself is lost

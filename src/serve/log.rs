@@ -5,25 +5,29 @@ use std::sync::Arc;
 
 use epigraph_core::proof::prove_consistency;
 use epigraph_core::{Entropy, Origin, TreeHead, TreeSize};
-use epigraph_sequencer::log::Log;
+use epigraph_rpc::ClientTls;
+use epigraph_rpc::peer::{self, OpenTermAnswer, SignerHead};
+use epigraph_sequencer::log::{Hindrance, Log};
 use epigraph_sequencer::run::{OpenTree, Ready, Setup, start};
-use epigraph_signer::embedded::EmbeddedSigner;
-use epigraph_signer::publish::Publisher;
-use epigraph_signer::signer::Signer;
+use epigraph_signer::gate::Seen;
+use epigraph_signer::handle::SignerHandle;
+use epigraph_signer::publish::{AskError, AskSigner, OnTrouble, Publisher};
+use epigraph_signer::remote::RemoteSigner;
+use epigraph_signer::signer::{Answer, Request, Signer};
 use epigraph_store::file::Dir;
 use epigraph_store::scrub::Scrubber;
 use epigraph_store::tree::{self, Notice, Place, Tree};
 use tokio::sync::watch;
 
-use super::gate::{self, JournalView};
-use crate::config::{LogConfig, ProcessConfig};
+use super::gate::Gate;
+use crate::config::{LogConfig, ProcessConfig, SignerConfig};
 use crate::failure::{Failure, Outcome};
 use crate::preflight;
 use crate::runtime;
 use crate::scrub::{self, Scrubbed};
 use crate::state;
 
-/// A log that has passed the gate. Nothing is acknowledged or signed before [`Opened::run`].
+/// A log that can be read. Nothing is acknowledged or signed before [`Opened::run`] has passed the gate.
 pub struct Opened {
     pub log: Arc<Log>,
     /// Entries at the start.
@@ -31,17 +35,77 @@ pub struct Opened {
     pub scrubbed: watch::Receiver<Scrubbed>,
     scrubbing_at: watch::Sender<Scrubbed>,
     scrubber: Scrubber,
-    publisher: Publisher<EmbeddedSigner>,
+    publisher: Publisher<AnySigner>,
+    gate: Gate,
+    /// `None`: the gate is still to be passed.
+    term: Option<u64>,
     ready: Ready,
 }
 
-/// Opens the state of one log and checks it.
-pub fn open(process: &ProcessConfig, config: &LogConfig, entropy: &Arc<dyn Entropy>) -> Outcome<Opened> {
-    let mut state = state::open(process, config, entropy)?;
+/// The signer of a log. Both are asked in the same way; only the wiring knows which it is.
+enum AnySigner {
+    Embedded(SignerHandle),
+    Remote(RemoteSigner),
+}
+
+impl AskSigner for AnySigner {
+    async fn head(&self, origin: &Origin) -> Result<SignerHead, AskError> {
+        match self {
+            AnySigner::Embedded(signer) => AskSigner::head(signer, origin).await,
+            AnySigner::Remote(signer) => signer.head(origin).await,
+        }
+    }
+
+    async fn open_term(&self, origin: &Origin, expected: SignerHead) -> Result<OpenTermAnswer, AskError> {
+        match self {
+            AnySigner::Embedded(signer) => AskSigner::open_term(signer, origin, expected).await,
+            AnySigner::Remote(signer) => signer.open_term(origin, expected).await,
+        }
+    }
+
+    async fn sign_checkpoint(&self, request: Request) -> Result<Answer, AskError> {
+        match self {
+            AnySigner::Embedded(signer) => AskSigner::sign_checkpoint(signer, request).await,
+            AnySigner::Remote(signer) => signer.sign_checkpoint(request).await,
+        }
+    }
+}
+
+/// Opens the state of one log and checks it. With an embedded signer the gate is passed here, so that what does not fit is
+/// refused before anything is served; a signer process is waited for in [`Opened::run`], while what is published is served: it
+/// may itself wait for that.
+pub async fn open(
+    process: &ProcessConfig,
+    config: &LogConfig,
+    calling: Option<&ClientTls>,
+    entropy: &Arc<dyn Entropy>,
+) -> Outcome<Opened> {
+    let state = state::open(process, config, entropy)?;
     let origin = state.origin;
     let durable = state.journal.head();
-    let journal = JournalView { dir: &state.journal_dir, origin: &origin, head: durable };
-    let newest = gate::pass(&journal, &state.policy, state.published.current(), &mut state.heads)?;
+    let (gate, newest) = Gate::of_directory(
+        Arc::clone(&state.journal_dir),
+        durable,
+        &origin,
+        &state.policy,
+        state.published.current(),
+    )?;
+    let (signer, term) = match (state.signer, &config.signer, calling) {
+        (Some((key, heads)), _, _) => {
+            let seen = gate.published.map(|head| Seen { by: "the log's directory".into(), head });
+            let (signer, _) = SignerHandle::spawn(Signer::new(vec![key], heads), runtime::clock())
+                .map_err(Failure::state)?;
+            signer.pass_gate(&origin, seen.into_iter().collect()).await.map_err(Failure::state)?;
+            let signer = AnySigner::Embedded(signer);
+            let term = gate.pass(&signer, |_| ()).await?;
+            (signer, Some(term))
+        }
+        (None, SignerConfig::Remote(remote), Some(tls)) => {
+            let signer = peer::Signer::new(&remote.address, tls, &remote.server).map_err(Failure::usage)?;
+            (AnySigner::Remote(RemoteSigner::new(signer, format!("the signer at {}", remote.address))), None)
+        }
+        _ => return Err(Failure::usage("the signer is another process, and [tls.client] is missing")),
+    };
     let tree = Arc::new(Tree::new(Arc::clone(&state.journal_dir), origin.hash()));
     let place = Place { directory: state.tree_directory, preflight: preflight::in_a_child() };
     let (published, published_receiver) = watch::channel(newest.map(Arc::new));
@@ -61,26 +125,43 @@ pub fn open(process: &ProcessConfig, config: &LogConfig, entropy: &Arc<dyn Entro
         Ok(Err(error)) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    let signer = Signer::new(vec![state.key], state.heads);
+    let log = Arc::clone(&ready.log);
+    if term.is_none() {
+        log.hindered(Some(Hindrance::Gated("the signer".into())));
+    }
     let publisher = Publisher {
         origin,
         policy: state.policy,
         checkpoint_interval: config.checkpoint_interval,
-        signer: EmbeddedSigner::spawn(signer, runtime::clock()).map_err(Failure::state)?,
+        signer,
+        // No term is opened as 0: before the gate nothing could be signed.
+        term: term.unwrap_or(0),
+        on_trouble: not_publishing(&log),
         prove: Arc::new(prove),
         store: state.published,
         published,
     };
     let (scrubbing_at, scrubbed) = watch::channel(Scrubbed::default());
-    let log = Arc::clone(&ready.log);
-    Ok(Opened { log, durable: durable.size, scrubbed, scrubbing_at, scrubber, publisher, ready })
+    Ok(Opened { log, durable: durable.size, scrubbed, scrubbing_at, scrubber, publisher, gate, term, ready })
+}
+
+/// Tells the log why nothing is published, so that whoever asks it is told. Holds it by a weak handle: its driver ends when the
+/// last strong one is gone.
+fn not_publishing(log: &Arc<Log>) -> Box<OnTrouble> {
+    let log = Arc::downgrade(log);
+    Box::new(move |why| {
+        if let Some(log) = log.upgrade() {
+            log.hindered(why.map(|why| Hindrance::NotPublishing(why.to_owned())));
+        }
+    })
 }
 
 impl Opened {
     /// Runs until the log is drained and everything that was taken is published, or until it cannot go on.
     pub async fn run(self) -> Outcome {
-        let Opened { log, scrubbing_at, scrubber, publisher, ready, .. } = self;
+        let Opened { log, scrubbing_at, scrubber, mut publisher, gate, term, ready, .. } = self;
         let Ready { offered, wanted, driver, log: same } = ready;
+        let gated = Arc::downgrade(&log);
         // The driver ends when the last handle is gone.
         drop((log, same));
         let driver = async { driver.run().await.map_err(Failure::state) };
@@ -98,6 +179,22 @@ impl Opened {
         };
         let publisher = async {
             let mut offered = offered;
+            if term.is_none() {
+                let hindered = |by: Option<Hindrance>| {
+                    if let Some(log) = gated.upgrade() {
+                        log.hindered(by);
+                    }
+                };
+                let mut waits = offered.clone();
+                tokio::select! {
+                    term = gate.pass(&publisher.signer, |why| hindered(Some(Hindrance::Gated(why.to_owned())))) => {
+                        publisher.term = term?;
+                    }
+                    // The log was told to stop while it waited.
+                    () = async { while waits.changed().await.is_ok() {} } => return Ok(()),
+                }
+                hindered(None);
+            }
             // Nothing may be signed before the tree has caught up with the journal; a log that ends before has nothing.
             match offered.changed().await {
                 Ok(()) => {

@@ -147,6 +147,13 @@ pub(crate) const RULES: &[Rule] = &[
         deadline: CALL_DEADLINE,
     },
     Rule { path: "/epigraph.v1.WitnessService/ListLogs", roles: COSIGNED_READERS, deadline: CALL_DEADLINE },
+    Rule {
+        path: "/epigraph.v1.SignerService/GetHead",
+        roles: &[Role::Log, Role::Witness, Role::Monitor, Role::Auditor],
+        deadline: CALL_DEADLINE,
+    },
+    Rule { path: "/epigraph.v1.SignerService/OpenTerm", roles: &[Role::Log], deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.SignerService/SignCheckpoint", roles: &[Role::Log], deadline: CALL_DEADLINE },
 ];
 
 /// One line of `[[authorize]]`: whoever matches has these roles for these logs.
@@ -395,7 +402,7 @@ mod tests {
     fn the_matrix_of_calls_and_roles() {
         use Role::{Appender, Auditor, Log, Monitor, Operator, Reader, Signer, Witness};
         let cosigned: &[Role] = &[Reader, Log, Signer, Witness, Monitor, Auditor, Operator];
-        let expected: [(&str, &[Role]); 15] = [
+        let expected: [(&str, &[Role]); 18] = [
             ("/Append", &[Appender]),
             ("/AppendStream", &[Appender]),
             ("/GetProducer", &[Appender]),
@@ -411,6 +418,9 @@ mod tests {
             ("WitnessService/GetCheckpoint", cosigned),
             ("WitnessService/WatchCheckpoints", cosigned),
             ("WitnessService/ListLogs", cosigned),
+            ("/GetHead", &[Log, Witness, Monitor, Auditor]),
+            ("/OpenTerm", &[Log]),
+            ("/SignCheckpoint", &[Log]),
         ];
         assert_eq!(expected.len(), RULES.len());
         for (call, allowed) in expected {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use epigraph_core::tile::TILE_WIDTH;
-use epigraph_core::{Hash, LeafIndex, TreeSize};
+use epigraph_core::{Hash, LeafIndex, TreeHead, TreeSize};
 use thiserror::Error;
 
 use crate::limits::{
@@ -134,6 +134,17 @@ pub fn leaf_index(index: u64) -> Result<LeafIndex, ConvertError> {
 /// Takes a tree size.
 pub fn tree_size(field: &'static str, size: u64) -> Result<TreeSize, ConvertError> {
     TreeSize::new(size).ok_or(ConvertError::SizeTooLarge { field, got: size })
+}
+
+/// Takes a tree head, which must be there.
+pub fn tree_head(field: &'static str, head: Option<&v1::TreeHead>) -> Result<TreeHead, ConvertError> {
+    let head = head.ok_or(ConvertError::Missing(field))?;
+    Ok(TreeHead { size: tree_size("size", head.size)?, root: hash("root", &head.root)? })
+}
+
+/// Puts a tree head on the wire.
+pub fn tree_head_to_wire(head: &TreeHead) -> v1::TreeHead {
+    v1::TreeHead { size: head.size.get(), root: Bytes::copy_from_slice(head.root.as_bytes()) }
 }
 
 /// How far entries have come, or are to come before the answer; each step includes those before it.

@@ -41,6 +41,10 @@ pub const DEFAULT_LOGS_PAGE: u32 = 100;
 /// The largest answer: 4,096 proofs of 63 hashes, each with two bytes of tag and length, are below 9 MiB.
 pub const MAX_RESPONSE_BYTES: usize = 16 << 20;
 
+/// The largest request and answer of a signer: a proof of 63 hashes takes 2 KiB, a signed note with a name of 255 bytes less
+/// than that with any signature we know. A proof with too many hashes is still read, to be refused in words.
+pub const MAX_SIGNER_MESSAGE_BYTES: usize = 64 * 1024;
+
 pub use epigraph_core::proof::MAX_PROOF_HASHES;
 
 /// How long an `Append` waits for publication if it does not say.

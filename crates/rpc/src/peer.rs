@@ -3,6 +3,7 @@
 
 mod append;
 mod read;
+mod signer;
 mod stream;
 mod witness;
 
@@ -29,6 +30,8 @@ pub use read::{CheckpointPage, ProofAnswer, Tree, Which};
 pub use stream::{Follow, FollowEvent, Watch};
 
 pub use witness::{Proposed, Watched, Witness, WitnessedLog};
+
+pub use signer::{OpenTermAnswer, SignAnswer, Signer, SignerHead};
 
 /// What a log says to an append.
 #[derive(Clone, PartialEq, Eq, Debug)]

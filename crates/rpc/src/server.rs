@@ -17,10 +17,11 @@ use crate::accept::accept;
 use crate::authorize::Authorizer;
 use crate::connection::attend;
 use crate::gate::GateLayer;
-use crate::limits::{MAX_PROPOSAL_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES};
+use crate::limits::{MAX_PROPOSAL_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, MAX_SIGNER_MESSAGE_BYTES};
 use crate::observe::Hooks;
 use crate::tls::ServerTls;
 use crate::v1::log_service_server::{LogService, LogServiceServer};
+use crate::v1::signer_service_server::{SignerService, SignerServiceServer};
 use crate::v1::witness_service_server::{WitnessService, WitnessServiceServer};
 
 /// How long calls in flight may take to finish after the shutdown signal.
@@ -41,6 +42,13 @@ pub fn witness_service<T: WitnessService>(service: T) -> WitnessServiceServer<T>
     WitnessServiceServer::new(service)
         .max_decoding_message_size(MAX_PROPOSAL_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES)
+}
+
+/// A signer service with the limits of the wire.
+pub fn signer_service<T: SignerService>(service: T) -> SignerServiceServer<T> {
+    SignerServiceServer::new(service)
+        .max_decoding_message_size(MAX_SIGNER_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_SIGNER_MESSAGE_BYTES)
 }
 
 /// Serves `routes` on `listener` until `shutdown` is over and the calls in flight have ended, at most [`DRAIN`] later.

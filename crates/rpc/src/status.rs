@@ -65,6 +65,10 @@ reasons! {
     StaleEpoch "STALE_EPOCH" FailedPrecondition,
     /// The proof does not prove what it is said to.
     BadProof "BAD_PROOF" InvalidArgument,
+    /// A later term was opened at the signer: another log process has taken over.
+    Fenced "FENCED" FailedPrecondition,
+    /// The signer has opened no such term: its state is older than the caller's.
+    TermNotOpened "TERM_NOT_OPENED" FailedPrecondition,
     /// The checkpoint does not carry the log's own signature.
     BadLogSignature "BAD_LOG_SIGNATURE" InvalidArgument,
     /// An append without entries.

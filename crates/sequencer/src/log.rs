@@ -5,8 +5,8 @@ mod append;
 mod read;
 mod stream;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use epigraph_core::{Checkpoint, Origin, TreeHead, TreeSize, UnixMillis, Verified};
 use epigraph_store::tree::Tree;
@@ -78,6 +78,16 @@ pub struct Log {
     stopped: AtomicBool,
     comparisons: Semaphore,
     streams: Streams,
+    hindrance: Mutex<Option<Hindrance>>,
+}
+
+/// What stands outside the log in its way, for as long as it does; each says whom it waits for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Hindrance {
+    /// The gate of its start is not passed: what is published is served, nothing is acknowledged.
+    Gated(String),
+    /// Nothing can be published at present.
+    NotPublishing(String),
 }
 
 impl Log {
@@ -101,6 +111,7 @@ impl Log {
             stopped: AtomicBool::new(false),
             comparisons: Semaphore::new(MAX_COMPARISONS),
             streams: Streams::new(),
+            hindrance: Mutex::new(None),
         }
     }
 
@@ -130,7 +141,16 @@ impl Log {
         status.ready = if self.stopped.load(Ordering::Relaxed) {
             Err(NotReady::Stopped)
         } else {
-            status::ready(&condition, &self.limits, caught_up, &status, now)
+            match (self.hindrance(), condition.draining) {
+                (Some(Hindrance::Gated(why)), false) => Err(NotReady::Gated(why)),
+                (hindrance, _) => {
+                    let ready = status::ready(&condition, &self.limits, caught_up, &status, now);
+                    match hindrance {
+                        Some(Hindrance::NotPublishing(why)) => ready.and(Err(NotReady::NotPublishing(why))),
+                        _ => ready,
+                    }
+                }
+            }
         };
         status
     }
@@ -145,6 +165,20 @@ impl Log {
         let mut condition = self.condition.clone();
         // A sequencer that has ended takes nothing either.
         async move { drop(condition.wait_for(|condition| condition.draining).await) }
+    }
+
+    /// Says what stands in its way from now on, or that nothing does any more.
+    pub fn hindered(&self, by: Option<Hindrance>) {
+        *self.hindrance.lock().unwrap_or_else(PoisonError::into_inner) = by;
+    }
+
+    fn hindrance(&self) -> Option<Hindrance> {
+        self.hindrance.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the gate of the start keeps it from taking entries.
+    pub(crate) fn gated(&self) -> bool {
+        matches!(self.hindrance(), Some(Hindrance::Gated(_)))
     }
 
     /// Takes no new entries from now on; what was taken is finished.

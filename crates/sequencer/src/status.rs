@@ -37,6 +37,12 @@ pub enum NotReady {
     /// A fault has ended it.
     #[error("stopped: a fault has ended this log; the process's messages say which")]
     Stopped,
+    /// The gate of its start.
+    #[error("gated: the checks of the start wait for {0}")]
+    Gated(String),
+    /// The signer, or too few witnesses.
+    #[error("not publishing: {0}")]
+    NotPublishing(String),
     /// It is stopping.
     #[error("draining: the log is shutting down")]
     Draining,

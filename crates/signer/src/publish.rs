@@ -6,28 +6,37 @@
 
 pub mod machine;
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use epigraph_core::checkpoint::{CheckpointError, encode_text};
 use epigraph_core::progress::Proposal;
 use epigraph_core::{Checkpoint, Hash, Origin, Policy, TreeHead, TreeSize, Verified};
+use epigraph_rpc::peer::{OpenTermAnswer, SignerHead};
 use epigraph_store::published::{PublishedError, PublishedStore};
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, Sleep};
 
-use crate::signer::Answer;
+use crate::backoff::Backoff;
+use crate::signer::{Answer, Request};
 use machine::{Effect, Event, Machine};
 
-/// How the publisher reaches the signer, in this process or another.
+/// How the signer is reached, in this process or another.
 pub trait AskSigner: Send + Sync {
-    /// Proposes a head.
-    fn sign_checkpoint(
+    /// What it is bound to.
+    fn head(&self, origin: &Origin) -> impl Future<Output = Result<SignerHead, AskError>> + Send;
+
+    /// Opens a term, if it is still bound to this.
+    fn open_term(
         &self,
         origin: &Origin,
-        proposal: Proposal,
-    ) -> impl Future<Output = Result<Answer, AskError>> + Send;
+        expected: SignerHead,
+    ) -> impl Future<Output = Result<OpenTermAnswer, AskError>> + Send;
+
+    /// Proposes a head in a term.
+    fn sign_checkpoint(&self, request: Request) -> impl Future<Output = Result<Answer, AskError>> + Send;
 }
 
 /// Why there was no answer.
@@ -36,6 +45,9 @@ pub enum AskError {
     /// It did not answer this time; asking again later may help.
     #[error("the signer did not answer: {0}")]
     Unavailable(String),
+    /// The term is not the one that is open: another log process has taken over, or the signer's state is an older one.
+    #[error("{0}")]
+    Fenced(String),
     /// It will not answer again.
     #[error("the signer cannot sign: {0}")]
     Fatal(String),
@@ -43,6 +55,9 @@ pub enum AskError {
 
 /// Makes the consistency proof between two sizes of the log's own tree.
 pub type Prove = dyn Fn(TreeSize, TreeSize) -> Result<Vec<Hash>, String> + Send + Sync;
+
+/// Hears that the signer does not answer, and `None` when it does again.
+pub type OnTrouble = dyn Fn(Option<&str>) + Send + Sync;
 
 /// Where the rest of the process sees what is published.
 pub type Published = watch::Sender<Option<Arc<Verified<Checkpoint>>>>;
@@ -52,8 +67,8 @@ pub type Published = watch::Sender<Option<Arc<Verified<Checkpoint>>>>;
 pub enum PublishError {
     /// The signer cannot go on.
     #[error(transparent)]
-    Signer(#[from] AskError),
-    /// Another tree was signed before, or by another sequencer.
+    Signer(AskError),
+    /// Another tree was signed before, or by another sequencer, or another sequencer is the one that may go on.
     #[error(
         "the signer refuses this log's tree: {0}. Another sequencer may be running with a copy of this log; nothing was published. Find it and stop it, or restore the log's directory"
     )]
@@ -76,6 +91,15 @@ pub enum PublishError {
     Store(#[from] PublishedError),
 }
 
+impl From<AskError> for PublishError {
+    fn from(error: AskError) -> PublishError {
+        match error {
+            AskError::Fenced(why) => PublishError::Diverged(why),
+            error => PublishError::Signer(error),
+        }
+    }
+}
+
 impl From<CheckpointError> for PublishError {
     fn from(error: CheckpointError) -> PublishError {
         PublishError::WrongAnswer(error.to_string())
@@ -92,6 +116,10 @@ pub struct Publisher<S> {
     pub checkpoint_interval: Duration,
     /// The signer.
     pub signer: S,
+    /// The term that was opened at it.
+    pub term: u64,
+    /// Told why nothing can be signed, and when that is over.
+    pub on_trouble: Box<OnTrouble>,
     /// The log's own tree.
     pub prove: Arc<Prove>,
     /// The newest published checkpoint on disk.
@@ -116,6 +144,9 @@ impl<S: AskSigner> Publisher<S> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut event = Event::Offered(*offered.borrow_and_update());
         let mut draining = false;
+        let mut backoff = Backoff::new();
+        // Until then the signer is left alone.
+        let mut rested: Option<Pin<Box<Sleep>>> = None;
         loop {
             let mut effect = machine.step(event);
             while let Some(todo) = effect {
@@ -125,10 +156,18 @@ impl<S: AskSigner> Publisher<S> {
                         let proof =
                             proof.map_err(|why| PublishError::NoProof { old, new: head.size, why })?;
                         let proposal = Proposal { old_size: old, head, proof, note: Vec::new() };
-                        match self.signer.sign_checkpoint(&self.origin, proposal).await {
-                            Ok(answer) => Event::Answered(answer),
+                        let request = Request { origin: self.origin.clone(), term: self.term, proposal };
+                        match self.signer.sign_checkpoint(request).await {
+                            Ok(answer) => {
+                                backoff = Backoff::new();
+                                (self.on_trouble)(None);
+                                Event::Answered(answer)
+                            }
                             Err(AskError::Unavailable(why)) => {
-                                tracing::warn!(%why, "the signer did not answer; trying again");
+                                let pause = backoff.pause();
+                                rested = Some(Box::pin(tokio::time::sleep(pause)));
+                                tracing::warn!(log = %self.origin, %why, again_in = ?pause, "nothing can be published");
+                                (self.on_trouble)(Some(&why));
                                 Event::NoAnswer
                             }
                             Err(fatal) => return Err(fatal.into()),
@@ -160,15 +199,28 @@ impl<S: AskSigner> Publisher<S> {
                 biased;
                 changed = offered.changed() => match changed {
                     Ok(()) => Event::Offered(*offered.borrow_and_update()),
+                    // The last head is tried whether or not the signer was there a moment ago.
                     Err(_) => {
                         draining = true;
-                        Event::Due
+                        Event::Rested
                     }
                 },
+                () = over(&mut rested), if rested.is_some() => {
+                    rested = None;
+                    Event::Rested
+                }
                 Ok(()) = wanted.changed() => Event::Wanted(*wanted.borrow_and_update()),
                 _ = ticks.tick() => Event::Due,
             };
         }
+    }
+}
+
+/// Completes when the time is over, if there is one.
+async fn over(time: &mut Option<Pin<Box<Sleep>>>) {
+    match time {
+        Some(time) => time.as_mut().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,19 +1,36 @@
 //! The signer: it holds the private keys of its logs and, for each log, the newest head it is bound to.
 //!
 //! It trusts nobody: whatever the sequencer proposes is checked against the head it last signed, the outcome is
-//! durable before the signature exists, and a restart changes none of it.
+//! durable before the signature exists, and a restart changes none of it. After a start it signs nothing for a log, and opens
+//! no term, before [`Signer::pass_gate`].
 
 use std::collections::HashMap;
 
-use epigraph_core::progress::{self, Committed, Conflict, Decision, Held, Proposal, Reject};
-use epigraph_core::{Origin, SigningKey, TreeHead, UnixMillis};
-use epigraph_store::head::{HeadError, HeadStore};
+use epigraph_core::progress::{self, Conflict, Decision, Held, Proposal, Step};
+use epigraph_core::{Origin, SigningKey, TreeHead, UnixMillis, VKey};
+use epigraph_rpc::peer::{OpenTermAnswer, SignerHead};
+use epigraph_store::head::{HeadError, HeadStore, Update};
 use thiserror::Error;
+
+use crate::gate::{self, Seen, WentBack};
 
 /// The signer of one or several logs.
 pub struct Signer {
     keys: HashMap<Origin, SigningKey>,
     heads: HeadStore,
+    /// Those that have passed, and those that never will.
+    gates: HashMap<Origin, Result<(), WentBack>>,
+}
+
+/// A head that somebody wants signed in a term.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// The log.
+    pub origin: Origin,
+    /// The term.
+    pub term: u64,
+    /// The head, and how it follows from the one that is held.
+    pub proposal: Proposal,
 }
 
 /// What the signer answers to a proposed head.
@@ -25,8 +42,8 @@ pub enum Answer {
     Stale(TreeHead),
     /// The proposed head does not extend what was signed before. Nothing was signed.
     Conflict(Conflict),
-    /// The proposal is malformed or its proof does not hold. Nothing was signed.
-    Reject(Reject),
+    /// The proposal is malformed or its proof does not hold; why. Nothing was signed.
+    Reject(String),
 }
 
 /// Why the signer could not answer. Nothing was signed.
@@ -35,45 +52,204 @@ pub enum SignerError {
     /// It has no key for this log.
     #[error("the signer has no key for the log {0}")]
     UnknownLog(Origin),
+    /// The gate is not passed yet.
+    #[error(
+        "the signer of {0} has not yet found out whether something newer is published than it holds; its messages say for \
+         whom it waits"
+    )]
+    Gated(Origin),
+    /// The gate will not be passed.
+    #[error(transparent)]
+    WentBack(#[from] WentBack),
+    /// An older sequencer.
+    #[error(
+        "term {asked} of {origin} is over: another log process has opened term {open} at the signer, and only it may go on"
+    )]
+    Fenced {
+        /// The log.
+        origin: Origin,
+        /// The term of the request.
+        asked: u64,
+        /// The newest one.
+        open: u64,
+    },
+    /// A term that does not exist.
+    #[error(
+        "the signer of {origin} has opened term {open} and never term {asked}: its state is older than the log's, or another \
+         signer's"
+    )]
+    TermNotOpened {
+        /// The log.
+        origin: Origin,
+        /// The term of the request.
+        asked: u64,
+        /// The newest one.
+        open: u64,
+    },
+    /// 2^64 terms.
+    #[error("the signer of {0} has no terms left; initialise a new log")]
+    NoTermLeft(Origin),
     /// The head store.
     #[error(transparent)]
     Store(#[from] HeadError),
     /// The key cannot sign for the log.
     #[error(transparent)]
     WrongKey(#[from] progress::WrongKey),
+    /// The thread is gone.
+    #[error("the signer's thread has ended; its last message says why")]
+    Ended,
+}
+
+impl SignerError {
+    /// Whether the disk failed, so that the process must end.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, SignerError::Store(HeadError::Fatal { .. } | HeadError::Failed) | SignerError::Ended)
+    }
 }
 
 impl Signer {
     /// A signer over an open head store. Each key signs for the log that is named like it.
     pub fn new(keys: Vec<SigningKey>, heads: HeadStore) -> Signer {
         let keys = keys.into_iter().map(|key| (key.vkey().name().to_origin(), key)).collect();
-        Signer { keys, heads }
+        Signer { keys, heads, gates: HashMap::new() }
     }
 
-    /// The head it is bound to.
-    pub fn held(&self, origin: &Origin) -> Result<&Held, SignerError> {
-        Ok(self.heads.get(origin)?)
+    /// The public halves of its keys.
+    pub fn vkeys(&self) -> impl Iterator<Item = &VKey> {
+        self.keys.values().map(SigningKey::vkey)
     }
 
-    /// Signs the proposed head if it extends the one held, after making it durable.
-    pub fn sign_checkpoint(
+    /// What it is bound to.
+    pub fn head(&self, origin: &Origin) -> Result<SignerHead, SignerError> {
+        self.key(origin)?;
+        match self.heads.get(origin) {
+            Ok(held) => Ok(bound(held)),
+            Err(HeadError::Suspect(origin)) => Err(SignerError::Gated(origin)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Passes the gate, or shuts it until the next start: decides by what was seen under the log's key. A head that was fallen
+    /// back to after a crash is trusted from then on.
+    pub fn pass_gate(&mut self, origin: &Origin, seen: &[Seen]) -> Result<(), SignerError> {
+        self.key(origin)?;
+        let suspect = self.heads.suspects().find(|(log, _)| *log == origin).map(|(_, held)| held.head);
+        let held = match suspect {
+            Some(head) => head,
+            None => self.heads.get(origin)?.head,
+        };
+        let judged = gate::judge(origin, held, seen);
+        self.gates.insert(origin.clone(), judged.clone());
+        judged?;
+        if suspect.is_some() {
+            tracing::warn!(log = %origin, size = held.size.get(), "the signer fell back to an older head, and nothing newer is published");
+            self.heads.clear_suspicion(origin)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the next term, if it still holds what the caller expects; durable before it returns.
+    pub fn open_term(
         &mut self,
         origin: &Origin,
-        proposal: Proposal,
+        expected: &SignerHead,
+    ) -> Result<OpenTermAnswer, SignerError> {
+        let held = self.passed(origin)?.clone();
+        if bound(&held) != *expected {
+            return Ok(OpenTermAnswer::Changed(bound(&held)));
+        }
+        let term = held.term.checked_add(1).ok_or_else(|| SignerError::NoTermLeft(origin.clone()))?;
+        let new = Held { term, ..held.clone() };
+        // A crash before the commit: nothing happened. After it: a term that nobody knows of is open, and fences the older
+        // ones; the caller asks again and gets the one after it.
+        self.heads.commit(&[Update { origin: origin.clone(), expected: held, new }])?;
+        Ok(OpenTermAnswer::Opened(term))
+    }
+
+    /// Signs each proposed head that extends the one held, after making all of them durable under one sync. No two of them are
+    /// of one log; the answers are in their order.
+    pub fn sign_checkpoints(
+        &mut self,
+        requests: Vec<Request>,
         now: UnixMillis,
-    ) -> Result<Answer, SignerError> {
-        let key = self.keys.get(origin).ok_or_else(|| SignerError::UnknownLog(origin.clone()))?;
-        let step = match progress::decide(origin, self.heads.get(origin)?, proposal, now) {
-            Decision::Step(step) => step,
-            Decision::Stale(held) => return Ok(Answer::Stale(held)),
-            Decision::Conflict(conflict) => return Ok(Answer::Conflict(conflict)),
-            Decision::Reject(reject) => return Ok(Answer::Reject(reject)),
-        };
+    ) -> Vec<Result<Answer, SignerError>> {
+        let mut answers: Vec<Option<Result<Answer, SignerError>>> = Vec::with_capacity(requests.len());
+        let (mut places, mut steps) = (Vec::new(), Vec::new());
+        for (place, request) in requests.into_iter().enumerate() {
+            answers.push(match self.decide(request, now) {
+                Ok(Decision::Step(step)) => {
+                    places.push(place);
+                    steps.push(step);
+                    None
+                }
+                Ok(Decision::Stale(held)) => Some(Ok(Answer::Stale(held))),
+                Ok(Decision::Conflict(conflict)) => Some(Ok(Answer::Conflict(conflict))),
+                Ok(Decision::Reject(reject)) => Some(Ok(Answer::Reject(reject.to_string()))),
+                Err(error) => Some(Err(error)),
+            });
+        }
+        for (place, answer) in places.into_iter().zip(self.commit_and_sign(steps)) {
+            answers[place] = Some(answer);
+        }
+        answers.into_iter().map(|answer| answer.unwrap_or(Err(SignerError::Ended))).collect()
+    }
+
+    /// Signs one proposed head, as [`Signer::sign_checkpoints`] does.
+    pub fn sign_checkpoint(&mut self, request: Request, now: UnixMillis) -> Result<Answer, SignerError> {
+        self.sign_checkpoints(vec![request], now).pop().unwrap_or(Err(SignerError::Ended))
+    }
+
+    fn decide(&self, request: Request, now: UnixMillis) -> Result<Decision, SignerError> {
+        let Request { origin, term: asked, proposal } = request;
+        let held = self.passed(&origin)?;
+        let open = held.term;
+        if asked < open {
+            return Err(SignerError::Fenced { origin, asked, open });
+        }
+        // No term is opened as 0: a signer that was just made has none yet.
+        if asked > open || asked == 0 {
+            return Err(SignerError::TermNotOpened { origin, asked, open });
+        }
+        Ok(progress::decide(&origin, held, proposal, now))
+    }
+
+    /// One answer for each step.
+    fn commit_and_sign(&mut self, steps: Vec<Step>) -> Vec<Result<Answer, SignerError>> {
+        if steps.is_empty() {
+            return Vec::new();
+        }
+        let origins: Vec<Origin> = steps.iter().map(|step| step.origin().clone()).collect();
         // A crash before the commit: nothing happened. After it, before the signature left: the head is held, the
         // proposer asks again and gets the same text signed.
-        let committed: Vec<Committed> = progress::commit(vec![step], &mut self.heads)?;
-        let signed =
-            committed.into_iter().map(|committed| committed.sign(key)).collect::<Result<String, _>>()?;
-        Ok(Answer::Signed(signed))
+        match progress::commit(steps, &mut self.heads) {
+            Ok(committed) => {
+                let sign = |(committed, origin): (progress::Committed, &Origin)| {
+                    Ok(Answer::Signed(committed.sign(self.key(origin)?)?))
+                };
+                committed.into_iter().zip(&origins).map(sign).collect()
+            }
+            Err(error) => {
+                // Whoever else was in it has to know no more than that the store has failed.
+                let others = origins.iter().skip(1).map(|_| Err(SignerError::Store(HeadError::Failed)));
+                [Err(SignerError::Store(error))].into_iter().chain(others).collect()
+            }
+        }
     }
+
+    fn key(&self, origin: &Origin) -> Result<&SigningKey, SignerError> {
+        self.keys.get(origin).ok_or_else(|| SignerError::UnknownLog(origin.clone()))
+    }
+
+    fn passed(&self, origin: &Origin) -> Result<&Held, SignerError> {
+        self.key(origin)?;
+        match self.gates.get(origin) {
+            None => Err(SignerError::Gated(origin.clone())),
+            Some(Err(went_back)) => Err(went_back.clone().into()),
+            Some(Ok(())) => Ok(self.heads.get(origin)?),
+        }
+    }
+}
+
+fn bound(held: &Held) -> SignerHead {
+    SignerHead { head: held.head, term: held.term }
 }

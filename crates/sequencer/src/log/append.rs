@@ -115,6 +115,9 @@ pub enum AppendError {
     /// All entries together.
     #[error("the call has {0} bytes of entries: send at most {MAX_APPEND_BYTES} in one call")]
     CallTooLarge(usize),
+    /// The checks of the start are not over.
+    #[error("the log has not finished the checks of its start and takes no entries yet; try again")]
+    Gated,
     /// Too many entries wait for publication.
     #[error("too many entries wait for publication; try again shortly, or wait for DURABLE")]
     TooManyWaiters,
@@ -156,6 +159,9 @@ impl Log {
     pub fn submit(&self, call: Call) -> Result<Submitted, AppendError> {
         let Call { entries, wait, numbers, line } = call;
         let bytes = check_call(&entries)?;
+        if self.gated() {
+            return Err(AppendError::Gated);
+        }
         let durable = self.durable.borrow().size;
         if self.tree.lag(durable).min(durable.get() - self.started_at.get()) > MAX_TREE_LAG_ENTRIES {
             return Err(Refused::Overloaded.into());

@@ -76,6 +76,7 @@ pub(super) fn refusal(error: AppendError) -> Refusal {
             refusal(Reason::EntryTooLarge).at(&format!("entries[{position}]"))
         }
         AppendError::CallTooLarge(_) => refusal(Reason::BatchTooLarge).at("entries"),
+        AppendError::Gated => refusal(Reason::Gated).retry_after(RETRY_LATER),
         AppendError::TooManyWaiters => refusal(Reason::Overloaded).retry_after(RETRY_SOON),
         AppendError::Refused(Refused::Overloaded) => refusal(Reason::Overloaded).retry_after(RETRY_SOON),
         AppendError::Refused(Refused::NoSpace) => refusal(Reason::NoSpace).retry_after(RETRY_LATER),

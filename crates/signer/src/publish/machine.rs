@@ -21,8 +21,10 @@ pub enum Event {
     Due,
     /// The signer answered [`Effect::Ask`].
     Answered(Answer),
-    /// The signer did not answer [`Effect::Ask`].
+    /// The signer did not answer [`Effect::Ask`]. It is not asked again before [`Event::Rested`].
     NoAnswer,
+    /// Time to ask a signer that did not answer again.
+    Rested,
     /// [`Effect::Publish`] is done.
     Published,
 }
@@ -59,6 +61,8 @@ pub struct Machine {
     signer: TreeSize,
     in_flight: Option<TreeHead>,
     stale: u32,
+    /// The signer did not answer, and is left alone for a while.
+    resting: bool,
 }
 
 impl Machine {
@@ -72,6 +76,7 @@ impl Machine {
             signer,
             in_flight: None,
             stale: 0,
+            resting: false,
         }
     }
 
@@ -83,7 +88,12 @@ impl Machine {
             Event::Due => return self.ask(),
             Event::NoAnswer => {
                 self.in_flight = None;
+                self.resting = true;
                 return None;
+            }
+            Event::Rested => {
+                self.resting = false;
+                return self.ask();
             }
             Event::Answered(answer) => return self.answered(answer),
             Event::Published => self.published = self.in_flight.take(),
@@ -95,7 +105,7 @@ impl Machine {
 
     fn ask(&mut self) -> Option<Effect> {
         let new = self.published.is_none_or(|head| head.size < self.offered.size);
-        if !new || self.in_flight.is_some() {
+        if !new || self.in_flight.is_some() || self.resting {
             return None;
         }
         self.in_flight = Some(self.offered);
@@ -112,6 +122,13 @@ impl Machine {
                 self.signer = head.size;
                 Some(Effect::Publish { head, note })
             }
+            Answer::Stale(held) if self.published.is_some_and(|published| held.size < published.size) => {
+                let published = self.published.map_or(TreeSize::ZERO, |published| published.size);
+                Some(Effect::Stop(format!(
+                    "it went back: it holds a head of size {}, and size {published} is published under its key",
+                    held.size
+                )))
+            }
             Answer::Stale(held) if held.size <= head.size && self.stale < MAX_STALE => {
                 self.stale += 1;
                 self.signer = held.size;
@@ -122,7 +139,7 @@ impl Machine {
                 held.size, head.size
             ))),
             Answer::Conflict(conflict) => Some(Effect::Stop(conflict.to_string())),
-            Answer::Reject(reject) => Some(Effect::Stop(reject.to_string())),
+            Answer::Reject(why) => Some(Effect::Stop(why)),
         }
     }
 }
@@ -219,15 +236,32 @@ mod tests {
     }
 
     #[test]
-    fn a_signer_that_does_not_answer_is_asked_again_when_due() {
+    fn a_signer_that_does_not_answer_is_left_alone_and_then_asked_for_the_newest_head() {
         check(
             Some(5),
             &[
                 (Event::Offered(head(8)), None),
                 (Event::Due, ask(5, 8)),
                 (Event::NoAnswer, None),
-                (Event::Due, ask(5, 8)),
+                (Event::Wanted(size(9)), None),
+                (Event::Offered(head(9)), None),
+                (Event::Due, None),
+                (Event::Rested, ask(5, 9)),
+                (signed(), publish(9)),
             ],
+        );
+    }
+
+    /// R5, before every signature: the signer was put back while the log ran. Seen to fail without the comparison with what is
+    /// published.
+    #[test]
+    fn a_signer_that_holds_less_than_was_published_stops_the_log() {
+        let mut machine = Machine::new(Some(head(5)));
+        machine.step(Event::Offered(head(8)));
+        machine.step(Event::Due);
+        let effect = machine.step(Event::Answered(Answer::Stale(head(3))));
+        assert!(
+            matches!(effect, Some(Effect::Stop(why)) if why.contains("size 3") && why.contains("size 5"))
         );
     }
 

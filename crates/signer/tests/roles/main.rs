@@ -10,3 +10,4 @@
 mod publisher;
 mod signer;
 mod support;
+mod terms;

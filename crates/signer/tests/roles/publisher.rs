@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use epigraph_core::progress::{Conflict, Proposal, Reject};
+use epigraph_core::progress::{Conflict, Proposal};
 use epigraph_core::proof::{ConsistencyProof, prove_consistency};
 use epigraph_core::{Checkpoint, Origin, TreeHead, TreeSize, Verified, note};
-use epigraph_signer::embedded::EmbeddedSigner;
+use epigraph_rpc::peer::{OpenTermAnswer, SignerHead};
+use epigraph_signer::handle::SignerHandle;
 use epigraph_signer::publish::{AskError, AskSigner, PublishError, Publisher};
-use epigraph_signer::signer::Answer;
+use epigraph_signer::signer::{Answer, Request};
 use epigraph_store::file::Dir;
 use epigraph_store::file::fault::{Fault, FaultDir, Operation, Outcome};
 use epigraph_store::file::memory::MemoryDir;
@@ -48,7 +49,17 @@ impl Scripted {
 }
 
 impl AskSigner for Scripted {
-    async fn sign_checkpoint(&self, _: &Origin, proposal: Proposal) -> Result<Answer, AskError> {
+    async fn head(&self, _: &Origin) -> Result<SignerHead, AskError> {
+        panic!("the publisher only has heads signed")
+    }
+
+    async fn open_term(&self, _: &Origin, _: SignerHead) -> Result<OpenTermAnswer, AskError> {
+        panic!("the publisher only has heads signed")
+    }
+
+    async fn sign_checkpoint(&self, request: Request) -> Result<Answer, AskError> {
+        let Request { term, proposal, .. } = request;
+        assert_eq!(term, TERM);
         let number = {
             let mut asked = self.asked.lock().unwrap();
             asked.push((Instant::now(), proposal.clone()));
@@ -70,6 +81,7 @@ struct Running {
     offered: watch::Sender<TreeHead>,
     wanted: watch::Sender<TreeSize>,
     published: watch::Receiver<Option<Arc<Verified<Checkpoint>>>>,
+    troubled: watch::Receiver<Option<String>>,
     task: JoinHandle<Result<(), PublishError>>,
     tree: Arc<MemoryTree>,
 }
@@ -80,6 +92,7 @@ impl Running {
         let tree = Arc::new(tree(20, 20, 1));
         let newest = store.current().map(|note| Arc::new(Checkpoint::open(note, &policy()).unwrap()));
         let (publish, published) = watch::channel(newest);
+        let (trouble, troubled) = watch::channel(None);
         let (offer, offered) = watch::channel(head(&tree, offered));
         let (want, wanted) = watch::channel(TreeSize::ZERO);
         let proving = Arc::clone(&tree);
@@ -93,12 +106,14 @@ impl Running {
             policy: policy(),
             checkpoint_interval: INTERVAL,
             signer,
+            term: TERM,
+            on_trouble: Box::new(move |why| drop(trouble.send_replace(why.map(str::to_owned)))),
             prove: Arc::new(prove),
             store,
             published: publish,
         };
         let task = tokio::spawn(publisher.run(offered, wanted));
-        Running { offered: offer, wanted: want, published, task, tree }
+        Running { offered: offer, wanted: want, published, troubled, task, tree }
     }
 
     fn offer(&self, leaves: u64) {
@@ -252,7 +267,7 @@ async fn another_history_at_the_signer_stops_it_for_good() {
     let (ours, theirs) = (head(&tree(20, 20, 1), 8), head(&tree(20, 2, 2), 8));
     for answer in [
         Answer::Conflict(Conflict { held: theirs, proposed: ours }),
-        Answer::Reject(Reject::EmptyRoot),
+        Answer::Reject("no".into()),
         Answer::Stale(head(&tree(20, 20, 1), 9)),
         // It says that it holds something else each time it is asked.
         Answer::Stale(head(&tree(20, 20, 1), 3)),
@@ -271,17 +286,18 @@ async fn another_history_at_the_signer_stops_it_for_good() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_signer_that_is_away_is_asked_again_at_every_interval_and_one_that_is_gone_stops_it() {
+async fn a_signer_that_is_away_is_asked_again_ever_more_rarely_and_one_that_is_gone_stops_it() {
     let away = Scripted::new(|number, proposal| match number {
-        0..=3 => Err(AskError::Unavailable("away".into())),
+        0..=7 => Err(AskError::Unavailable("away".into())),
         _ => Ok(signed(&proposal.head)),
     });
     let start = Instant::now();
     let mut running = Running::start(away.clone(), memory_store(None), 0);
+    assert!(running.troubled.wait_for(|why| why.as_deref() == Some("away")).await.is_ok());
     running.published(0).await;
-    let times: Vec<_> = away.asked().iter().map(|(at, _)| (*at - start).as_secs()).collect();
-    // At the start, at the first tick, which is at the start too, and at each one after it.
-    assert_eq!(times, [0, 0, 10, 20, 30]);
+    assert!(running.troubled.borrow().is_none(), "it is said when the signer is back");
+    let times: Vec<_> = away.asked().iter().map(|(at, _)| (*at - start).as_millis()).collect();
+    assert_eq!(times, [0, 100, 300, 700, 1_500, 3_100, 6_300, 11_300, 16_300]);
     running.end().await.unwrap();
 
     let gone = Scripted::new(|_, _| Err(AskError::Fatal("gone".into())));
@@ -341,17 +357,17 @@ async fn a_signer_that_is_ahead_of_what_was_published_catches_the_log_up() {
         [(None, 5, 5), (None, 5, 9), (Some(3), 5, 5), (Some(3), 5, 9), (Some(0), 9, 9)]
     {
         let mut signer = open(Arc::new(store())).unwrap();
-        let signed = signer.sign_checkpoint(&origin(), proposal(&ours, 0, held), NOW).unwrap();
+        let signed = signer.sign_checkpoint(in_term(proposal(&ours, 0, held)), NOW).unwrap();
         assert!(matches!(signed, Answer::Signed(_)));
-        let signer = EmbeddedSigner::spawn(signer, Arc::new(Fixed)).unwrap();
+        let (signer, _) = SignerHandle::spawn(signer, Arc::new(Fixed)).unwrap();
         let mut running = Running::start(signer, memory_store(published), offered);
         running.published(offered).await;
         running.end().await.unwrap();
     }
     // But not if it holds what this log never had.
     let mut signer = open(Arc::new(store())).unwrap();
-    signer.sign_checkpoint(&origin(), proposal(&tree(20, 2, 2), 0, 9), NOW).unwrap();
-    let signer = EmbeddedSigner::spawn(signer, Arc::new(Fixed)).unwrap();
+    signer.sign_checkpoint(in_term(proposal(&tree(20, 2, 2), 0, 9)), NOW).unwrap();
+    let (signer, _) = SignerHandle::spawn(signer, Arc::new(Fixed)).unwrap();
     let running = Running::start(signer, memory_store(Some(3)), 12);
     let published = running.published.clone();
     assert!(matches!(running.ended().await, Err(PublishError::Diverged(_))));

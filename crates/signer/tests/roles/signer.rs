@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use epigraph_core::progress::Proposal;
 use epigraph_core::{Checkpoint, Hash, Origin, TreeHead};
-use epigraph_signer::signer::{Answer, Signer, SignerError};
+use epigraph_signer::signer::{Answer, Request, Signer, SignerError};
 use epigraph_store::file::fault::{Fault, FaultDir, Outcome};
 use epigraph_store::file::memory::{MemoryDir, Survival, by_seed};
 use epigraph_store::head::{HeadError, HeadStore};
@@ -13,12 +13,12 @@ use epigraph_store::tree::MemoryTree;
 use crate::support::*;
 
 fn ask(signer: &mut Signer, proposal: Proposal) -> Result<Answer, SignerError> {
-    signer.sign_checkpoint(&origin(), proposal, NOW)
+    signer.sign_checkpoint(in_term(proposal), NOW)
 }
 
 /// Signs the head at `new` or fails the test.
 fn sign(signer: &mut Signer, tree: &MemoryTree, new: u64) -> String {
-    let held = signer.held(&origin()).unwrap().head.size.get();
+    let held = signer.head(&origin()).unwrap().head.size.get();
     match ask(signer, proposal(tree, held, new)).unwrap() {
         Answer::Signed(note) => note,
         other => panic!("{other:?}"),
@@ -47,7 +47,7 @@ fn what_it_signs_is_the_checkpoint_that_was_proposed() {
         let note = sign(&mut signer, &tree, at);
         let checkpoint = Checkpoint::open(note.as_bytes(), &policy()).unwrap();
         assert_eq!((checkpoint.head(), checkpoint.origin()), (head(&tree, at), &origin()));
-        assert_eq!(signer.held(&origin()).unwrap().head, head(&tree, at));
+        assert_eq!(signer.head(&origin()).unwrap().head, head(&tree, at));
     }
 }
 
@@ -89,7 +89,7 @@ fn no_signature_leaves_before_its_head_is_durable_whatever_fails() {
                     for crashed in crashes(&memory) {
                         let signer = open(Arc::new(crashed)).unwrap();
                         assert_eq!(
-                            signer.held(&origin()).unwrap().head,
+                            signer.head(&origin()).unwrap().head,
                             signed,
                             "{what}: after signing {at}"
                         );
@@ -99,7 +99,7 @@ fn no_signature_leaves_before_its_head_is_durable_whatever_fails() {
             assert!(dir.fired(), "{what}");
             for crashed in crashes(&memory) {
                 let mut signer = open(Arc::new(crashed)).unwrap_or_else(|error| panic!("{what}: {error}"));
-                let held = signer.held(&origin()).unwrap().head;
+                let held = signer.head(&origin()).unwrap().head;
                 assert!(held == signed || held == tried, "{what}: {held:?}");
                 // Asked again, it signs the same text for the same size.
                 let again = sign(&mut signer, &tree, tried.size.get());
@@ -120,7 +120,7 @@ fn a_restart_signs_the_same_note_again() {
         let first = sign(&mut open(Arc::new(memory.clone())).unwrap(), &tree, at);
         for crashed in crashes(&memory) {
             let mut signer = open(Arc::new(crashed)).unwrap();
-            assert_eq!(signer.held(&origin()).unwrap().head, head(&tree, at));
+            assert_eq!(signer.head(&origin()).unwrap().head, head(&tree, at));
             assert_eq!(sign(&mut signer, &tree, at), first);
         }
     }
@@ -149,7 +149,7 @@ fn what_is_not_growth_signs_nothing_and_changes_nothing() {
             Answer::Reject(_) => "reject",
         };
         assert_eq!(got, kind, "{asked}");
-        assert_eq!(signer.held(&origin()).unwrap().head, head(&ours, 8));
+        assert_eq!(signer.head(&origin()).unwrap().head, head(&ours, 8));
         assert!(memory.content("heads").unwrap() == before, "{asked}: the file changed");
     };
     check(&mut signer, proposal(&ours, 5, 12), "stale");
@@ -178,11 +178,14 @@ fn a_log_without_a_key_or_without_a_head_is_refused() {
     let (heads, _) = HeadStore::open(Arc::new(memory.clone())).unwrap();
     let mut wrong_key = Signer::new(vec![key_of("other.example", 7)], heads);
     // The store knows the log, but the key carries another name.
-    let no_key = wrong_key.sign_checkpoint(&origin(), proposal(&tree, 0, 4), NOW);
+    let no_key = ask(&mut wrong_key, proposal(&tree, 0, 4));
     assert!(matches!(no_key, Err(SignerError::UnknownLog(_))), "{no_key:?}");
     // The key is there, but nobody initialised a head for it: that is no fresh start.
-    let no_head = wrong_key.sign_checkpoint(&stranger, proposal(&tree, 0, 4), NOW);
+    let no_head = wrong_key.pass_gate(&stranger, &[]);
     assert!(matches!(no_head, Err(SignerError::Store(HeadError::UnknownOrigin(_)))), "{no_head:?}");
+    let request = Request { origin: stranger, ..in_term(proposal(&tree, 0, 4)) };
+    let gated = wrong_key.sign_checkpoint(request, NOW);
+    assert!(matches!(gated, Err(SignerError::Gated(_))), "{gated:?}");
     assert!(memory.content("heads").unwrap() == before);
 }
 
@@ -209,7 +212,7 @@ fn of_two_forks_at_any_two_sizes_never_both_are_signed_also_across_restarts_and_
                         }
                     }
                 }
-                assert_eq!(signer.held(&origin()).unwrap().head, head(&ours, signed));
+                assert_eq!(signer.head(&origin()).unwrap().head, head(&ours, signed));
             }
         }
     }

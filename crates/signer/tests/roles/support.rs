@@ -9,12 +9,15 @@ use epigraph_core::proof::{prove_consistency, root_at};
 use epigraph_core::{
     Entropy, Hash, KeyName, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis, note,
 };
-use epigraph_signer::signer::Signer;
+use epigraph_signer::signer::{Request, Signer};
 use epigraph_store::file::Dir;
 use epigraph_store::file::memory::MemoryDir;
 use epigraph_store::head::{HeadError, HeadStore};
 use epigraph_store::tree::MemoryTree;
 use zeroize::Zeroizing;
+
+/// The term that [`store`] has open.
+pub const TERM: u64 = 1;
 
 pub const NOW: UnixMillis = UnixMillis(1_000_000);
 
@@ -66,27 +69,31 @@ pub fn proposal(tree: &MemoryTree, old: u64, new: u64) -> Proposal {
     Proposal { old_size: size(old), head: head(tree, new), proof: proof(tree, old, new), note: Vec::new() }
 }
 
-struct Fixed;
+/// Not random at all.
+pub struct Nine;
 
-impl Entropy for Fixed {
+impl Entropy for Nine {
     fn fill(&self, bytes: &mut [u8]) {
         bytes.fill(9);
     }
 }
 
-/// A directory with a head store that holds the empty tree for the log.
+/// A directory with a head store that holds the empty tree for the log, and has [`TERM`] open.
 pub fn store() -> MemoryDir {
     let memory = MemoryDir::new();
-    let mut heads = HeadStore::create(Arc::new(memory.clone()), 1, &Fixed).unwrap();
-    heads.init_log(&origin(), Held::EMPTY).unwrap();
+    let mut heads = HeadStore::create(Arc::new(memory.clone()), 1, &Nine).unwrap();
+    heads.init_log(&origin(), Held { term: TERM, ..Held::EMPTY }).unwrap();
     memory
 }
 
-/// The signer as a start opens it: where a newer head may have been lost, the gate is taken to have cleared it.
+/// The proposal in the term of [`store`].
+pub fn in_term(proposal: Proposal) -> Request {
+    Request { origin: origin(), term: TERM, proposal }
+}
+
+/// The signer as a start opens it, after a gate at which nobody had seen anything.
 pub fn open(dir: Arc<dyn Dir>) -> Result<Signer, HeadError> {
-    let (mut heads, _) = HeadStore::open(dir)?;
-    if heads.suspects().next().is_some() {
-        heads.clear_suspicion(&origin())?;
-    }
-    Ok(Signer::new(vec![key()], heads))
+    let mut signer = Signer::new(vec![key()], HeadStore::open(dir)?.0);
+    signer.pass_gate(&origin(), &[]).unwrap();
+    Ok(signer)
 }
