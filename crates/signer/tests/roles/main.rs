@@ -11,3 +11,4 @@ mod publisher;
 mod signer;
 mod support;
 mod terms;
+mod witnesses;
