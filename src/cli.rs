@@ -266,12 +266,16 @@ pub struct Prove {
     #[command(flatten)]
     pub profile: Profile,
 
-    /// The index of the entry, from 0
-    #[arg(value_name = "INDEX")]
-    pub index: u64,
+    /// The index of the entry, from 0; without it, the log looks for the first entry with the leaf hash of --entry or --leaf-hash
+    #[arg(value_name = "INDEX", required_unless_present_any = ["entry", "leaf_hash"])]
+    pub index: Option<u64>,
 
     #[command(flatten)]
     pub leaf: Leaf,
+
+    /// Prove it under the published checkpoint of this size, if the log has kept it, instead of the newest
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub size: Option<u64>,
 
     /// Where to write the receipt
     #[arg(long, value_name = "FILE")]
@@ -308,6 +312,10 @@ pub struct Entries {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
 
+    /// Go on with entries as they are published, until Ctrl-C; with --json, one object a line for each
+    #[arg(long, conflicts_with_all = ["last", "count"])]
+    pub follow: bool,
+
     /// Write each entry to a file NUMBER.entry in this directory, instead of a line to standard output
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -317,6 +325,18 @@ pub struct Entries {
 pub struct Checkpoint {
     #[command(flatten)]
     pub profile: Profile,
+
+    /// Go on with each checkpoint as it is published, until Ctrl-C; with --json, one object a line for each
+    #[arg(long)]
+    pub watch: bool,
+
+    /// List the published checkpoints that the log has kept; with --json, one object a line for each
+    #[arg(long, conflicts_with = "watch")]
+    pub list: bool,
+
+    /// List only those of at least this size
+    #[arg(long, value_name = "N", requires = "list")]
+    pub min_size: Option<u64>,
 }
 
 #[derive(Args)]

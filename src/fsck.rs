@@ -126,7 +126,9 @@ fn check(config: &LogConfig, terminal: Terminal) -> Outcome<(Value, Outcome)> {
 
     let journal_path = config.directory.join("journal");
     let wanted: Vec<_> = [published, held].iter().flatten().map(|head| head.size).collect();
-    let mut progress = |size: TreeSize| terminal.progress(format_args!("{size} entries read"));
+    // What the journal must at least have; it may go on behind that.
+    let known = wanted.iter().max().map_or(0, |size| size.get());
+    let mut progress = |entries: u64| terminal.bar(entries, known.max(entries), "entries read");
     let journal_dir = state::open_dir(&journal_path)?;
     let journal = journal::inspect(journal_dir.as_ref(), origin.hash(), &wanted, &mut progress);
     findings.extend(journal.flaws.iter().map(|flaw| of_flaw(&journal_path, flaw)));

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use epigraph_core::{Clock, Origin, UnixMillis};
-use epigraph_rpc::{ConnectionRefused, Hooks, log_refused};
+use epigraph_rpc::{ConnectionRefused, Hooks, OnRefused, log_refused};
 use epigraph_sequencer::log::Log;
 use epigraph_sequencer::status::{NotReady, Status};
 use prometheus_client::collector::Collector;
@@ -53,11 +53,11 @@ impl Calls {
     pub fn hooks(&self) -> Hooks {
         let (log, refused) = (log_refused(), self.refused.clone());
         let (answered, duration) = (self.answered.clone(), self.duration.clone());
+        let on_refused: OnRefused = Arc::new(move |address, reason| {
+            refused.get_or_create(&[("kind", reason.kind())]).inc();
+            log(address, reason);
+        });
         Hooks {
-            on_refused: Arc::new(move |address, reason| {
-                refused.get_or_create(&[("kind", reason.kind())]).inc();
-                log(address, reason);
-            }),
             on_call: Arc::new(move |rpc| {
                 let (answered, duration) = (answered.clone(), duration.clone());
                 let watch = Stopwatch::start();
@@ -66,6 +66,7 @@ impl Calls {
                     duration.get_or_create(&[("rpc", rpc)]).observe(watch.elapsed().as_secs_f64());
                 })
             }),
+            ..Hooks::from(on_refused)
         }
     }
 }

@@ -15,6 +15,7 @@ use epigraph_signer::keys;
 use epigraph_store::file::Dir;
 use epigraph_store::file::real::RealDir;
 use epigraph_store::head::HeadStore;
+use epigraph_store::history::{Found, History};
 use epigraph_store::journal::{Config, Journal, MAX_FRAME_BYTES};
 use epigraph_store::lock::{DirLock, FormatFile, Kind};
 use epigraph_store::published::PublishedStore;
@@ -25,6 +26,7 @@ use crate::config::{
     EmbeddedConfig, LogConfig, ProcessConfig, SignerConfig, load_toml, log_inside_signer, signer_inside_log,
 };
 use crate::failure::{Failure, Outcome};
+use crate::runtime;
 
 /// In a log's own directory: what never changes about it.
 const LOG_FILE: &str = "log.toml";
@@ -45,6 +47,8 @@ pub struct LogState {
     /// The embedded signer's key and heads; `None` if the signer is another process.
     pub signer: Option<(SigningKey, HeadStore)>,
     pub published: PublishedStore,
+    /// Earlier published checkpoints; `None` if they cannot be read, which stops nothing.
+    pub history: Option<Arc<History>>,
     pub journal: Journal,
     pub journal_dir: Arc<dyn Dir>,
     /// Where the stored tree is, or will be. It may be deleted.
@@ -219,6 +223,7 @@ pub fn open(process: &ProcessConfig, config: &LogConfig, entropy: &Arc<dyn Entro
     if let Some(repaired) = repaired {
         tracing::warn!(directory = %checkpoints.display(), %repaired, "the published checkpoint");
     }
+    let history = open_history(&checkpoints)?;
     let journal_path = log.join("journal");
     let journal_dir = open_dir(&journal_path)?;
     let sizes = journal_config(file.segment_bytes)?;
@@ -230,7 +235,24 @@ pub fn open(process: &ProcessConfig, config: &LogConfig, entropy: &Arc<dyn Entro
     }
     let policy = Policy::of_log(vkey);
     let tree_directory = log.join("tree");
-    Ok(LogState { origin, policy, signer, published, journal, journal_dir, tree_directory })
+    Ok(LogState { origin, policy, signer, published, history, journal, journal_dir, tree_directory })
+}
+
+/// Whatever is wrong with the history is told and stops nothing.
+fn open_history(checkpoints: &Path) -> Outcome<Option<Arc<History>>> {
+    match History::open(open_dir(checkpoints)?, runtime::clock()) {
+        Ok((history, Found { damaged, kept_aside })) => {
+            if damaged > 0 {
+                let kept_aside = kept_aside.as_deref().unwrap_or("nowhere: too many are kept already");
+                tracing::warn!(directory = %checkpoints.display(), damaged, kept_aside, "the history of checkpoints was damaged");
+            }
+            Ok(Some(Arc::new(history)))
+        }
+        Err(error) => {
+            tracing::warn!(directory = %checkpoints.display(), %error, "the log runs without the history of its checkpoints");
+            Ok(None)
+        }
+    }
 }
 
 fn same_key(config: &LogConfig, of: &dyn Display, vkey: &VKey, of_log: &VKey) -> Outcome {

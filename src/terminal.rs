@@ -77,6 +77,16 @@ impl Terminal {
         }
     }
 
+    /// As [`Terminal::progress`], with a bar for how much of `total` is done.
+    pub fn bar(self, done: u64, total: u64, what: impl Display) {
+        const WIDTH: u64 = 24;
+        // Twice the width in a u128: no product overflows, and an empty whole is all done.
+        let full = u128::from(done.min(total)) * u128::from(WIDTH) / u128::from(total.max(1));
+        let full = if total == 0 { WIDTH as usize } else { full as usize };
+        let rest = WIDTH as usize - full;
+        self.progress(format_args!("[{}{}] {done} of {total} {what}", "#".repeat(full), "-".repeat(rest)));
+    }
+
     fn clear(self) {
         if self.moving {
             print!("\r\x1b[2K");

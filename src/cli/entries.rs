@@ -4,7 +4,7 @@ use std::io;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use epigraph_client::entries::Page;
+use bytes::Bytes;
 use epigraph_core::hash::leaf_hash;
 use epigraph_core::{LeafIndex, TreeSize};
 
@@ -26,13 +26,16 @@ pub fn run(args: &Entries, terminal: Terminal) -> Outcome {
     let profile = Profile::load(&args.profile.profile)?;
     let origin = profile.origin.clone();
     let files = args.out.as_deref().map(ReceiptDir::create).transpose()?;
+    if args.follow {
+        return follow(first, profile, files.as_ref(), terminal);
+    }
     let (mut count, mut bytes, mut room) = (0, 0, MAX_OBJECT_BYTES);
     let mut listed = Vec::new();
     runtime::runtime().map_err(Failure::state)?.block_on(async {
         let client = profile.client()?;
         let mut pages = client.entries(first, end).await?;
         while let Some(page) = pages.next_page().await? {
-            for (index, entry) in numbered(&page) {
+            for (index, entry) in numbered(page.first_index, &page.entries) {
                 count += 1;
                 bytes += entry.len() as u64;
                 match &files {
@@ -40,11 +43,7 @@ pub fn run(args: &Entries, terminal: Terminal) -> Outcome {
                     None if terminal.prints_objects() => {
                         let left = room.checked_sub(OBJECT_ENTRY_BYTES + entry.len() * 4 / 3);
                         room = left.ok_or_else(|| Failure::usage(TOO_MANY))?;
-                        listed.push(serde_json::json!({
-                            "index": index.get(),
-                            "leaf_hash": leaf_hash(entry).to_string(),
-                            "base64": STANDARD.encode(entry),
-                        }));
+                        listed.push(object(index, entry));
                     }
                     None => terminal.entry(entry).map_err(unwritten)?,
                 }
@@ -95,10 +94,44 @@ fn range(args: &Entries) -> Outcome<(LeafIndex, Option<TreeSize>)> {
 
 const NO_SUCH_INDEX: &str = "no log has an entry with this index";
 
-fn numbered(page: &Page) -> impl Iterator<Item = (LeafIndex, &[u8])> {
-    (0..)
-        .zip(&page.entries)
-        .filter_map(|(offset, entry)| Some((page.first_index.checked_add(offset)?, entry.as_ref())))
+/// Shows entries as they are published, until the process is told to stop.
+fn follow(first: LeafIndex, profile: Profile, files: Option<&ReceiptDir>, terminal: Terminal) -> Outcome {
+    runtime::runtime().map_err(Failure::state)?.block_on(async {
+        let stop = runtime::stop_signal().map_err(Failure::state)?;
+        let client = profile.client()?;
+        let showing = async {
+            let mut follower = client.follow(first, runtime::entropy()).await?;
+            loop {
+                let batch = follower.next().await?;
+                for (index, entry) in numbered(batch.first_index, &batch.entries) {
+                    if let Some(files) = files {
+                        files.keep_entry(index, entry)?;
+                    }
+                    match files {
+                        _ if terminal.prints_objects() => terminal.object(&object(index, entry)),
+                        Some(_) => terminal.line(format_args!("verified: entry {index}")),
+                        None => terminal.entry(entry).map_err(unwritten)?,
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            ended = showing => ended,
+            () = stop => Ok(()),
+        }
+    })
+}
+
+fn object(index: LeafIndex, entry: &[u8]) -> serde_json::Value {
+    serde_json::json!({
+        "index": index.get(),
+        "leaf_hash": leaf_hash(entry).to_string(),
+        "base64": STANDARD.encode(entry),
+    })
+}
+
+fn numbered(first: LeafIndex, entries: &[Bytes]) -> impl Iterator<Item = (LeafIndex, &[u8])> {
+    (0..).zip(entries).filter_map(move |(offset, entry)| Some((first.checked_add(offset)?, entry.as_ref())))
 }
 
 fn unwritten(error: io::Error) -> Failure {

@@ -90,6 +90,12 @@ pub async fn open(
         &state.policy,
         state.published.current(),
     )?;
+    if let (Some(history), Some(newest)) = (&state.history, &newest) {
+        // The one that a crash kept from the history.
+        if let Err(error) = history.append(newest.head().size, newest.note()) {
+            tracing::warn!(%error, "the newest checkpoint is not in the history");
+        }
+    }
     let (signer, term) = match (state.signer, &config.signer, calling) {
         (Some((key, heads)), _, _) => {
             let seen = gate.published.map(|head| Seen { by: "the log's directory".into(), head });
@@ -117,6 +123,8 @@ pub async fn open(
         journal: state.journal,
         clock: runtime::clock(),
         published: published_receiver,
+        history: state.history.clone(),
+        policy: state.policy.clone(),
     })
     .map_err(Failure::state)?;
     let scrubber = Scrubber::new(state.journal_dir, origin.hash(), Arc::clone(&tree));
@@ -139,6 +147,7 @@ pub async fn open(
         on_trouble: not_publishing(&log),
         prove: Arc::new(prove),
         store: state.published,
+        history: state.history,
         published,
     };
     let (scrubbing_at, scrubbed) = watch::channel(Scrubbed::default());

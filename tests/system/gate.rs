@@ -101,7 +101,7 @@ fn the_directories_of_two_logs_of_one_name_do_not_mix() {
     ours.put_back();
     house.serve_refused(
         5,
-        &["is of another history: at size 4 its root is ", "has root ", "do not belong together"],
+        &["is of another history: it is bound to size 4 with root ", "shows root ", "Find out which"],
     );
 }
 

@@ -41,6 +41,12 @@ fn ask(serving: &Serving, request: &[u8]) -> (Option<u16>, String) {
     (code, answer)
 }
 
+/// The status and the body of a page.
+pub fn get_any(serving: &Serving, path: &str) -> (u16, String) {
+    let (code, answer) = ask(serving, format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+    (code.unwrap(), answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
 /// The body of a page, which must have this status.
 #[track_caller]
 pub fn get(serving: &Serving, path: &str, expected: u16) -> String {

@@ -207,26 +207,41 @@ impl House {
     }
 
     fn try_serve(&self) -> Result<Serving, Ended> {
-        let messages = self.outside("messages");
-        let mut child =
-            command(&[&"serve", &"log", &"--until-stdin-closes", &"--config", &self.path("log.toml")])
-                .stdin(Stdio::piped())
-                .stderr(File::create(&messages).unwrap())
-                .spawn()
-                .unwrap();
+        let serving = self.start("log", "log.toml")?;
+        self.point_at(&serving);
+        Ok(serving)
+    }
+
+    /// Later client commands of this house go to this log.
+    pub fn point_at(&self, serving: &Serving) {
+        let old = value(&self.path("client.toml"), "address");
+        self.edit("client.toml", &old, &serving.address);
+    }
+
+    /// Starts a role with a configuration of this house. It refuses, or says where it listens.
+    pub fn start(&self, role: &str, config: &str) -> Result<Serving, Ended> {
+        let messages = self.outside(&format!("messages-{config}"));
+        let mut child = command(&[&"serve", &role, &"--until-stdin-closes", &"--config", &self.path(config)])
+            .stdin(Stdio::piped())
+            .stderr(File::create(&messages).unwrap())
+            .spawn()
+            .unwrap();
         let stdin = child.stdin.take();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         // serving <origin> on <address> with <count> entries
+        // signing for <origin> on <address>
         let words: Vec<_> = line.split_whitespace().collect();
-        let ["serving", _, "on", address, "with", entries, "entries"] = words[..] else {
-            let code = child.wait().unwrap().code();
-            return Err(Ended { code, out: line, err: fs::read_to_string(messages).unwrap() });
+        let (address, entries) = match words[..] {
+            ["serving", _, "on", address, "with", entries, "entries"] => (address, entries.parse().unwrap()),
+            ["signing", "for", _, "on", address] => (address, 0),
+            _ => {
+                let code = child.wait().unwrap().code();
+                return Err(Ended { code, out: line, err: fs::read_to_string(messages).unwrap() });
+            }
         };
-        let (address, entries) = (address.to_owned(), entries.parse().unwrap());
-        let old = value(&self.path("client.toml"), "address");
-        self.edit("client.toml", &old, &address);
+        let address = address.to_owned();
         Ok(Serving { child, stdin, stdout, messages, address, entries })
     }
 
@@ -251,14 +266,25 @@ impl House {
         Client::new(log, self.origin(), self.policy(), pin)
     }
 
+    /// The log as its callers see it, who verify nothing. Within a runtime.
+    pub fn log_peer(&self, serving: &Serving) -> peer::Log {
+        peer::Log::new(&serving.address, &self.tls(), &server()).unwrap()
+    }
+
     /// A client that sends whatever it is told to. Within a runtime.
     pub fn raw_client(&self, serving: &Serving) -> LogServiceClient<Channel> {
         LogServiceClient::new(channel(&serving.address, &self.tls(), &server()).unwrap())
     }
 
-    fn tls(&self) -> ClientTls {
-        let clock = Arc::new(Then::of(&self.path("pki/ca.pem")));
-        let (chain, key) = (self.path("pki/client/client.pem"), self.path("pki/client/client.key"));
+    /// What the quickstart's client proves to be.
+    pub fn tls(&self) -> ClientTls {
+        self.tls_of("pki/client/client")
+    }
+
+    /// With a certificate of this house's CA: `<stem>.pem` and `<stem>.key`.
+    pub fn tls_of(&self, stem: &str) -> ClientTls {
+        let clock = Arc::new(Then::of(&self.path(&format!("{stem}.pem"))));
+        let (chain, key) = (self.path(&format!("{stem}.pem")), self.path(&format!("{stem}.key")));
         let own = Credentials::from_files(&chain, &key, Usage::Client, clock.now()).unwrap();
         let trust = TrustBundle::from_file(DOMAIN, &self.path("pki/ca.pem")).unwrap();
         ClientTls::new(own, trust, clock).unwrap()
@@ -301,7 +327,7 @@ impl Saved {
     }
 }
 
-/// A running log.
+/// A running log or signer.
 pub struct Serving {
     child: Child,
     stdin: Option<ChildStdin>,

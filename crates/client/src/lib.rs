@@ -6,7 +6,9 @@
 mod backoff;
 pub mod entries;
 pub mod follow;
+mod history;
 pub mod pin;
+pub mod producer;
 
 use bytes::Bytes;
 use epigraph_core::checkpoint::CheckpointError;
@@ -15,7 +17,8 @@ use epigraph_core::proof::{ConsistencyProof, ProofError};
 use epigraph_core::tlog_proof::{Receipt, VerifyError};
 use epigraph_core::{Checkpoint, Hash, LeafIndex, Origin, Policy, TreeHead, TreeSize, Verified};
 use epigraph_rpc::peer::{Tree, Which};
-use epigraph_rpc::{CallError, Reason, Wait, peer};
+use epigraph_rpc::{CallError, Reason, Wait, convert, peer};
+pub use history::Checkpoints;
 use pin::{Pin, PinError};
 use thiserror::Error;
 
@@ -120,7 +123,16 @@ impl Client {
 
     /// Appends entries. With receipts, each of them was verified against the entry's own bytes, and the pin moved on.
     pub async fn append(&self, entries: &[Bytes], wait: Wait) -> Result<Appended, ClientError> {
-        let answer = self.log.append(self.origin.as_str(), entries.to_vec(), wait, None, None).await?;
+        self.append_as(None, entries, wait).await
+    }
+
+    async fn append_as(
+        &self,
+        producer: Option<convert::Producer>,
+        entries: &[Bytes],
+        wait: Wait,
+    ) -> Result<Appended, ClientError> {
+        let answer = self.log.append(self.origin.as_str(), entries.to_vec(), wait, None, producer).await?;
         let first_index = answer.first_index;
         let receipts = match answer.checkpoint {
             None => None,
@@ -162,6 +174,21 @@ impl Client {
         let tree = Tree { size: Some(checkpoint.head().size), consistent_from: None };
         let answer = self.log.proof(self.origin.as_str(), Which::Index(index), tree).await?;
         self.check(index, leaf, answer.hashes, checkpoint)
+    }
+
+    /// Fetches the receipt of the first entry with this leaf hash, verified. Where there is none the log refuses, which proves
+    /// nothing.
+    pub async fn receipt_of(&self, leaf: &Hash) -> Result<Receipt, ClientError> {
+        let which = Which::LeafHash(*leaf);
+        let answer = self.log.proof(self.origin.as_str(), which, Tree::default()).await?;
+        let note = answer.checkpoint.ok_or(ClientError::WrongAnswer("without a checkpoint"))?;
+        let checkpoint = self.accept(&note).await?;
+        self.check(answer.leaf_index, leaf, answer.hashes, &checkpoint)
+    }
+
+    /// Published checkpoints of at least `min_size` that the log kept, in ascending order of their sizes.
+    pub fn checkpoints(&self, min_size: TreeSize) -> Checkpoints<'_> {
+        Checkpoints { client: self, min_size, after: None, token: Some(String::new()) }
     }
 
     /// Fetches the newest published checkpoint, verified, and proven to extend everything that was accepted before the call.

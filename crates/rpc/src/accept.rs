@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,8 +19,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::connection::{Connection, leave_by};
+use crate::connection::{Connection, in_time, leave_by};
 use crate::identity::{IdentityError, Leaf, SpiffeId};
+use crate::observe::{Hooks, OnAcceptPaused};
 use crate::quota::{Exceeded, Quota};
 use crate::tls::{ServerTls, Standing, identity_error, is_revoked};
 
@@ -126,9 +127,41 @@ impl ConnectionRefused {
 /// Told of every refused connection.
 pub type OnRefused = Arc<dyn Fn(SocketAddr, &ConnectionRefused) + Send + Sync>;
 
-/// Writes a warning with the address and the reason.
+/// Warnings of refused connections in a second. Strangers cause them, and must not be able to fill a disk with them.
+const REFUSED_WARNINGS_PER_SECOND: u32 = 5;
+
+/// Writes a warning with the address and the reason, at most five a second. The next one tells how many were not
+/// written. To be called within a tokio runtime.
 pub fn log_refused() -> OnRefused {
-    Arc::new(|address, reason| tracing::warn!(%address, %reason, "connection refused"))
+    let budget = Mutex::new(Budget { since: None, used: 0, suppressed: 0 });
+    Arc::new(move |address, reason| {
+        let granted = budget.lock().unwrap_or_else(PoisonError::into_inner).take(in_time(Duration::ZERO));
+        if let Some(suppressed) = granted {
+            tracing::warn!(%address, %reason, suppressed, "connection refused");
+        }
+    })
+}
+
+/// What may be written in the second that began at `since`.
+struct Budget {
+    since: Option<Instant>,
+    used: u32,
+    suppressed: u64,
+}
+
+impl Budget {
+    /// Whether to write, and then how many were not written since the last.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1)) {
+            (self.since, self.used) = (Some(now), 0);
+        }
+        if self.used == REFUSED_WARNINGS_PER_SECOND {
+            self.suppressed = self.suppressed.saturating_add(1);
+            return None;
+        }
+        self.used += 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
 }
 
 /// What the handshakes of one listener share.
@@ -145,9 +178,10 @@ pub(crate) async fn accept(
     listener: TcpListener,
     tls: Arc<ServerTls>,
     entropy: Arc<dyn Entropy>,
-    on_refused: OnRefused,
+    hooks: Hooks,
     accepted: mpsc::Sender<Connection>,
 ) {
+    let Hooks { on_refused, on_accept_paused, .. } = hooks;
     let connections = Quota::new(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_IDENTITY);
     let acceptor = Arc::new(Acceptor { tls, entropy, on_refused, connections, accepted });
     let slots = Arc::new(Semaphore::new(MAX_HANDSHAKES));
@@ -157,7 +191,7 @@ pub(crate) async fn accept(
         while handshakes.try_join_next().is_some() {}
         let next = async {
             let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
-            Some((slot, patiently(|cx| listener.poll_accept(cx)).await))
+            Some((slot, patiently(&on_accept_paused, |cx| listener.poll_accept(cx)).await))
         };
         let (slot, (stream, address)) = tokio::select! {
             () = acceptor.accepted.closed() => return,
@@ -248,7 +282,10 @@ fn network(address: IpAddr) -> IpAddr {
 
 /// Accepts until it works. An error (no file descriptors are left, say) is reported and waited out: giving up would
 /// end the service, and trying again at once would burn the processor until the cause is gone.
-async fn patiently<T>(mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<T>>) -> T {
+async fn patiently<T>(
+    on_paused: &OnAcceptPaused,
+    mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<T>>,
+) -> T {
     let mut pause = ACCEPT_PAUSE.0;
     loop {
         match poll_fn(&mut accept).await {
@@ -257,6 +294,7 @@ async fn patiently<T>(mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Resul
             Err(error)
                 if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
             Err(error) => {
+                on_paused(&error);
                 tracing::error!(%error, ?pause, "no connection can be accepted; trying again after a pause");
                 sleep(pause).await;
                 pause = ACCEPT_PAUSE.1.min(pause * 2);
@@ -269,16 +307,39 @@ async fn patiently<T>(mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Resul
 mod tests {
     use super::*;
 
+    /// F6. Broken to see it fail: nobody told.
     #[tokio::test(start_paused = true)]
-    async fn failing_accepts_are_waited_out_with_growing_pauses() {
+    async fn failing_accepts_are_told_and_waited_out_with_growing_pauses() {
+        const EMFILE: i32 = 24;
         let start = Instant::now();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = Arc::clone(&told);
+        let on_paused: OnAcceptPaused =
+            Arc::new(move |error| tell.lock().unwrap().push(error.raw_os_error()));
         let mut pauses = Vec::new();
-        let accepted = patiently(|_| {
+        let accepted = patiently(&on_paused, |_| {
             pauses.push(start.elapsed().as_millis());
-            Poll::Ready(if pauses.len() == 8 { Ok(()) } else { Err(io::Error::from_raw_os_error(24)) })
+            Poll::Ready(if pauses.len() == 8 { Ok(()) } else { Err(io::Error::from_raw_os_error(EMFILE)) })
         });
         accepted.await;
         assert_eq!(pauses, [0, 50, 150, 350, 750, 1_550, 2_550, 3_550]);
+        assert_eq!(*told.lock().unwrap(), [Some(EMFILE); 7]);
+        // Whoever gave up in the queue is no reason to pause.
+        let mut errors = vec![ErrorKind::ConnectionReset, ErrorKind::ConnectionAborted];
+        patiently(&on_paused, |_| Poll::Ready(errors.pop().map_or(Ok(()), |kind| Err(kind.into())))).await;
+        assert_eq!(told.lock().unwrap().len(), 7);
+    }
+
+    /// Broken to see it fail: no end to the budget of a second.
+    #[tokio::test(start_paused = true)]
+    async fn strangers_cannot_fill_the_log() {
+        let mut budget = Budget { since: None, used: 0, suppressed: 0 };
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let written = (0..1_000).filter_map(|_| budget.take(start)).collect::<Vec<_>>();
+        assert_eq!(written, [0; 5]);
+        assert_eq!(budget.take(start + second - Duration::from_nanos(1)), None);
+        assert_eq!((budget.take(start + second), budget.take(start + second)), (Some(996), Some(0)));
     }
 
     #[test]

@@ -66,6 +66,12 @@ pub(crate) struct Connection<S = TlsStream<TcpStream>> {
     pub(crate) share: Share<SpiffeId>,
 }
 
+/// The moment at which a timer of so long would go off, within a tokio runtime. The time of timers decides how long something
+/// is waited for and nothing else.
+pub(crate) fn in_time(wait: Duration) -> Instant {
+    sleep(wait).deadline()
+}
+
 /// When a client that connects now with a certificate that is valid for so long is asked to leave.
 pub(crate) fn leave_by(entropy: &dyn Entropy, valid_for: Duration) -> Instant {
     let mut random = [0; 4];
@@ -73,8 +79,7 @@ pub(crate) fn leave_by(entropy: &dyn Entropy, valid_for: Duration) -> Instant {
     // From 0 to twice the spread, in milliseconds; the bias of the division is of no concern here.
     let spread = CONNECTION_AGE_SPREAD.saturating_mul(2).as_millis() as u64;
     let drawn = Duration::from_millis(u64::from(u32::from_le_bytes(random)) % (spread + 1));
-    // Counted by the timer, which is what will be waited on.
-    sleep(valid_for.min(CONNECTION_AGE.saturating_sub(CONNECTION_AGE_SPREAD) + drawn)).deadline()
+    in_time(valid_for.min(CONNECTION_AGE.saturating_sub(CONNECTION_AGE_SPREAD) + drawn))
 }
 
 /// Serves the calls of one connection until the client is gone. The client is asked to leave at its

@@ -25,7 +25,7 @@ pub use authorize::{Authorized, Authorizer, Caller, Grant, GrantError, Logs, Rol
 pub use convert::{ConvertError, Producer, Wait};
 pub use gate::{MAX_RECEIVING_BYTES, MAX_RECEIVING_BYTES_PER_IDENTITY};
 pub use identity::{SpiffeError, SpiffeId, Usage};
-pub use observe::{Hooks, OnAnswer, OnCall};
+pub use observe::{Hooks, OnAcceptPaused, OnAnswer, OnCall, OnConnections};
 pub use quota::{Exceeded, Quota, Share};
 pub use server::{log_service, serve, signer_service, witness_service};
 pub use status::{CallError, Reason, Refusal};

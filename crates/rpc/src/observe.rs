@@ -1,6 +1,7 @@
 //! What whoever runs a server may watch of it. It measures nothing itself: what time is, and what is counted, is up to
 //! the hooks.
 
+use std::io;
 use std::sync::Arc;
 
 use tonic::{Code, Status};
@@ -17,6 +18,12 @@ pub type OnCall = Arc<dyn Fn(&'static str) -> OnAnswer + Send + Sync>;
 /// Told of an answer, with the name of its gRPC status (`OK`, `INVALID_ARGUMENT`).
 pub type OnAnswer = Box<dyn FnOnce(&'static str) + Send>;
 
+/// Told why no connection could be accepted, before a pause: file descriptors have run out, most of all.
+pub type OnAcceptPaused = Arc<dyn Fn(&io::Error) + Send + Sync>;
+
+/// Told how many connections are open, whenever it changes.
+pub type OnConnections = Arc<dyn Fn(usize) + Send + Sync>;
+
 /// The hooks of one server.
 #[derive(Clone)]
 pub struct Hooks {
@@ -24,12 +31,21 @@ pub struct Hooks {
     pub on_refused: OnRefused,
     /// Calls.
     pub on_call: OnCall,
+    /// Pauses in accepting.
+    pub on_accept_paused: OnAcceptPaused,
+    /// Open connections.
+    pub on_connections: OnConnections,
 }
 
-/// Nobody watches the calls.
+/// Nobody watches anything else.
 impl From<OnRefused> for Hooks {
     fn from(on_refused: OnRefused) -> Hooks {
-        Hooks { on_refused, on_call: Arc::new(|_| Box::new(|_| ())) }
+        Hooks {
+            on_refused,
+            on_call: Arc::new(|_| Box::new(|_| ())),
+            on_accept_paused: Arc::new(|_| ()),
+            on_connections: Arc::new(|_| ()),
+        }
     }
 }
 

@@ -62,28 +62,33 @@ pub async fn serve(
     entropy: Arc<dyn Entropy>,
     shutdown: impl Future<Output = ()> + Send,
 ) {
-    let Hooks { on_refused, on_call } = hooks.into();
-    let gate = GateLayer::new(authorizer, on_call).layer(routes.prepare());
+    let hooks = hooks.into();
+    let gate = GateLayer::new(authorizer, Arc::clone(&hooks.on_call)).layer(routes.prepare());
     let (accepted, mut incoming) = mpsc::channel(ACCEPTED_QUEUE);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     {
         // In a block of its own: the socket is closed when the server stops, not when it has stopped.
-        let mut accepting = pin!(accept(listener, tls, entropy, Arc::clone(&on_refused), accepted));
+        let mut accepting = pin!(accept(listener, tls, entropy, hooks.clone(), accepted));
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
                 () = &mut shutdown => break,
                 Some(connection) = incoming.recv() => {
-                    connections.spawn(attend(connection, gate.clone(), stopping.clone(), Arc::clone(&on_refused)));
+                    connections.spawn(attend(connection, gate.clone(), stopping.clone(), Arc::clone(&hooks.on_refused)));
+                    (hooks.on_connections)(connections.len());
                 }
-                Some(_) = connections.join_next() => {}
+                Some(_) = connections.join_next() => (hooks.on_connections)(connections.len()),
                 () = &mut accepting => break,
             }
         }
     }
     stop.send_replace(true);
-    let drained = async { while connections.join_next().await.is_some() {} };
+    let drained = async {
+        while connections.join_next().await.is_some() {
+            (hooks.on_connections)(connections.len());
+        }
+    };
     if timeout(DRAIN, drained).await.is_err() {
         tracing::warn!(
             seconds = DRAIN.as_secs(),

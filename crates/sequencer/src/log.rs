@@ -2,13 +2,15 @@
 //! [`crate::run`] does the work behind [`Log::append`].
 
 mod append;
+mod list;
 mod read;
 mod stream;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use epigraph_core::{Checkpoint, Origin, TreeHead, TreeSize, UnixMillis, Verified};
+use epigraph_core::{Checkpoint, Origin, Policy, TreeHead, TreeSize, UnixMillis, Verified};
+use epigraph_store::history::History;
 use epigraph_store::tree::Tree;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -17,6 +19,7 @@ use crate::status::{self, NotReady, Status};
 
 pub(crate) use append::{Answer, Ticket};
 pub use append::{AppendError, Appended, Call, ProducerState, Submitted, Wait};
+pub use list::{ListError, Listed};
 pub use read::{InTree, Proven, ReadError};
 use stream::Streams;
 pub use stream::{
@@ -56,6 +59,8 @@ pub(crate) struct Parts {
     /// Not marked as seen by anybody: it has changed once the tree has caught up.
     pub(crate) built: watch::Receiver<TreeHead>,
     pub(crate) tree: Arc<Tree>,
+    pub(crate) history: Option<Arc<History>>,
+    pub(crate) policy: Policy,
 }
 
 /// A running log.
@@ -70,6 +75,8 @@ pub struct Log {
     /// The newest head of the tree since it caught up with the journal after the start.
     built: watch::Receiver<TreeHead>,
     tree: Arc<Tree>,
+    history: Option<Arc<History>>,
+    policy: Policy,
     /// The durable size at the start.
     started_at: TreeSize,
     waiters: Arc<Semaphore>,
@@ -92,7 +99,19 @@ pub enum Hindrance {
 
 impl Log {
     pub(crate) fn new(parts: Parts) -> Log {
-        let Parts { origin, limits, events, wanted, durable, condition, published, built, tree } = parts;
+        let Parts {
+            origin,
+            limits,
+            events,
+            wanted,
+            durable,
+            condition,
+            published,
+            built,
+            tree,
+            history,
+            policy,
+        } = parts;
         let started_at = durable.borrow().size;
         Log {
             origin,
@@ -104,6 +123,8 @@ impl Log {
             published,
             built,
             tree,
+            history,
+            policy,
             started_at,
             waiters: Arc::new(Semaphore::new(MAX_WAITING_ENTRIES)),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES)),

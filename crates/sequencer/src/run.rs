@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::mpsc as blocking;
 use std::thread;
 
-use epigraph_core::{Clock, Origin, TreeHead, TreeSize};
+use epigraph_core::{Clock, Origin, Policy, TreeHead, TreeSize};
 use epigraph_store::follow::Follower;
+use epigraph_store::history::History;
 use epigraph_store::journal::{AppendError, Journal, JournalHandle};
 use epigraph_store::tree::Tree;
 use thiserror::Error;
@@ -56,6 +57,10 @@ pub struct Setup {
     pub clock: Arc<dyn Clock>,
     /// Where publication is seen.
     pub published: PublishedReceiver,
+    /// Earlier published checkpoints; `None` if they cannot be read.
+    pub history: Option<Arc<History>>,
+    /// What a checkpoint must satisfy to be served from the history.
+    pub policy: Policy,
 }
 
 /// A log that is ready to run.
@@ -89,7 +94,7 @@ pub struct Driver {
 
 /// Starts the log's threads. Nothing is appended before [`Driver::run`].
 pub fn start(setup: Setup) -> io::Result<Ready> {
-    let Setup { origin, limits, journal, tree, open_tree, clock, published } = setup;
+    let Setup { origin, limits, journal, tree, open_tree, clock, published, history, policy } = setup;
     let published_size =
         published.borrow().as_ref().map_or(TreeSize::ZERO, |checkpoint| checkpoint.head().size);
     let machine = Machine::new(
@@ -132,6 +137,8 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
         published,
         built: offered.clone(),
         tree,
+        history,
+        policy,
     }));
     Ok(Ready { log, offered, wanted: wanted_receiver, driver })
 }

@@ -155,9 +155,10 @@ impl LogService for LogServer {
 
     async fn list_checkpoints(
         &self,
-        _request: Request<v1::ListCheckpointsRequest>,
+        request: Request<v1::ListCheckpointsRequest>,
     ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
-        Err(not_here("ListCheckpoints").into())
+        let log = self.log(&request, &request.get_ref().origin)?;
+        Ok(Response::new(read::list_checkpoints(&log, request.into_inner()).await?))
     }
 
     type WatchCheckpointsStream = Answers<v1::WatchCheckpointsResponse>;
@@ -170,10 +171,6 @@ impl LogService for LogServer {
         let caller = Caller::of(&request)?.clone();
         Ok(Response::new(stream::watch_checkpoints(&log, &caller, request.into_inner())?))
     }
-}
-
-fn not_here(call: &str) -> Refusal {
-    Refusal::new(Reason::UnknownRpc, format!("this version of the server does not have the call {call}"))
 }
 
 /// What is wrong is for whoever runs it, not for whoever calls.

@@ -20,6 +20,7 @@ use epigraph_core::checkpoint::{CheckpointError, LogSigned, encode_text};
 use epigraph_core::progress::Proposal;
 use epigraph_core::{Checkpoint, Hash, Origin, Policy, TreeHead, TreeSize, Verified};
 use epigraph_rpc::peer::{OpenTermAnswer, SignerHead};
+use epigraph_store::history::History;
 use epigraph_store::published::{PublishedError, PublishedStore};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -137,6 +138,8 @@ pub struct Publisher<S, W> {
     pub prove: Arc<Prove>,
     /// The newest published checkpoint on disk.
     pub store: PublishedStore,
+    /// Those before it; without it the log runs as well, but old receipts are harder to explain.
+    pub history: Option<Arc<History>>,
     /// Where it is served from.
     pub published: Published,
     /// The witnesses.
@@ -160,6 +163,7 @@ impl<S: AskSigner, W: AskWitness> Publisher<S, W> {
             policy: policy.clone(),
             prove: self.prove,
             store: self.store,
+            history: self.history,
             published: self.published,
         };
         let (mut gatherer, mut handed) = Gatherer::new(self.witnesses, lent);

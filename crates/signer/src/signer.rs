@@ -63,7 +63,8 @@ pub enum SignerError {
     WentBack(#[from] WentBack),
     /// An older sequencer.
     #[error(
-        "term {asked} of {origin} is over: another log process has opened term {open} at the signer, and only it may go on"
+        "term {asked} of {origin} is over: another log process has opened term {open} at the signer, and only it may go on \
+         (or the signer came back from a crash in which a term may have been lost: then start the log again)"
     )]
     Fenced {
         /// The log.
@@ -138,14 +139,26 @@ impl Signer {
             Some(head) => head,
             None => self.heads.get(origin)?.head,
         };
-        let judged = gate::judge(origin, held, seen);
-        self.gates.insert(origin.clone(), judged.clone());
-        judged?;
+        if let Err(went_back) = gate::judge(origin, held, seen) {
+            self.gates.insert(origin.clone(), Err(went_back.clone()));
+            return Err(went_back.into());
+        }
         if suspect.is_some() {
             tracing::warn!(log = %origin, size = held.size.get(), "the signer fell back to an older head, and nothing newer is published");
             self.heads.clear_suspicion(origin)?;
+            self.skip_a_term(origin)?;
         }
+        self.gates.insert(origin.clone(), Ok(()));
         Ok(())
+    }
+
+    /// What was lost in a crash may have been a term that a log process was told of: the one after the term that is held. From now
+    /// on neither is open.
+    fn skip_a_term(&mut self, origin: &Origin) -> Result<(), SignerError> {
+        let held = self.heads.get(origin)?.clone();
+        let term = held.term.checked_add(2).ok_or_else(|| SignerError::NoTermLeft(origin.clone()))?;
+        let new = Held { term, ..held.clone() };
+        Ok(self.heads.commit(&[Update { origin: origin.clone(), expected: held, new }])?)
     }
 
     /// Opens the next term, if it still holds what the caller expects; durable before it returns.

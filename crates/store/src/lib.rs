@@ -7,6 +7,7 @@ mod fields;
 pub mod file;
 pub mod follow;
 pub mod head;
+pub mod history;
 pub mod journal;
 pub mod lock;
 pub mod lookup;

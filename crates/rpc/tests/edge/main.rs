@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where its promise is broken")]
 
 mod calls;
+mod floods;
 mod handshake;
+mod reload;
 mod revocation;
 mod support;

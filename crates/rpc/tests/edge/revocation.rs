@@ -55,7 +55,7 @@ async fn a_certificate_on_a_revocation_list_is_refused() {
 #[tokio::test]
 async fn of_every_certificate_of_a_chain_it_is_known_that_it_is_not_revoked() {
     let ca = Ca::new();
-    let below = ca.intermediate("a CA below");
+    let below = ca.intermediate("a CA below", 77);
     let own = below.issue(client_leaf(READER)).load(Usage::Client).unwrap();
     let client = ClientTls::new(own, ca.trust(), clock()).unwrap();
 
@@ -67,6 +67,9 @@ async fn of_every_certificate_of_a_chain_it_is_known_that_it_is_not_revoked() {
     };
     let server = start(&ca, trust(&ca, Some(both(&[])), "")).await;
     assert_eq!(server.log(&client).checkpoint(ORIGIN).await.unwrap(), CHECKPOINT);
+
+    let mut server = start(&ca, trust(&ca, Some(both(&[77])), "")).await;
+    check_refused(&mut server, &client, "the CA's revocation list says so").await;
 
     // A CA in between is denied by its key.
     let (_, parsed) = x509_parser::parse_x509_certificate(&below.der).unwrap();

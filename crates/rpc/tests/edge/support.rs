@@ -123,8 +123,9 @@ impl Ca {
     }
 
     /// A CA below this one, for leaves of its own: what it issues is shown together with its certificate.
-    pub(crate) fn intermediate(&self, name: &str) -> Ca {
-        let (params, key) = (ca_params(name), KeyPair::generate().unwrap());
+    pub(crate) fn intermediate(&self, name: &str, serial: u64) -> Ca {
+        let (mut params, key) = (ca_params(name), KeyPair::generate().unwrap());
+        params.serial_number = Some(SerialNumber::from(serial));
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let (pem, der) = (certificate.pem(), certificate.der().clone());
         Ca { issuer: Issuer::new(params, key), below: Some(pem.clone()), pem, der }

@@ -6,7 +6,7 @@ use epigraph_rpc::v1::get_proof_request::Target;
 use epigraph_rpc::{ConvertError, Reason, Refusal, convert, v1};
 
 use super::{RETRY_SOON, malformed};
-use crate::log::{InTree, Log, ReadError};
+use crate::log::{InTree, ListError, Log, ReadError};
 
 pub(super) async fn get_proof(
     log: &Log,
@@ -75,6 +75,24 @@ pub(super) async fn get_consistency_proof(
 pub(super) fn get_checkpoint(log: &Log) -> Result<v1::GetCheckpointResponse, Refusal> {
     let checkpoint = log.checkpoint().map_err(refusal)?;
     Ok(v1::GetCheckpointResponse { checkpoint: Bytes::copy_from_slice(checkpoint.note()) })
+}
+
+pub(super) async fn list_checkpoints(
+    log: &Log,
+    request: v1::ListCheckpointsRequest,
+) -> Result<v1::ListCheckpointsResponse, Refusal> {
+    let min_size = convert::tree_size("min_size", request.min_size)?;
+    let page_size = convert::list_page(request.page_size);
+    let listed = log.list_checkpoints(min_size, page_size, &request.page_token).await;
+    let listed = listed.map_err(|error| match error {
+        ListError::Token => Refusal::new(Reason::Malformed, error.to_string()).at("page_token"),
+        ListError::Read(error) => refusal(error),
+    })?;
+    let notes = listed.checkpoints.iter().map(|checkpoint| Bytes::copy_from_slice(checkpoint.note()));
+    Ok(v1::ListCheckpointsResponse {
+        checkpoints: notes.collect(),
+        next_page_token: listed.next.unwrap_or_default(),
+    })
 }
 
 pub(super) fn refusal(error: ReadError) -> Refusal {

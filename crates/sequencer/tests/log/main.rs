@@ -11,6 +11,7 @@ mod appends;
 mod entries;
 mod faults;
 mod limits;
+mod lists;
 mod machine;
 mod producers;
 mod proofs;

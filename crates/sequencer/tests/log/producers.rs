@@ -1,15 +1,20 @@
 //! Numbered entries: each is in the log once, at one index, whatever is lost on the way.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use epigraph_core::hash::leaf_hash;
 use epigraph_core::{Frontier, Hash, LeafIndex, TreeSize, UnixMillis, bundle};
+use epigraph_sequencer::log::{Call, Wait};
 use epigraph_sequencer::machine::{
     Effect, Event, Limits, Line, Machine, NoSpace, Numbers, Refused, Submission,
 };
+use epigraph_store::file::memory::Survival;
 use epigraph_store::journal::{Batch, Objection, ProducerKey, ProducerTable};
 use proptest::prelude::*;
+
+use crate::support::{Options, Tap, create, entries, on_disk, open, small};
 
 const NOW: UnixMillis = UnixMillis(1_000_000);
 const LIMITS: Limits = Limits { unpublished_max_entries: 1 << 40, unpublished_max_age_ms: 1 << 40 };
@@ -213,6 +218,46 @@ proptest! {
             }
         }
         prop_assert!(world.machine.is_idle());
+    }
+}
+
+/// C1, C2: the process dies with the frame on disk and nobody told, or with nothing on disk. Seen to fail with an empty table
+/// given to the machine at the start.
+#[tokio::test]
+async fn a_repeat_after_a_crash_finds_what_was_durable_and_appends_what_was_not() {
+    for (point, survives) in [("journal.frame.synced", true), ("journal.frame.written", false)] {
+        let dir = Tap::default();
+        let running = create(&dir, Options::default());
+        running.durable(&["before"]).await;
+        let (memory, crashed) = (dir.memory.clone(), Arc::new(Mutex::new(None)));
+        let keep = Arc::clone(&crashed);
+        dir.on(move |passed| {
+            if passed == point {
+                keep.lock().unwrap().get_or_insert_with(|| memory.duplicate());
+            }
+        });
+        let sent = send(0, 3);
+        let numbers = Numbers { producer: key(1), epoch: 1, first_sequence: 0 };
+        let call =
+            || Call { entries: sent.entries(), wait: Wait::Durable, numbers: Some(numbers), line: None };
+        let first = running.log.call(call()).await.unwrap();
+        assert!(!first.repeated);
+        running.stop().await.unwrap();
+
+        let dir = crashed.lock().unwrap().take().unwrap();
+        dir.power_cut(|_| Survival::Lost);
+        let running = open(&dir, Options::default());
+        let next = if survives { 3 } else { 0 };
+        assert_eq!(running.log.producer(key(1)).await.unwrap().next_sequence, next);
+        running.durable(&["between"]).await;
+        let second = running.log.call(call()).await.unwrap();
+        assert_eq!((second.first_index == first.first_index, second.repeated), (survives, survives));
+        let third = running.log.call(call()).await.unwrap();
+        assert_eq!((third.first_index, third.repeated), (second.first_index, true));
+        let other = Call { entries: entries(&["x", "y", "z"]), ..call() };
+        assert_eq!(running.log.call(other).await, Err(Refused::Reused(0).into()));
+        running.stop().await.unwrap();
+        assert_eq!(on_disk(&dir, small()).len(), 5);
     }
 }
 

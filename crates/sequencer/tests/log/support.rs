@@ -20,6 +20,7 @@ use epigraph_sequencer::machine::Limits;
 use epigraph_sequencer::run::{Fatal, Setup, start};
 use epigraph_store::file::memory::MemoryDir;
 use epigraph_store::file::{Dir, File};
+use epigraph_store::history::History;
 use epigraph_store::journal::{Config, Journal, Reader};
 use epigraph_store::tree::open_in_memory;
 use tokio::sync::watch;
@@ -40,7 +41,7 @@ pub fn origin() -> Origin {
     Origin::new("log.example").unwrap()
 }
 
-fn key() -> SigningKey {
+pub fn key() -> SigningKey {
     SigningKey::from_seed(KeyName::new("log.example").unwrap(), &Zeroizing::new([7; 32]))
 }
 
@@ -166,6 +167,8 @@ pub struct Running {
     pub driver: JoinHandle<Result<(), Fatal>>,
     /// Where a test publishes itself; the stand-in has another handle.
     pub publish: watch::Sender<Option<Arc<Verified<Checkpoint>>>>,
+    /// Empty, and its own at each start; nobody but the test adds to it.
+    pub history: Arc<History>,
 }
 
 /// A new log in an empty directory.
@@ -190,6 +193,7 @@ pub fn open(dir: &(impl Dir + Clone + 'static), options: Options) -> Running {
     follower.catch_up(journal.head().size, &mut |_| ControlFlow::Continue(())).unwrap();
     let newest = options.publishes.then(|| Arc::new(signed(journal.head())));
     let (publish, published) = watch::channel(newest);
+    let history = Arc::new(History::open(Arc::new(MemoryDir::new()), Arc::new(Fixed)).unwrap().0);
     let setup = Setup {
         origin: origin(),
         limits: options.limits,
@@ -198,6 +202,8 @@ pub fn open(dir: &(impl Dir + Clone + 'static), options: Options) -> Running {
         open_tree: Box::new(|| Ok(follower)),
         clock: Arc::new(Fixed),
         published,
+        history: Some(Arc::clone(&history)),
+        policy: Policy::of_log(key().vkey().clone()),
     };
     let ready = start(setup).unwrap();
     if options.publishes {
@@ -209,7 +215,13 @@ pub fn open(dir: &(impl Dir + Clone + 'static), options: Options) -> Running {
             }
         });
     }
-    Running { log: ready.log, offered: ready.offered, driver: tokio::spawn(ready.driver.run()), publish }
+    Running {
+        log: ready.log,
+        offered: ready.offered,
+        driver: tokio::spawn(ready.driver.run()),
+        publish,
+        history,
+    }
 }
 
 impl Running {

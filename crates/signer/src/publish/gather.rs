@@ -8,8 +8,11 @@ use epigraph_core::checkpoint::LogSigned;
 use epigraph_core::note::SignatureLine;
 use epigraph_core::progress::Proposal;
 use epigraph_core::proof::ConsistencyProof;
-use epigraph_core::{Checkpoint, Entropy, Evidence, Hash, Origin, Policy, TreeHead, TreeSize, VKey};
+use epigraph_core::{
+    Checkpoint, Entropy, Evidence, Hash, Origin, Policy, TreeHead, TreeSize, VKey, Verified,
+};
 use epigraph_store::file::Dir;
+use epigraph_store::history::History;
 use epigraph_store::published::PublishedStore;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -85,6 +88,7 @@ pub(super) struct Surroundings {
     pub(super) policy: Policy,
     pub(super) prove: Arc<Prove>,
     pub(super) store: PublishedStore,
+    pub(super) history: Option<Arc<History>>,
     pub(super) published: Published,
 }
 
@@ -102,6 +106,7 @@ pub(super) struct Gatherer<W> {
     policy: Policy,
     prove: Arc<Prove>,
     store: Arc<Mutex<PublishedStore>>,
+    history: Option<Arc<History>>,
     published: Published,
     /// The proofs to one size: witnesses that hold the same size share one.
     proofs: (TreeSize, BTreeMap<TreeSize, Vec<Hash>>),
@@ -114,7 +119,7 @@ impl<W: AskWitness> Gatherer<W> {
         surroundings: Surroundings,
     ) -> (Gatherer<W>, mpsc::Receiver<Handed>) {
         let Witnessing { dialled, handed, pending, status, evidence, root_at, entropy } = witnessing;
-        let Surroundings { origin, policy, prove, store, published } = surroundings;
+        let Surroundings { origin, policy, prove, store, history, published } = surroundings;
         let already = published.borrow().as_ref().map(|checkpoint| checkpoint.head());
         let sizes = dialled.iter().map(|dialled| (dialled.place, dialled.held));
         let machine = Witnesses::new(policy.clone(), already, sizes);
@@ -131,6 +136,7 @@ impl<W: AskWitness> Gatherer<W> {
             policy,
             prove,
             store: Arc::new(Mutex::new(store)),
+            history,
             published,
             proofs: (TreeSize::ZERO, BTreeMap::new()),
         };
@@ -269,7 +275,13 @@ impl<W: AskWitness> Gatherer<W> {
             Ok(written) => written?,
             Err(error) => return Err(AskError::Fatal(error.to_string()).into()),
         }
-        self.published.send_replace(Some(Arc::new(checkpoint)));
+        let checkpoint = Arc::new(checkpoint);
+        let before = self.published.send_replace(Some(Arc::clone(&checkpoint)));
+        // After it is served, so that nobody waits for it. A crash before: the next start adds it. A late cosignature is
+        // not worth a second entry.
+        if before.is_none_or(|before| before.head() != checkpoint.head()) {
+            keep_in_history(self.history.clone(), checkpoint).await;
+        }
         Ok(())
     }
 
@@ -344,4 +356,15 @@ fn store_evidence(dir: &dyn Dir, evidence: &Evidence) -> Result<String, String> 
     };
     write().map_err(|error| error.to_string())?;
     Ok(name)
+}
+
+/// Keeps a checkpoint in the history, durably. Failing that stops nothing.
+async fn keep_in_history(history: Option<Arc<History>>, checkpoint: Arc<Verified<Checkpoint>>) {
+    let Some(history) = history else { return };
+    let append = move || history.append(checkpoint.head().size, checkpoint.note());
+    match tokio::task::spawn_blocking(append).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "a published checkpoint is not in the history"),
+        Err(error) => tracing::warn!(%error, "a published checkpoint is not in the history"),
+    }
 }

@@ -102,6 +102,7 @@ impl Running {
             Err(error) => Err(error.to_string()),
         };
         let publisher = Publisher {
+            history: None,
             origin: origin(),
             policy: policy(),
             checkpoint_interval: INTERVAL,

@@ -7,6 +7,7 @@ use epigraph_rpc::peer::{OpenTermAnswer, SignerHead};
 use epigraph_signer::gate::{Seen, Vantage, WentBack, judge, look_around};
 use epigraph_signer::handle::SignerHandle;
 use epigraph_signer::signer::{Answer, Request, Signer, SignerError};
+use epigraph_store::file::Dir;
 use epigraph_store::head::HeadStore;
 
 use crate::support::*;
@@ -58,6 +59,37 @@ fn before_the_first_term_nothing_is_signed() {
     signer.pass_gate(&origin(), &[]).unwrap();
     let refused = signer.sign_checkpoint(in_this_term(0, proposal(&tree(4, 4, 1), 0, 4)), NOW);
     assert!(matches!(refused, Err(SignerError::TermNotOpened { .. })), "{refused:?}");
+}
+
+/// A term that was answered and then lost with its slots must not be answered a second time, to somebody else. Seen to fail
+/// without `skip_a_term` in signer.rs.
+#[test]
+fn a_term_that_may_have_been_lost_is_not_opened_twice() {
+    let memory = store();
+    let mut signer = open(Arc::new(memory.clone())).unwrap();
+    let held = signer.head(&origin()).unwrap();
+    assert_eq!(signer.open_term(&origin(), &held).unwrap(), OpenTermAnswer::Opened(2));
+    // Both copies of the newest generation: a log's slots lie behind two blocks of header, the generation at byte 72 of each.
+    let bytes = memory.content("heads").unwrap();
+    let generation = |slot: usize| {
+        let at = 8192 * (slot + 1) + 72;
+        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+    };
+    let newest = (0..4).map(generation).max().unwrap();
+    let file = memory.open("heads").unwrap();
+    for slot in (0..4).filter(|slot| generation(*slot) == newest) {
+        file.write_at(8192 * (slot as u64 + 1) + 200, b"rot").unwrap();
+    }
+    let mut signer = Signer::new(vec![key()], HeadStore::open(Arc::new(memory)).unwrap().0);
+    assert!(matches!(signer.head(&origin()), Err(SignerError::Gated(_))));
+    signer.pass_gate(&origin(), &[]).unwrap();
+    let tree = tree(4, 4, 1);
+    for term in [1, 2] {
+        let refused = signer.sign_checkpoint(in_this_term(term, proposal(&tree, 0, 4)), NOW);
+        assert!(matches!(refused, Err(SignerError::Fenced { .. })), "{term}: {refused:?}");
+    }
+    let held = signer.head(&origin()).unwrap();
+    assert_eq!(signer.open_term(&origin(), &held).unwrap(), OpenTermAnswer::Opened(4));
 }
 
 /// R5: what each of these was seen to be, under the signer's own key. Seen to fail with `>` turned into `>=`, and without the

@@ -4,6 +4,7 @@ mod faults;
 mod inspect;
 mod layout;
 mod live;
+mod producers;
 mod rot;
 mod torn;
 
