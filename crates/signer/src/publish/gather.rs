@@ -82,6 +82,17 @@ pub struct Witnessing<W> {
     pub entropy: Arc<dyn Entropy>,
 }
 
+impl<W> Witnessing<W> {
+    /// Takes over what the gate has learned.
+    pub fn are_known_to_hold(&mut self, held: &super::gate::Held) {
+        for dialled in &mut self.dialled {
+            if let Some(held) = held.get(&dialled.place) {
+                dialled.held = held.map_or(TreeSize::ZERO, |head| head.size);
+            }
+        }
+    }
+}
+
 /// What the rest of the publisher lends.
 pub(super) struct Surroundings {
     pub(super) origin: Origin,
