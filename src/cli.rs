@@ -156,11 +156,11 @@ pub struct CheckpointTrust {
 #[derive(Subcommand)]
 pub enum Serve {
     /// Run the log that the configuration describes, until Ctrl-C or SIGTERM
-    Log(ServeProcess),
+    Log(ServeRole),
     /// Run the signer that the configuration describes, until Ctrl-C or SIGTERM
-    Signer(ServeProcess),
+    Signer(ServeRole),
     /// Run the witness that the configuration describes, until Ctrl-C or SIGTERM
-    Witness(ServeProcess),
+    Witness(ServeRole),
 }
 
 #[derive(Args)]
@@ -171,11 +171,11 @@ pub struct ConfigFile {
 }
 
 #[derive(Args)]
-pub struct ServeProcess {
+pub struct ServeRole {
     #[command(flatten)]
     pub config: ConfigFile,
 
-    /// Stop when standard input is closed, too: a parent that ends takes this process with it
+    /// Stop when standard input is closed, too: a parent that ends takes its child with it
     #[arg(long)]
     pub until_stdin_closes: bool,
 }

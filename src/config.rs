@@ -70,17 +70,7 @@ pub struct ClientCertificate {
 }
 
 impl ProcessTls {
-    /// What it accepts connections with.
-    pub fn own(&self) -> RawTls {
-        RawTls {
-            certificate: self.certificate.clone(),
-            key: self.key.clone(),
-            trust_bundle: self.trust_bundle.clone(),
-            trust_domain: self.trust_domain.clone(),
-        }
-    }
-
-    fn relative_to(self, base: &Path) -> ProcessTls {
+    pub fn relative_to(self, base: &Path) -> ProcessTls {
         let client = self.client.map(|client| ClientCertificate {
             certificate: base.join(client.certificate),
             key: base.join(client.key),

@@ -46,9 +46,9 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Quickstart(args) => quickstart::run(&args, terminal),
         Command::Init(Init::Log(args)) => init_log(&args, terminal),
         Command::Init(Init::Signer(args)) => init_signer(&args, terminal),
-        Command::Init(Init::Witness(args)) => init_witness(&args, terminal),
         Command::Serve(Serve::Log(args)) => serve::run(&args, terminal),
         Command::Serve(Serve::Signer(args)) => serve::signer::run(&args, terminal),
+        Command::Init(Init::Witness(args)) => init_witness(&args, terminal),
         Command::Serve(Serve::Witness(args)) => serve::witness::run(&args, terminal),
         Command::Append(args) => cli::append::run(&args, terminal),
         Command::Prove(args) => cli::prove::run(&args, terminal),
@@ -80,16 +80,6 @@ fn init_log(args: &ConfigFile, terminal: Terminal) -> Outcome {
     Ok(())
 }
 
-fn init_witness(args: &ConfigFile, terminal: Terminal) -> Outcome {
-    let config = config::witness::WitnessConfig::load(&args.config)?;
-    let vkey = state::witness::init(&config, &*runtime::entropy())?;
-    terminal.line(format_args!("initialised the witness {} in {}", config.name, config.directory.display()));
-    terminal.line(format_args!("its vkey, for every policy that counts on it: {vkey}"));
-    terminal.line(format_args!("list the logs that it is to cosign for in {}", config.list().display()));
-    terminal.object(&serde_json::json!({ "initialised": config.name.as_str(), "vkey": vkey.to_string() }));
-    Ok(())
-}
-
 fn init_signer(args: &InitSigner, terminal: Terminal) -> Outcome {
     let config = config::signer::SignerProcessConfig::load(&args.config.config)?;
     let checkpoint = match &args.checkpoint {
@@ -114,6 +104,16 @@ fn init_signer(args: &InitSigner, terminal: Terminal) -> Outcome {
         serde_json::json!({ "origin": log.origin.as_str(), "vkey": log.vkey.to_string(), "size": log.size })
     });
     terminal.object(&serde_json::json!({ "initialised": logs.collect::<Vec<_>>() }));
+    Ok(())
+}
+
+fn init_witness(args: &ConfigFile, terminal: Terminal) -> Outcome {
+    let config = config::witness::WitnessConfig::load(&args.config)?;
+    let vkey = state::witness::init(&config, &*runtime::entropy())?;
+    terminal.line(format_args!("initialised the witness {} in {}", config.name, config.directory.display()));
+    terminal.line(format_args!("its vkey, for every policy that counts on it: {vkey}"));
+    terminal.line(format_args!("list the logs that it is to cosign for in {}", config.list().display()));
+    terminal.object(&serde_json::json!({ "initialised": config.name.as_str(), "vkey": vkey.to_string() }));
     Ok(())
 }
 

@@ -25,15 +25,15 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use crate::cli::ServeProcess;
-use crate::config::{ProcessConfig, ProcessTls, RawTls, SignerConfig};
+use crate::cli::ServeRole;
+use crate::config::{ProcessConfig, ProcessTls, SignerConfig};
 use crate::failure::{Failure, Outcome};
 use crate::metrics::{self, Calls, Metrics, Source};
 use crate::runtime;
 use crate::state;
 use crate::terminal::Terminal;
 
-pub fn run(args: &ServeProcess, terminal: Terminal) -> Outcome {
+pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
     let config = ProcessConfig::load(&args.config.config)?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
     runtime.block_on(serve(config, args.until_stdin_closes, terminal))
@@ -42,7 +42,7 @@ pub fn run(args: &ServeProcess, terminal: Terminal) -> Outcome {
 /// Reads a configuration as [`run`] would, and the files that it names; opens no state and listens nowhere.
 pub fn check(path: &Path, terminal: Terminal) -> Outcome {
     let config = ProcessConfig::load(path)?;
-    server_tls(&config.tls.own())?;
+    server_tls(&config.tls)?;
     client_tls(&config.tls)?;
     Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
     let mut logs = Vec::new();
@@ -67,7 +67,7 @@ pub fn check(path: &Path, terminal: Terminal) -> Outcome {
 
 async fn serve(config: ProcessConfig, until_stdin_closes: bool, terminal: Terminal) -> Outcome {
     let stop = runtime::stop_signal().map_err(Failure::state)?;
-    let (tls, certificate_expiry) = server_tls(&config.tls.own())?;
+    let (tls, certificate_expiry) = server_tls(&config.tls)?;
     let calling = client_tls(&config.tls)?;
     let authorizer = Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
 
@@ -184,7 +184,7 @@ async fn look_inside(listener: Option<TcpListener>, metrics: Metrics) -> Infalli
 }
 
 /// With when the certificate expires.
-fn server_tls(tls: &RawTls) -> Outcome<(Arc<ServerTls>, UnixMillis)> {
+fn server_tls(tls: &ProcessTls) -> Outcome<(Arc<ServerTls>, UnixMillis)> {
     let clock = runtime::clock();
     let own = Credentials::from_files(&tls.certificate, &tls.key, Usage::Server, clock.now());
     let own = own.map_err(Failure::usage)?;

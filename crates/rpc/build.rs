@@ -8,8 +8,10 @@ use prost::Message;
 fn main() -> Result<(), Box<dyn error::Error>> {
     let root = "../../proto";
     println!("cargo:rerun-if-changed={root}");
-    let services = ["epigraph/v1/log.proto", "epigraph/v1/signer.proto", "epigraph/v1/witness.proto"];
-    let descriptors = protox::compile(services, [root])?;
+    let descriptors = protox::compile(
+        ["epigraph/v1/log.proto", "epigraph/v1/signer.proto", "epigraph/v1/witness.proto"],
+        [root],
+    )?;
     let target =
         PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join("epigraph.v1.descriptors");
     fs::write(target, descriptors.encode_to_vec())?;

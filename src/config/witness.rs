@@ -10,7 +10,7 @@ use epigraph_witness::list::Listed;
 use epigraph_witness::witness::Settings;
 use serde::Deserialize;
 
-use super::{MAX_CONFIG_BYTES, RawGrant, RawListen, RawTls, load_toml, load_toml_of};
+use super::{MAX_CONFIG_BYTES, ProcessTls, RawGrant, RawListen, load_toml, load_toml_of};
 use crate::failure::{Failure, Outcome};
 
 /// The list of logs, in the witness's directory.
@@ -28,20 +28,12 @@ struct RawConfig {
     directory: PathBuf,
     key: Option<PathBuf>,
     listen: RawListen,
-    tls: RawTls,
-    client: Option<RawClient>,
+    tls: ProcessTls,
     #[serde(default)]
     limits: RawLimits,
     #[serde(default)]
     gate: RawGate,
     authorize: Vec<RawGrant>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawClient {
-    certificate: PathBuf,
-    key: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -82,10 +74,8 @@ pub struct WitnessConfig {
     pub key: PathBuf,
     /// Where it listens.
     pub listen: SocketAddr,
-    /// The server's certificate, key and the CAs that it trusts.
-    pub tls: RawTls,
-    /// The same for its own calls to logs; `None`: it makes none.
-    pub client: Option<RawTls>,
+    /// Certificate, key and the CAs that it trusts; the certificate for its own calls to logs, without which it makes none.
+    pub tls: ProcessTls,
     /// How far the clock may lie ahead of what it said last.
     pub max_idle_ms: u64,
     /// Quotas, and what the gate does with a silent log.
@@ -111,19 +101,12 @@ impl WitnessConfig {
         let name = KeyName::new(raw.name).map_err(|error| bad(format!("name: {error}")))?;
         let directory = base.join(raw.directory);
         let tls = raw.tls.relative_to(base);
-        let client = raw.client.map(|client| RawTls {
-            certificate: base.join(client.certificate),
-            key: base.join(client.key),
-            trust_bundle: tls.trust_bundle.clone(),
-            trust_domain: tls.trust_domain.clone(),
-        });
         Ok(WitnessConfig {
             key: raw.key.map_or_else(|| directory.join("keys/witness.key"), |key| base.join(key)),
             name,
             directory,
             listen: raw.listen.address,
             tls,
-            client,
             max_idle_ms: max_idle_days * MS_PER_DAY,
             settings: Settings {
                 caller_per_second,
@@ -177,7 +160,7 @@ pub fn load_list(path: &Path, can_call: bool) -> Outcome<Vec<(Listed, Option<Add
             (Some(address), Some(server)) => {
                 if !can_call {
                     return Err(in_log(
-                        "its address is of use only with [client] in the configuration".into(),
+                        "its address is of use only with [tls.client] in the configuration".into(),
                     ));
                 }
                 let server = server.parse().map_err(|error| in_log(format!("server: {error}")))?;

@@ -1,6 +1,7 @@
 //! One log of the process: opens its state, passes the gate, wires sequencer, publisher, signer and scrubber together, and
 //! runs them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use epigraph_core::proof::prove_consistency;
@@ -8,13 +9,14 @@ use epigraph_core::{Entropy, Origin, TreeHead, TreeSize};
 use epigraph_rpc::ClientTls;
 use epigraph_rpc::peer::{self, OpenTermAnswer, SignerHead};
 use epigraph_sequencer::log::{Hindrance, Log};
-use epigraph_sequencer::run::{OpenTree, Ready, Setup, start};
+use epigraph_sequencer::run::{OpenLookup, OpenTree, Ready, Setup, start};
 use epigraph_signer::gate::Seen;
 use epigraph_signer::handle::SignerHandle;
 use epigraph_signer::publish::{AskError, AskSigner, OnTrouble, Publisher};
 use epigraph_signer::remote::RemoteSigner;
 use epigraph_signer::signer::{Answer, Request, Signer};
 use epigraph_store::file::Dir;
+use epigraph_store::lookup::{Lookup, SetAside};
 use epigraph_store::scrub::Scrubber;
 use epigraph_store::tree::{self, Notice, Place, Tree};
 use tokio::sync::watch;
@@ -115,6 +117,8 @@ pub async fn open(
         _ => return Err(Failure::usage("the signer is another process, and [tls.client] is missing")),
     };
     let tree = Arc::new(Tree::new(Arc::clone(&state.journal_dir), origin.hash()));
+    let lookup_directory = state.tree_directory.with_file_name("lookup");
+    let open_lookup = open_lookup(lookup_directory, Arc::clone(&tree), &origin, durable.size);
     let place = Place { directory: state.tree_directory, preflight: preflight::in_a_child() };
     let (published, published_receiver) = watch::channel(newest.map(Arc::new));
     let ready = start(Setup {
@@ -127,6 +131,7 @@ pub async fn open(
         published: published_receiver,
         history: state.history.clone(),
         policy: state.policy.clone(),
+        open_lookup,
     })
     .map_err(Failure::state)?;
     let (witnesses, witnessing) =
@@ -260,5 +265,16 @@ fn open_tree(
             }
         };
         tree::open(&tree, &place, dir, origin_hash, durable, &mut tell).map_err(|error| error.to_string())
+    })
+}
+
+/// How the lookup is opened, on its own thread.
+fn open_lookup(directory: PathBuf, tree: Arc<Tree>, origin: &Origin, durable: TreeSize) -> OpenLookup {
+    let name = origin.clone();
+    Box::new(move || {
+        let mut tell = |aside: SetAside| {
+            tracing::warn!(log = %name, file = %aside.name, why = %aside.why, "a file of the lookup was set aside; it is made again");
+        };
+        Lookup::open_at(&directory, name.hash(), tree, durable, &mut tell)
     })
 }

@@ -10,14 +10,14 @@ use epigraph_signer::signer::Signer;
 use tokio::task::JoinSet;
 
 use super::{client_tls, closed_stdin, listen, server_tls};
-use crate::cli::ServeProcess;
+use crate::cli::ServeRole;
 use crate::config::signer::{SignedLog, SignerProcessConfig};
 use crate::failure::{Failure, Outcome};
 use crate::runtime;
 use crate::state;
 use crate::terminal::Terminal;
 
-pub fn run(args: &ServeProcess, terminal: Terminal) -> Outcome {
+pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
     let config = SignerProcessConfig::load(&args.config.config)?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
     runtime.block_on(serve(config, args.until_stdin_closes, terminal))
@@ -25,7 +25,7 @@ pub fn run(args: &ServeProcess, terminal: Terminal) -> Outcome {
 
 async fn serve(config: SignerProcessConfig, until_stdin_closes: bool, terminal: Terminal) -> Outcome {
     let stop = runtime::stop_signal().map_err(Failure::state)?;
-    let (tls, _) = server_tls(&config.tls.own())?;
+    let (tls, _) = server_tls(&config.tls)?;
     let calling = client_tls(&config.tls)?.ok_or_else(|| Failure::usage("[tls.client] is missing"))?;
     let authorizer = Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
 

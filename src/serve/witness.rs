@@ -8,17 +8,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use epigraph_core::{Clock, Origin, TreeSize};
-use epigraph_rpc::{
-    Authorizer, CallError, ClientTls, Credentials, Reason, Routes, TrustBundle, Usage, peer, witness_service,
-};
+use epigraph_core::{Origin, TreeSize};
+use epigraph_rpc::{Authorizer, CallError, ClientTls, Reason, Routes, peer, witness_service};
 use epigraph_witness::list::Listed;
 use epigraph_witness::service::WitnessServer;
 use epigraph_witness::witness::{self, AskLog, Notes, Witness};
 
-use super::{closed_stdin, listen, server_tls};
-use crate::cli::ServeProcess;
-use crate::config::RawTls;
+use super::{client_tls, closed_stdin, listen, server_tls};
+use crate::cli::ServeRole;
 use crate::config::witness::{Address, WitnessConfig, load_list};
 use crate::failure::{Failure, Outcome};
 use crate::metrics::Calls;
@@ -33,7 +30,7 @@ const RELOAD: Duration = Duration::from_secs(1);
 /// cosignatures would be.
 const LISTED_CHECKPOINTS: u32 = 1_000;
 
-pub fn run(args: &ServeProcess, terminal: Terminal) -> Outcome {
+pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
     let config = WitnessConfig::load(&args.config.config)?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
     runtime.block_on(serve(config, args.until_stdin_closes, terminal))
@@ -44,11 +41,11 @@ async fn serve(config: WitnessConfig, until_stdin_closes: bool, terminal: Termin
     let (tls, _) = server_tls(&config.tls)?;
     let authorizer = Authorizer::new(config.grants.clone()).map_err(Failure::usage)?;
     let clock = runtime::clock();
-    let logs = Arc::new(Logs::new(config.client.as_ref(), Arc::clone(&clock))?);
+    let logs = Arc::new(Logs::new(client_tls(&config.tls)?));
 
     let mut keeper = state::witness::open(&config)?;
     let seen = version(&config.list());
-    let list = logs.take(load_list(&config.list(), config.client.is_some())?)?;
+    let list = logs.take(load_list(&config.list(), config.tls.client.is_some())?)?;
     let unasked = list.iter().filter(|log| !log.can_ask).count();
     let count = list.len();
     let prepared = witness::prepare(&mut keeper, list, &*clock).map_err(Failure::state)?;
@@ -105,7 +102,7 @@ async fn reload(config: &WitnessConfig, witness: &Witness, logs: &Logs, mut seen
             continue;
         }
         seen = now;
-        let taken = match load_list(&path, config.client.is_some()).and_then(|list| logs.take(list)) {
+        let taken = match load_list(&path, config.tls.client.is_some()).and_then(|list| logs.take(list)) {
             Ok(list) => witness.apply(list).await.map_err(Failure::state),
             Err(failure) => Err(failure),
         };
@@ -149,17 +146,8 @@ struct Logs {
 }
 
 impl Logs {
-    fn new(client: Option<&RawTls>, clock: Arc<dyn Clock>) -> Outcome<Logs> {
-        let tls = match client {
-            None => None,
-            Some(tls) => {
-                let own = Credentials::from_files(&tls.certificate, &tls.key, Usage::Client, clock.now());
-                let trust = TrustBundle::from_file(&tls.trust_domain, &tls.trust_bundle);
-                let tls = ClientTls::new(own.map_err(Failure::usage)?, trust.map_err(Failure::usage)?, clock);
-                Some(tls.map_err(Failure::usage)?)
-            }
-        };
-        Ok(Logs { tls, known: RwLock::default() })
+    fn new(tls: Option<ClientTls>) -> Logs {
+        Logs { tls, known: RwLock::default() }
     }
 
     /// Learns where the logs of a list are. Logs of one process share a connection.

@@ -29,3 +29,4 @@ mod several;
 mod signer;
 mod support;
 mod tree;
+mod witness;

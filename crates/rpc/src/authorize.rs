@@ -135,6 +135,13 @@ pub(crate) const RULES: &[Rule] = &[
     Rule { path: "/epigraph.v1.LogService/GetCheckpoint", roles: HEAD_READERS, deadline: CALL_DEADLINE },
     Rule { path: "/epigraph.v1.LogService/ListCheckpoints", roles: HEAD_READERS, deadline: CALL_DEADLINE },
     Rule { path: "/epigraph.v1.LogService/WatchCheckpoints", roles: HEAD_READERS, deadline: CALL_DEADLINE },
+    Rule {
+        path: "/epigraph.v1.SignerService/GetHead",
+        roles: &[Role::Log, Role::Witness, Role::Monitor, Role::Auditor],
+        deadline: CALL_DEADLINE,
+    },
+    Rule { path: "/epigraph.v1.SignerService/OpenTerm", roles: &[Role::Log], deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.SignerService/SignCheckpoint", roles: &[Role::Log], deadline: CALL_DEADLINE },
     Rule { path: "/epigraph.v1.WitnessService/AddCheckpoint", roles: &[Role::Log], deadline: CALL_DEADLINE },
     Rule {
         path: "/epigraph.v1.WitnessService/GetCheckpoint",
@@ -147,13 +154,6 @@ pub(crate) const RULES: &[Rule] = &[
         deadline: CALL_DEADLINE,
     },
     Rule { path: "/epigraph.v1.WitnessService/ListLogs", roles: COSIGNED_READERS, deadline: CALL_DEADLINE },
-    Rule {
-        path: "/epigraph.v1.SignerService/GetHead",
-        roles: &[Role::Log, Role::Witness, Role::Monitor, Role::Auditor],
-        deadline: CALL_DEADLINE,
-    },
-    Rule { path: "/epigraph.v1.SignerService/OpenTerm", roles: &[Role::Log], deadline: CALL_DEADLINE },
-    Rule { path: "/epigraph.v1.SignerService/SignCheckpoint", roles: &[Role::Log], deadline: CALL_DEADLINE },
 ];
 
 /// One line of `[[authorize]]`: whoever matches has these roles for these logs.
@@ -414,13 +414,13 @@ mod tests {
             ("/GetEntries", &[Appender, Reader, Witness, Monitor, Auditor]),
             ("/GetConsistencyProof", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
             ("/GetCheckpoint", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
+            ("/GetHead", &[Log, Witness, Monitor, Auditor]),
+            ("/OpenTerm", &[Log]),
+            ("/SignCheckpoint", &[Log]),
             ("WitnessService/AddCheckpoint", &[Log]),
             ("WitnessService/GetCheckpoint", cosigned),
             ("WitnessService/WatchCheckpoints", cosigned),
             ("WitnessService/ListLogs", cosigned),
-            ("/GetHead", &[Log, Witness, Monitor, Auditor]),
-            ("/OpenTerm", &[Log]),
-            ("/SignCheckpoint", &[Log]),
         ];
         assert_eq!(expected.len(), RULES.len());
         for (call, allowed) in expected {

@@ -29,9 +29,8 @@ use crate::v1::log_service_client::LogServiceClient;
 pub use read::{CheckpointPage, ProofAnswer, Tree, Which};
 pub use stream::{Follow, FollowEvent, Watch};
 
-pub use witness::{Proposed, Watched, Witness, WitnessedLog};
-
 pub use signer::{OpenTermAnswer, SignAnswer, Signer, SignerHead};
+pub use witness::{Proposed, Watched, Witness, WitnessedLog};
 
 /// What a log says to an append.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,7 +60,7 @@ impl Log {
         Ok(Log { client })
     }
 
-    /// Appends the entries, all or none. `wait_for` bounds the wait for [`Wait::Published`], up to [`MAX_WAIT`]; `None`
+    /// Appends the entries, all or none. `wait_for` bounds the wait for [`Wait::Published`], up to [`MAX_WAIT`](crate::limits::MAX_WAIT); `None`
     /// leaves it to the server.
     pub async fn append(
         &self,

@@ -37,18 +37,18 @@ pub fn log_service<T: LogService>(service: T) -> LogServiceServer<T> {
         .max_encoding_message_size(MAX_RESPONSE_BYTES)
 }
 
-/// A witness service with the limits of the wire.
-pub fn witness_service<T: WitnessService>(service: T) -> WitnessServiceServer<T> {
-    WitnessServiceServer::new(service)
-        .max_decoding_message_size(MAX_PROPOSAL_BYTES)
-        .max_encoding_message_size(MAX_RESPONSE_BYTES)
-}
-
 /// A signer service with the limits of the wire.
 pub fn signer_service<T: SignerService>(service: T) -> SignerServiceServer<T> {
     SignerServiceServer::new(service)
         .max_decoding_message_size(MAX_SIGNER_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_SIGNER_MESSAGE_BYTES)
+}
+
+/// A witness service with the limits of the wire.
+pub fn witness_service<T: WitnessService>(service: T) -> WitnessServiceServer<T> {
+    WitnessServiceServer::new(service)
+        .max_decoding_message_size(MAX_PROPOSAL_BYTES)
+        .max_encoding_message_size(MAX_RESPONSE_BYTES)
 }
 
 /// Serves `routes` on `listener` until `shutdown` is over and the calls in flight have ended, at most [`DRAIN`] later.

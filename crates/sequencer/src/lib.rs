@@ -4,6 +4,7 @@
 //! witnesses: it offers each grown tree head on a channel and is told on another what has been published.
 
 pub mod log;
+mod lookup;
 pub mod machine;
 pub mod run;
 pub mod service;

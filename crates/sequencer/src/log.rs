@@ -2,6 +2,7 @@
 //! [`crate::run`] does the work behind [`Log::append`].
 
 mod append;
+mod append_stream;
 mod list;
 mod read;
 mod stream;
@@ -14,11 +15,13 @@ use epigraph_store::history::History;
 use epigraph_store::tree::Tree;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::lookup;
 use crate::machine::{Condition, Event, Limits};
-use crate::status::{self, NotReady, Status};
+use crate::status::{self, LookupStatus, NotReady, Status};
 
 pub(crate) use append::{Answer, Ticket};
 pub use append::{AppendError, Appended, Call, ProducerState, Submitted, Wait};
+pub use append_stream::{MAX_AHEAD, MAX_AHEAD_BYTES, StreamError};
 pub use list::{ListError, Listed};
 pub use read::{InTree, Proven, ReadError};
 use stream::Streams;
@@ -38,7 +41,7 @@ const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
 /// means that its store does not keep up, and then the log must not run away from what it can prove.
 const MAX_TREE_LAG_ENTRIES: u64 = 4 << 20;
 
-/// Reads of entries at one time: each occupies a thread that waits for the disk, and up to [`MAX_READ_BYTES`].
+/// Reads of entries at one time: each occupies a thread that waits for the disk, and up to [`MAX_READ_BYTES`](epigraph_rpc::limits::MAX_READ_BYTES).
 pub const MAX_ENTRY_READS: usize = 16;
 
 /// Repeats that are compared with the tree at one time: each occupies a thread that may wait for the disk. Others wait.
@@ -61,6 +64,7 @@ pub(crate) struct Parts {
     pub(crate) tree: Arc<Tree>,
     pub(crate) history: Option<Arc<History>>,
     pub(crate) policy: Policy,
+    pub(crate) lookup: lookup::Shared,
 }
 
 /// A running log.
@@ -77,6 +81,7 @@ pub struct Log {
     tree: Arc<Tree>,
     history: Option<Arc<History>>,
     policy: Policy,
+    lookup: lookup::Shared,
     /// The durable size at the start.
     started_at: TreeSize,
     waiters: Arc<Semaphore>,
@@ -111,6 +116,7 @@ impl Log {
             tree,
             history,
             policy,
+            lookup,
         } = parts;
         let started_at = durable.borrow().size;
         Log {
@@ -125,6 +131,7 @@ impl Log {
             tree,
             history,
             policy,
+            lookup,
             started_at,
             waiters: Arc::new(Semaphore::new(MAX_WAITING_ENTRIES)),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES)),
@@ -156,6 +163,11 @@ impl Log {
             in_flight_bytes: MAX_IN_FLIGHT_BYTES - self.in_flight.available_permits(),
             tile_bytes: self.tree.tile_bytes(),
             tiles: self.tree.counters(),
+            lookup: self.lookup.get().map(|lookup| LookupStatus {
+                size: lookup.size(),
+                lag: durable.get().saturating_sub(lookup.size().get()),
+                bytes: lookup.bytes(),
+            }),
             ready: Ok(()),
         };
         let caught_up = self.built.has_changed().unwrap_or(false) && tree_lag <= MAX_TREE_LAG_ENTRIES;

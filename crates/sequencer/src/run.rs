@@ -3,19 +3,21 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::mpsc as blocking;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use epigraph_core::{Clock, Origin, Policy, TreeHead, TreeSize};
 use epigraph_store::follow::Follower;
 use epigraph_store::history::History;
 use epigraph_store::journal::{AppendError, Journal, JournalHandle};
+use epigraph_store::lookup::{Lookup, LookupError};
 use epigraph_store::tree::Tree;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::log::{Answer, Log, Parts, ProducerState, PublishedReceiver, Ticket};
+use crate::lookup;
 use crate::machine::{Condition, Effect, Event, Limits, Machine, NoSpace};
 
 /// Events that wait for the sequencer's task; more calls than that at once are refused.
@@ -37,6 +39,9 @@ pub enum Fatal {
     #[error("{0}")]
     Tree(String),
 }
+
+/// Opens the lookup by leaf hash, or says why not.
+pub type OpenLookup = Box<dyn FnOnce() -> Result<Lookup, LookupError> + Send>;
 
 /// Opens the store of a tree, or says why not.
 pub type OpenTree = Box<dyn FnOnce() -> Result<Follower, String> + Send>;
@@ -61,6 +66,8 @@ pub struct Setup {
     pub history: Option<Arc<History>>,
     /// What a checkpoint must satisfy to be served from the history.
     pub policy: Policy,
+    /// Opens the lookup by leaf hash. Runs on the lookup's thread, so nothing waits for it.
+    pub open_lookup: OpenLookup,
 }
 
 /// A log that is ready to run.
@@ -94,7 +101,8 @@ pub struct Driver {
 
 /// Starts the log's threads. Nothing is appended before [`Driver::run`].
 pub fn start(setup: Setup) -> io::Result<Ready> {
-    let Setup { origin, limits, journal, tree, open_tree, clock, published, history, policy } = setup;
+    let Setup { origin, limits, journal, tree, open_tree, clock, published, history, policy, open_lookup } =
+        setup;
     let published_size =
         published.borrow().as_ref().map_or(TreeSize::ZERO, |checkpoint| checkpoint.head().size);
     let machine = Machine::new(
@@ -112,9 +120,16 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
     let (offer, offered) = watch::channel(TreeHead::EMPTY);
     let (grown, growth) = blocking::channel();
     let (end, tree_ended) = oneshot::channel();
+    let (built, built_to) = blocking::channel();
+    let lookup = Arc::new(OnceLock::new());
     thread::Builder::new()
         .name("tree".into())
-        .spawn(move || drop(end.send(build_tree(open_tree, head.size, &growth, &offer))))?;
+        .spawn(move || drop(end.send(build_tree(open_tree, head.size, &growth, &offer, &built))))?;
+    let filled = Arc::clone(&lookup);
+    let name = origin.clone();
+    thread::Builder::new()
+        .name("lookup".into())
+        .spawn(move || lookup::fill(&name, open_lookup, &filled, &built_to))?;
     let driver = Driver {
         machine,
         events,
@@ -139,6 +154,7 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
         tree,
         history,
         policy,
+        lookup,
     }));
     Ok(Ready { log, offered, wanted: wanted_receiver, driver })
 }
@@ -150,6 +166,7 @@ fn build_tree(
     durable: TreeSize,
     growth: &blocking::Receiver<TreeSize>,
     offer: &watch::Sender<TreeHead>,
+    built: &blocking::Sender<TreeSize>,
 ) -> Result<(), String> {
     let mut follower = open_tree()?;
     let mut reported = follower.size().get();
@@ -181,6 +198,8 @@ fn build_tree(
             .catch_up(newest, &mut |_| ControlFlow::Continue(()))
             .map_err(|error| error.to_string())?;
         offer.send_replace(head);
+        // A lookup that could not be opened is no reason to stop.
+        let _ = built.send(head.size);
         let Ok(size) = growth.recv() else { return Ok(()) };
         newest = growth.try_iter().last().unwrap_or(size);
     }

@@ -27,8 +27,21 @@ pub struct Status {
     pub tile_bytes: usize,
     /// What went wrong with stored tiles.
     pub tiles: Counters,
+    /// The lookup by leaf hash; `None` while it is not open.
+    pub lookup: Option<LookupStatus>,
     /// Whether it would acknowledge and publish an entry.
     pub ready: Result<(), NotReady>,
+}
+
+/// The lookup by leaf hash at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LookupStatus {
+    /// Entries that can be found: the first so many.
+    pub size: TreeSize,
+    /// Durable entries that cannot be found yet.
+    pub lag: u64,
+    /// What it takes on the disk, in bytes.
+    pub bytes: u64,
 }
 
 /// Why a log would not acknowledge and publish an entry.
@@ -107,6 +120,7 @@ mod tests {
             in_flight_bytes: 0,
             tile_bytes: 0,
             tiles: Counters::default(),
+            lookup: None,
             ready: Ok(()),
         };
         let said = ready(&condition, &LIMITS, caught_up, &status, NOW);

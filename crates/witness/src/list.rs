@@ -48,7 +48,7 @@ pub struct Rekeyed {
     /// The key that it has.
     pub known: String,
     /// The key that the list has.
-    pub listed: VKey,
+    pub listed: String,
 }
 
 /// Why a list is not one.
@@ -93,7 +93,7 @@ pub fn compare(known: &BTreeMap<Origin, (VKey, bool)>, list: Vec<Listed>) -> Cha
             Some((vkey, _)) if *vkey != log.vkey => changes.rekeyed.push(Rekeyed {
                 origin: log.origin,
                 known: vkey.to_string(),
-                listed: log.vkey,
+                listed: log.vkey.to_string(),
             }),
             Some((_, true)) => {}
             Some((_, false)) => changes.returned.push(log.origin),
@@ -113,5 +113,5 @@ pub fn check_key(log: &Listed, held: &Held) -> Result<(), Rekeyed> {
         return Ok(());
     }
     let known = "the key that signed the checkpoint it holds".to_string();
-    Err(Rekeyed { origin: log.origin.clone(), known, listed: log.vkey.clone() })
+    Err(Rekeyed { origin: log.origin.clone(), known, listed: log.vkey.to_string() })
 }

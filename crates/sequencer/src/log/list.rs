@@ -46,7 +46,7 @@ impl Log {
     ) -> Result<Listed, ListError> {
         let from = match token {
             "" => min_size,
-            token => self.read_token(min_size, token).ok_or(ListError::Token)?,
+            token => self.parse_token(min_size, token).ok_or(ListError::Token)?,
         };
         let Some(history) = self.history.clone() else {
             return Err(
@@ -86,7 +86,7 @@ impl Log {
         format!("{next}.{check}")
     }
 
-    fn read_token(&self, min_size: TreeSize, token: &str) -> Option<TreeSize> {
+    fn parse_token(&self, min_size: TreeSize, token: &str) -> Option<TreeSize> {
         let next = TreeSize::new(token.split_once('.')?.0.parse().ok()?)?;
         (self.token(min_size, next) == token).then_some(next)
     }

@@ -10,6 +10,7 @@ use epigraph_core::proof::{
 };
 use epigraph_core::{Checkpoint, Hash, LeafIndex, TreeSize, Verified};
 use epigraph_rpc::limits::MAX_READ_BYTES;
+use epigraph_store::lookup::LookupError;
 use epigraph_store::tile::{LEVELS, TILE_HEIGHT, WIDTH};
 use epigraph_store::tree::{EntryError, Tree, TreeError, WarmError};
 use thiserror::Error;
@@ -61,6 +62,14 @@ pub enum ReadError {
         index: LeafIndex,
         /// The size that was named.
         size: TreeSize,
+    },
+    /// Not found, which proves nothing.
+    #[error(
+        "no entry with this leaf hash is known{}; that proves nothing", if *behind { " yet: the lookup is behind the log, try again shortly" } else { "" }
+    )]
+    LeafNotFound {
+        /// Whether the lookup is behind what is published.
+        behind: bool,
     },
     /// No tile of any tree.
     #[error("no tree has a tile of level {level} with {width} hashes: levels are 0 to {}, widths 1 to {WIDTH}", LEVELS - 1)]
@@ -136,6 +145,36 @@ impl Log {
             Ok(proof) => read(Ok(proof))?,
         };
         Ok(Proven { proof, checkpoint, consistency })
+    }
+
+    /// The index of the first entry with this leaf hash, as the tree confirms it.
+    pub async fn index_of(&self, leaf: Hash) -> Result<LeafIndex, ReadError> {
+        let published = self.checkpoint()?.head().size;
+        if self.lookup.get().is_none() {
+            return Err(ReadError::LeafNotFound { behind: true });
+        }
+        let permit =
+            Arc::clone(&self.entry_reads).try_acquire_owned().map_err(|_| ReadError::TooManyReads)?;
+        let lookup = Arc::clone(&self.lookup);
+        let find = move || {
+            let _permit = permit;
+            let Some(lookup) = lookup.get() else { return (Ok(None), TreeSize::ZERO) };
+            // Before it is asked: what comes in meanwhile may be missed.
+            let size = lookup.size();
+            (lookup.find(&leaf), size)
+        };
+        let found = tokio::task::spawn_blocking(find).await;
+        let (found, size) = found.map_err(|error| ReadError::Damaged(error.to_string()))?;
+        match found {
+            Ok(Some(index)) => Ok(index),
+            Ok(None) => Err(ReadError::LeafNotFound { behind: size < published }),
+            Err(LookupError::Tree(error)) => read(Err(error)),
+            Err(error) => {
+                // It is made again, and what it cannot say now proves nothing.
+                tracing::warn!(%error, "a leaf hash could not be looked up");
+                Err(ReadError::LeafNotFound { behind: true })
+            }
+        }
     }
 
     /// The first `width` hashes of a tile of the published tree (C2SP `tlog-tiles`).

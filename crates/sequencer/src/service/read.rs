@@ -12,12 +12,18 @@ pub(super) async fn get_proof(
     log: &Log,
     request: v1::GetProofRequest,
 ) -> Result<v1::GetProofResponse, Refusal> {
-    let Some(Target::LeafIndex(index)) = request.target else {
-        return Err(malformed(ConvertError::Missing("target")));
+    let index = match &request.target {
+        Some(Target::LeafIndex(index)) => {
+            let out_of_range =
+                |error: ConvertError| Refusal::new(Reason::BeyondTree, error.to_string()).at("leaf_index");
+            convert::leaf_index(*index).map_err(out_of_range)?
+        }
+        Some(Target::LeafHash(leaf)) => {
+            let leaf = convert::hash("leaf_hash", leaf)?;
+            log.index_of(leaf).await.map_err(refusal)?
+        }
+        None => return Err(malformed(ConvertError::Missing("target"))),
     };
-    let out_of_range =
-        |error: ConvertError| Refusal::new(Reason::BeyondTree, error.to_string()).at("leaf_index");
-    let index = convert::leaf_index(index).map_err(out_of_range)?;
     let tree = InTree {
         size: size_or_none("tree_size", request.tree_size)?,
         consistent_from: size_or_none("consistent_from", request.consistent_from)?,
@@ -105,6 +111,8 @@ pub(super) fn refusal(error: ReadError) -> Refusal {
         ReadError::TooManyReads => refusal(Reason::Overloaded).retry_after(RETRY_SOON),
         ReadError::BeyondTree { .. } => refusal(Reason::BeyondTree),
         ReadError::BadSizes { .. } | ReadError::NotInTree { .. } => refusal(Reason::BadSize),
+        ReadError::LeafNotFound { behind: true } => refusal(Reason::LeafNotFound).retry_after(RETRY_SOON),
+        ReadError::LeafNotFound { behind: false } => refusal(Reason::LeafNotFound),
         ReadError::NoSuchTile { .. } => refusal(Reason::Malformed),
         ReadError::Damaged(_) => refusal(Reason::DataLoss),
     }

@@ -7,11 +7,13 @@
     reason = "a test ends where its promise is broken"
 )]
 
+mod append_streams;
 mod appends;
 mod entries;
 mod faults;
 mod limits;
 mod lists;
+mod lookups;
 mod machine;
 mod producers;
 mod proofs;

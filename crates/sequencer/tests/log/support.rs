@@ -17,11 +17,12 @@ use epigraph_core::{
 };
 use epigraph_sequencer::log::{Appended, Log, Wait};
 use epigraph_sequencer::machine::Limits;
-use epigraph_sequencer::run::{Fatal, Setup, start};
+use epigraph_sequencer::run::{Fatal, OpenLookup, Setup, start};
 use epigraph_store::file::memory::MemoryDir;
 use epigraph_store::file::{Dir, File};
 use epigraph_store::history::History;
 use epigraph_store::journal::{Config, Journal, Reader};
+use epigraph_store::lookup::Lookup;
 use epigraph_store::tree::open_in_memory;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -194,6 +195,11 @@ pub fn open(dir: &(impl Dir + Clone + 'static), options: Options) -> Running {
     let newest = options.publishes.then(|| Arc::new(signed(journal.head())));
     let (publish, published) = watch::channel(newest);
     let history = Arc::new(History::open(Arc::new(MemoryDir::new()), Arc::new(Fixed)).unwrap().0);
+    let (of_lookup, durable) = (Arc::clone(&tree), journal.head().size);
+    let open_lookup: OpenLookup = Box::new(move || {
+        let dir = Arc::new(MemoryDir::new());
+        Lookup::open(dir, origin().hash(), of_lookup, durable, &mut |aside| panic!("{aside:?}"))
+    });
     let setup = Setup {
         origin: origin(),
         limits: options.limits,
@@ -204,6 +210,7 @@ pub fn open(dir: &(impl Dir + Clone + 'static), options: Options) -> Running {
         published,
         history: Some(Arc::clone(&history)),
         policy: Policy::of_log(key().vkey().clone()),
+        open_lookup,
     };
     let ready = start(setup).unwrap();
     if options.publishes {
