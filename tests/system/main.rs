@@ -30,3 +30,4 @@ mod signer;
 mod support;
 mod tree;
 mod witness;
+mod witnesses;

@@ -18,13 +18,13 @@ const NAME: &str = "spiffe://epigraph.quickstart/epigraph";
 
 /// An address that stays the same while the process behind it comes and goes: log and signer name each other in their
 /// configurations, and each start takes a port that the system chooses.
-struct Door {
-    address: String,
+pub struct Door {
+    pub address: String,
     behind: Arc<Mutex<Option<String>>>,
 }
 
 impl Door {
-    fn new() -> Door {
+    pub fn new() -> Door {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let behind: Arc<Mutex<Option<String>>> = Arc::default();
@@ -41,7 +41,7 @@ impl Door {
         Door { address, behind }
     }
 
-    fn leads_to(&self, serving: &Serving) {
+    pub fn leads_to(&self, serving: &Serving) {
         *self.behind.lock().unwrap() = Some(serving.address.clone());
     }
 }
@@ -165,7 +165,7 @@ logs = ["*"]
 }
 
 /// Until a log says that it acknowledges and publishes.
-fn wait_until_ready(log: &Serving) {
+pub fn wait_until_ready(log: &Serving) {
     while get_any(log, "/readyz").0 != 200 {}
 }
 
