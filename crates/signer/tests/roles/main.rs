@@ -7,7 +7,9 @@
     reason = "a test ends where its promise is broken"
 )]
 
+mod gate;
 mod publisher;
+mod quorum;
 mod signer;
 mod support;
 mod terms;
