@@ -121,7 +121,9 @@ pub async fn open(
     let open_lookup = open_lookup(lookup_directory, Arc::clone(&tree), &origin, durable.size);
     let place = Place { directory: state.tree_directory, preflight: preflight::in_a_child() };
     let (published, published_receiver) = watch::channel(newest.map(Arc::new));
+    let (pending, signed) = watch::channel(None);
     let ready = start(Setup {
+        signed,
         origin: origin.clone(),
         limits: config.limits,
         tree: Arc::clone(&tree),
@@ -135,7 +137,7 @@ pub async fn open(
     })
     .map_err(Failure::state)?;
     let (witnesses, witnessing) =
-        witnesses::open(&gate, config, calling, &state.policy, &tree, state.checkpoints, entropy)?;
+        witnesses::open(&gate, config, calling, &state.policy, &tree, state.checkpoints, pending, entropy)?;
     let scrubber = Scrubber::new(state.journal_dir, origin.hash(), Arc::clone(&tree));
     let prove = move |old, new| match prove_consistency(&*tree, old, new) {
         Ok(Ok(proof)) => Ok(proof.hashes),

@@ -10,7 +10,7 @@ use epigraph_rpc::peer::{self, Proposed};
 use epigraph_rpc::{CallError, ClientTls, Reason};
 use epigraph_signer::publish::ask::{AskWitness, Reply};
 use epigraph_signer::publish::gate::{self, Held};
-use epigraph_signer::publish::{Dialled, RootAt, Witnessing};
+use epigraph_signer::publish::{Dialled, Pending, RootAt, Witnessing};
 use epigraph_store::file::Dir;
 use epigraph_store::journal::head_at;
 use epigraph_store::tree::Tree;
@@ -79,6 +79,7 @@ pub fn open(
     policy: &Policy,
     tree: &Arc<Tree>,
     evidence: Arc<dyn Dir>,
+    pending: Pending,
     entropy: &Arc<dyn Entropy>,
 ) -> Outcome<(WitnessGate, Witnessing<RemoteWitness>)> {
     let mut witnesses = Vec::new();
@@ -98,7 +99,7 @@ pub fn open(
     let witnessing = Witnessing {
         dialled: dialled.collect(),
         handed: mpsc::channel(HANDED_QUEUE).1,
-        pending: watch::channel(None).0,
+        pending,
         status: watch::channel(Vec::new()).0,
         evidence,
         root_at: Arc::new(move |size| root_at(&*tree, size).map_err(|error| error.to_string())),

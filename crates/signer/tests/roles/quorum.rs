@@ -268,8 +268,8 @@ fn settle(log: &mut Log, models: &mut [Model]) {
 }
 
 /// W1, W2, W3, W4, W6, C8: whatever a minority does, heads are published under the quorum, in order, and the last one too; and one
-/// question is open at each witness at a time. Seen to fail with `corrected` left set, with rests that are not ended, and with
-/// `published` not compared.
+/// question is open at each witness at a time. Seen to fail with two questions open at one witness, with rests that do not
+/// end, and with the quorum not asked for.
 #[test]
 fn an_honest_quorum_publishes_whatever_the_others_do() {
     use Kind::{Absent, Honest, Lying, Slow};
