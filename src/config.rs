@@ -4,6 +4,7 @@
 pub mod signer;
 pub mod tls;
 pub mod witness;
+pub mod witnessing;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,6 +20,7 @@ use serde::Deserialize;
 use self::tls::ProcessTls;
 use crate::failure::{Failure, Outcome};
 use crate::observe::{RawTracing, Tracing};
+use witnessing::{RawWitness, WitnessingConfig};
 
 /// A configuration file has a few hundred lines at most.
 const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
@@ -86,6 +88,10 @@ struct RawLog {
     unpublished_max_entries: Option<u64>,
     unpublished_max_age_ms: Option<u64>,
     signer: RawSigner,
+    policy: Option<PathBuf>,
+    faulty: Option<usize>,
+    #[serde(default)]
+    witness: Vec<RawWitness>,
 }
 
 fn default_interval() -> u64 {
@@ -157,6 +163,8 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     /// Who signs for it.
     pub signer: SignerConfig,
+    /// Who must cosign; `None`: nobody, its own signature is enough.
+    pub witnessing: Option<WitnessingConfig>,
 }
 
 /// The signer of a log.
@@ -206,11 +214,14 @@ impl ProcessConfig {
             .collect::<Result<_, _>>()
             .map_err(bad)?;
         all_differ(&logs).map_err(bad)?;
-        let remote = logs.iter().find(|log| matches!(log.signer, SignerConfig::Remote(_)));
-        if let (Some(log), None) = (remote, &raw.tls.client) {
+        let calls = |log: &&LogConfig| {
+            let asks = log.witnessing.as_ref().is_some_and(|witnessing| !witnessing.witnesses.is_empty());
+            asks || matches!(log.signer, SignerConfig::Remote(_))
+        };
+        if let (Some(log), None) = (logs.iter().find(calls), &raw.tls.client) {
             return Err(bad(format!(
-                "[[log]] {}: its signer is another process, and [tls.client] is missing: the certificate and key with which \
-                 this process calls it",
+                "[[log]] {}: its signer or witnesses are other processes, and [tls.client] is missing: the certificate and key \
+                 with which this process calls them",
                 log.origin
             )));
         }
@@ -249,7 +260,9 @@ impl RawLog {
                 return Err(in_log(log_inside_signer(directory)));
             }
         }
+        let witnessing = witnessing::check(base, self.policy, self.faulty, self.witness).map_err(in_log)?;
         Ok(LogConfig {
+            witnessing,
             directory: directory.join(origin.to_origin().hash().to_string()),
             limits,
             checkpoint_interval: Duration::from_millis(self.checkpoint_interval_ms),

@@ -8,6 +8,7 @@ mod gate;
 mod log;
 pub mod signer;
 pub mod witness;
+mod witnesses;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -47,6 +47,8 @@ pub struct LogState {
     /// The embedded signer's key and heads; `None` if the signer is another process.
     pub signer: Option<(SigningKey, HeadStore)>,
     pub published: PublishedStore,
+    /// Where published checkpoints are, and evidence.
+    pub checkpoints: Arc<dyn Dir>,
     /// Earlier published checkpoints; `None` if they cannot be read, which stops nothing.
     pub history: Option<Arc<History>>,
     pub journal: Journal,
@@ -218,7 +220,8 @@ pub fn open(process: &ProcessConfig, config: &LogConfig, entropy: &Arc<dyn Entro
         }
     };
     let checkpoints = log.join("checkpoints");
-    let (published, repaired) = PublishedStore::open(open_dir(&checkpoints)?)
+    let checkpoints_dir = open_dir(&checkpoints)?;
+    let (published, repaired) = PublishedStore::open(Arc::clone(&checkpoints_dir))
         .map_err(|error| Failure::state(format!("{}: {error}", checkpoints.display())))?;
     if let Some(repaired) = repaired {
         tracing::warn!(directory = %checkpoints.display(), %repaired, "the published checkpoint");
@@ -233,9 +236,19 @@ pub fn open(process: &ProcessConfig, config: &LogConfig, entropy: &Arc<dyn Entro
     if let Some(cut) = opened.cut {
         tracing::warn!(directory = %journal_path.display(), ?cut, "an unfinished frame was cut off; it was never acknowledged");
     }
-    let policy = Policy::of_log(vkey);
+    let policy = policy(config, vkey)?;
     let tree_directory = log.join("tree");
-    Ok(LogState { origin, policy, signer, published, history, journal, journal_dir, tree_directory })
+    Ok(LogState {
+        origin,
+        policy,
+        signer,
+        published,
+        checkpoints: checkpoints_dir,
+        history,
+        journal,
+        journal_dir,
+        tree_directory,
+    })
 }
 
 /// Whatever is wrong with the history is told and stops nothing.
@@ -253,6 +266,18 @@ fn open_history(checkpoints: &Path) -> Outcome<Option<Arc<History>>> {
             Ok(None)
         }
     }
+}
+
+/// What this log's checkpoints must satisfy. Other logs of the policy are left out: a witness that shows one of theirs shows
+/// nothing of ours.
+pub fn policy(config: &LogConfig, vkey: VKey) -> Outcome<Policy> {
+    let Some(witnessing) = &config.witnessing else { return Ok(Policy::of_log(vkey)) };
+    witnessing.policy.only_for(&vkey).ok_or_else(|| {
+        Failure::usage(format!(
+            "the policy of {} has no line `log {vkey}`: without it nobody who has this policy would believe the log's checkpoints",
+            config.origin
+        ))
+    })
 }
 
 fn same_key(config: &LogConfig, of: &dyn Display, vkey: &VKey, of_log: &VKey) -> Outcome {

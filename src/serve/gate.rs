@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use epigraph_core::checkpoint::CheckpointError;
 use epigraph_core::{Checkpoint, Origin, Policy, TreeHead, Verified};
 use epigraph_rpc::peer::{OpenTermAnswer, SignerHead};
 use epigraph_signer::backoff::Backoff;
@@ -33,11 +34,18 @@ impl Gate {
         policy: &Policy,
         published: Option<&[u8]>,
     ) -> Outcome<(Gate, Option<Verified<Checkpoint>>)> {
-        let published =
-            published.map(|note| Checkpoint::open(note, policy)).transpose().map_err(|error| {
-                Failure::state(format!("the published checkpoint on disk is not valid: {error}"))
-            })?;
-        let head = published.as_ref().map(|checkpoint| checkpoint.head());
+        let invalid =
+            |error| Failure::state(format!("the published checkpoint on disk is not valid: {error}"));
+        let (head, published) = match published.map(|note| (note, Checkpoint::open(note, policy))) {
+            None => (None, None),
+            Some((_, Ok(checkpoint))) => (Some(checkpoint.head()), Some(checkpoint)),
+            // It was published under an earlier policy. It is not served, but the log may not fall behind it.
+            Some((note, Err(CheckpointError::Quorum(why)))) => {
+                tracing::warn!(log = %origin, %why, "the published checkpoint does not satisfy the policy, and is not served");
+                (Some(Checkpoint::open_log_signed(note, policy).map_err(invalid)?.head()), None)
+            }
+            Some((_, Err(error))) => return Err(invalid(error)),
+        };
         let gate = Gate { journal, origin: origin.clone(), durable, published: head };
         if let Some(head) = head {
             gate.contains("the published checkpoint", head)?;

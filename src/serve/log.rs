@@ -22,6 +22,7 @@ use epigraph_store::tree::{self, Notice, Place, Tree};
 use tokio::sync::watch;
 
 use super::gate::Gate;
+use super::witnesses::{self, RemoteWitness, WitnessGate};
 use crate::config::{LogConfig, ProcessConfig, SignerConfig};
 use crate::failure::{Failure, Outcome};
 use crate::preflight;
@@ -37,7 +38,8 @@ pub struct Opened {
     pub scrubbed: watch::Receiver<Scrubbed>,
     scrubbing_at: watch::Sender<Scrubbed>,
     scrubber: Scrubber,
-    publisher: Publisher<AnySigner>,
+    publisher: Publisher<AnySigner, RemoteWitness>,
+    witnesses: WitnessGate,
     gate: Gate,
     /// `None`: the gate is still to be passed.
     term: Option<u64>,
@@ -125,7 +127,9 @@ pub async fn open(
     let open_lookup = open_lookup(lookup_directory, Arc::clone(&tree), &origin, durable.size);
     let place = Place { directory: state.tree_directory, preflight: preflight::in_a_child() };
     let (published, published_receiver) = watch::channel(newest.map(Arc::new));
+    let (pending, signed) = watch::channel(None);
     let ready = start(Setup {
+        signed,
         origin: origin.clone(),
         limits: config.limits,
         tree: Arc::clone(&tree),
@@ -138,6 +142,8 @@ pub async fn open(
         open_lookup,
     })
     .map_err(Failure::state)?;
+    let (witnesses, witnessing) =
+        witnesses::open(&gate, config, calling, &state.policy, &tree, state.checkpoints, pending, entropy)?;
     let scrubber = Scrubber::new(state.journal_dir, origin.hash(), Arc::clone(&tree));
     let prove = move |old, new| match prove_consistency(&*tree, old, new) {
         Ok(Ok(proof)) => Ok(proof.hashes),
@@ -145,8 +151,8 @@ pub async fn open(
         Err(error) => Err(error.to_string()),
     };
     let log = Arc::clone(&ready.log);
-    if term.is_none() {
-        log.hindered(Some(Hindrance::Gated("the signer".into())));
+    if term.is_none() || !witnesses.is_open() {
+        log.hindered(Some(Hindrance::Gated("the signer and the witnesses".into())));
     }
     let publisher = Publisher {
         origin,
@@ -160,9 +166,21 @@ pub async fn open(
         store: state.published,
         history: state.history,
         published,
+        witnesses: witnessing,
     };
     let (scrubbing_at, scrubbed) = watch::channel(Scrubbed::default());
-    Ok(Opened { log, durable: durable.size, scrubbed, scrubbing_at, scrubber, publisher, gate, term, ready })
+    Ok(Opened {
+        log,
+        durable: durable.size,
+        scrubbed,
+        scrubbing_at,
+        scrubber,
+        publisher,
+        witnesses,
+        gate,
+        term,
+        ready,
+    })
 }
 
 /// Tells the log why nothing is published, so that whoever asks it is told. Holds it by a weak handle: its driver ends when the
@@ -179,7 +197,8 @@ fn not_publishing(log: &Arc<Log>) -> Box<OnTrouble> {
 impl Opened {
     /// Runs until the log is drained and everything that was taken is published, or until it cannot go on.
     pub async fn run(self) -> Outcome {
-        let Opened { log, scrubbing_at, scrubber, mut publisher, gate, term, ready, .. } = self;
+        let Opened { log, scrubbing_at, scrubber, mut publisher, mut witnesses, gate, term, ready, .. } =
+            self;
         let Ready { offered, wanted, driver, log: same } = ready;
         let gated = Arc::downgrade(&log);
         // The driver ends when the last handle is gone.
@@ -199,17 +218,24 @@ impl Opened {
         };
         let publisher = async {
             let mut offered = offered;
-            if term.is_none() {
+            if term.is_none() || !witnesses.is_open() {
                 let hindered = |by: Option<Hindrance>| {
                     if let Some(log) = gated.upgrade() {
                         log.hindered(by);
                     }
                 };
                 let mut waits = offered.clone();
-                tokio::select! {
-                    term = gate.pass(&publisher.signer, |why| hindered(Some(Hindrance::Gated(why.to_owned())))) => {
-                        publisher.term = term?;
+                let waiting = |why: &str| hindered(Some(Hindrance::Gated(why.to_owned())));
+                let passing = async {
+                    // The witnesses first: a log that went back must not open a term, which would fence the one that did not.
+                    publisher.witnesses.are_known_to_hold(&witnesses.pass(&waiting).await?);
+                    if term.is_none() {
+                        publisher.term = gate.pass(&publisher.signer, &waiting).await?;
                     }
+                    Outcome::Ok(())
+                };
+                tokio::select! {
+                    passed = passing => passed?,
                     // The log was told to stop while it waited.
                     () = async { while waits.changed().await.is_ok() {} } => return Ok(()),
                 }

@@ -36,3 +36,4 @@ mod tracing;
 mod tree;
 mod verify;
 mod witness;
+mod witnesses;

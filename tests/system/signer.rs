@@ -169,7 +169,7 @@ logs = ["*"]
 }
 
 /// Until a log says that it acknowledges and publishes.
-fn wait_until_ready(log: &Serving) {
+pub fn wait_until_ready(log: &Serving) {
     while get_any(log, "/readyz").0 != 200 {}
 }
 

@@ -236,6 +236,7 @@ impl House {
         let (address, entries) = match words[..] {
             ["serving", _, "on", address, "with", entries, "entries"] => (address, entries.parse().unwrap()),
             ["signing", "for", _, "on", address] => (address, 0),
+            ["witnessing", "as", _, "on", address, "for", _, "logs"] => (address, 0),
             _ => {
                 let code = child.wait().unwrap().code();
                 return Err(Ended { code, out: line, err: fs::read_to_string(messages).unwrap() });

@@ -289,7 +289,7 @@ impl VKey {
     }
 
     /// Whether a signature line claims to be of this key.
-    pub(crate) fn is_named_by(&self, line: &note::SignatureLine) -> bool {
+    pub fn is_named_by(&self, line: &note::SignatureLine) -> bool {
         self.id == line.key_id && self.name.as_str() == line.name
     }
 

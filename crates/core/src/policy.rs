@@ -135,6 +135,11 @@ impl Policy {
         Policy { logs: vec![log], witnesses: Vec::new(), groups: Vec::new(), quorum: None }
     }
 
+    /// The same policy for this one of its logs alone; `None` if it does not name it.
+    pub fn only_for(&self, log: &VKey) -> Option<Policy> {
+        self.logs.contains(log).then(|| Policy { logs: vec![log.clone()], ..self.clone() })
+    }
+
     /// The policy that trusts one log once `threshold` of the witnesses cosigned, each named like its key.
     pub fn of_witnesses(log: &VKey, witnesses: &[VKey], threshold: usize) -> Result<Policy, PolicyError> {
         let lines: String = witnesses.iter().map(|key| format!("witness {} {key}\n", key.name())).collect();

@@ -10,6 +10,7 @@ mod stream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use epigraph_core::checkpoint::LogSigned;
 use epigraph_core::{Checkpoint, Origin, Policy, TreeHead, TreeSize, UnixMillis, Verified};
 use epigraph_store::history::History;
 use epigraph_store::tree::Tree;
@@ -23,7 +24,7 @@ pub(crate) use append::{Answer, Ticket};
 pub use append::{AppendError, Appended, Call, ProducerState, Submitted, Wait};
 pub use append_stream::{MAX_AHEAD, MAX_AHEAD_BYTES, StreamError};
 pub use list::{ListError, Listed};
-pub use read::{InTree, Proven, ReadError};
+pub use read::{InTree, Proven, Reach, ReadError};
 use stream::Streams;
 pub use stream::{
     FOLLOW_BYTES, Follow, Followed, MAX_STREAMS, MAX_STREAMS_PER_IDENTITY, TooManyStreams, Watch,
@@ -50,6 +51,9 @@ const MAX_COMPARISONS: usize = 16;
 /// The newest published checkpoint, if there is one.
 pub type PublishedReceiver = watch::Receiver<Option<Arc<Verified<Checkpoint>>>>;
 
+/// The newest head that the log signed, published or not; `None` before the first one after a start.
+pub type SignedReceiver = watch::Receiver<Option<Arc<LogSigned>>>;
+
 /// What a log shares with its driver.
 pub(crate) struct Parts {
     pub(crate) origin: Origin,
@@ -59,6 +63,7 @@ pub(crate) struct Parts {
     pub(crate) durable: watch::Receiver<TreeHead>,
     pub(crate) condition: watch::Receiver<Condition>,
     pub(crate) published: PublishedReceiver,
+    pub(crate) signed: SignedReceiver,
     /// Not marked as seen by anybody: it has changed once the tree has caught up.
     pub(crate) built: watch::Receiver<TreeHead>,
     pub(crate) tree: Arc<Tree>,
@@ -76,6 +81,7 @@ pub struct Log {
     durable: watch::Receiver<TreeHead>,
     condition: watch::Receiver<Condition>,
     published: PublishedReceiver,
+    signed: SignedReceiver,
     /// The newest head of the tree since it caught up with the journal after the start.
     built: watch::Receiver<TreeHead>,
     tree: Arc<Tree>,
@@ -112,6 +118,7 @@ impl Log {
             durable,
             condition,
             published,
+            signed,
             built,
             tree,
             history,
@@ -127,6 +134,7 @@ impl Log {
             durable,
             condition,
             published,
+            signed,
             built,
             tree,
             history,

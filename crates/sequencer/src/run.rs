@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
-use crate::log::{Answer, Log, Parts, ProducerState, PublishedReceiver, Ticket};
+use crate::log::{Answer, Log, Parts, ProducerState, PublishedReceiver, SignedReceiver, Ticket};
 use crate::lookup;
 use crate::machine::{Condition, Effect, Event, Limits, Machine, NoSpace};
 
@@ -63,6 +63,8 @@ pub struct Setup {
     pub clock: Arc<dyn Clock>,
     /// Where publication is seen.
     pub published: PublishedReceiver,
+    /// Where it is seen what was signed.
+    pub signed: SignedReceiver,
     /// Earlier published checkpoints; `None` if they cannot be read.
     pub history: Option<Arc<History>>,
     /// What a checkpoint must satisfy to be served from the history.
@@ -105,8 +107,19 @@ pub struct Driver {
 
 /// Starts the log's threads. Nothing is appended before [`Driver::run`].
 pub fn start(setup: Setup) -> io::Result<Ready> {
-    let Setup { origin, limits, journal, tree, open_tree, clock, published, history, policy, open_lookup } =
-        setup;
+    let Setup {
+        origin,
+        limits,
+        journal,
+        tree,
+        open_tree,
+        clock,
+        published,
+        signed,
+        history,
+        policy,
+        open_lookup,
+    } = setup;
     let published_size =
         published.borrow().as_ref().map_or(TreeSize::ZERO, |checkpoint| checkpoint.head().size);
     let machine = Machine::new(
@@ -157,6 +170,7 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
         durable: durable_receiver,
         condition: condition_receiver,
         published,
+        signed,
         built: offered.clone(),
         tree,
         history,

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use epigraph_core::Origin;
 use epigraph_rpc::v1::log_service_server::LogService;
-use epigraph_rpc::{Authorized, Caller, ConvertError, Reason, Refusal, v1};
+use epigraph_rpc::{Authorized, Caller, ConvertError, Reason, Refusal, Role, v1};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::log::Log;
+use crate::log::{Log, Reach};
 
 /// When to try again if the log is busy.
 const RETRY_SOON: Duration = Duration::from_millis(100);
@@ -64,6 +64,14 @@ impl LogServer {
         };
         self.logs.get(origin.get()).ok_or_else(unknown)?.clone().ok_or_else(log_stopped)
     }
+}
+
+/// How far the caller may read in this log, which it may use.
+fn reach<T>(request: &Request<T>, log: &Log) -> Result<Reach, Refusal> {
+    let caller = Caller::of(request)?;
+    let origin = caller.authorize(log.origin().as_str())?;
+    let links = [Role::Witness, Role::Monitor].into_iter().any(|role| caller.has_role(role, &origin));
+    Ok(if links { Reach::Signed } else { Reach::Published })
 }
 
 /// What a streaming call answers with.
@@ -115,7 +123,8 @@ impl LogService for LogServer {
         request: Request<v1::GetEntriesRequest>,
     ) -> Result<Response<v1::GetEntriesResponse>, Status> {
         let log = self.log(&request, &request.get_ref().origin)?;
-        Ok(Response::new(read::get_entries(&log, request.into_inner()).await?))
+        let reach = reach(&request, &log)?;
+        Ok(Response::new(read::get_entries(&log, reach, request.into_inner()).await?))
     }
 
     type FollowStream = Answers<v1::FollowEvent>;
@@ -134,7 +143,8 @@ impl LogService for LogServer {
         request: Request<v1::GetTileRequest>,
     ) -> Result<Response<v1::GetTileResponse>, Status> {
         let log = self.log(&request, &request.get_ref().origin)?;
-        Ok(Response::new(read::get_tile(&log, request.into_inner()).await?))
+        let reach = reach(&request, &log)?;
+        Ok(Response::new(read::get_tile(&log, reach, request.into_inner()).await?))
     }
 
     async fn get_consistency_proof(
@@ -142,7 +152,8 @@ impl LogService for LogServer {
         request: Request<v1::GetConsistencyProofRequest>,
     ) -> Result<Response<v1::GetConsistencyProofResponse>, Status> {
         let log = self.log(&request, &request.get_ref().origin)?;
-        Ok(Response::new(read::get_consistency_proof(&log, request.into_inner()).await?))
+        let reach = reach(&request, &log)?;
+        Ok(Response::new(read::get_consistency_proof(&log, reach, request.into_inner()).await?))
     }
 
     async fn get_checkpoint(

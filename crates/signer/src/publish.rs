@@ -1,16 +1,22 @@
 //! The publisher: it takes the tree heads that the sequencer offers, one in flight at a time, has them signed, and
 //! publishes them.
 //!
-//! [`machine`] decides what comes next and is pure; [`Publisher::run`] drives it. The publisher has no key: it re-opens whatever
-//! the signer returns, and serves a checkpoint only after it is on disk. Policy so far: the log's signature alone.
+//! [`machine`] decides which head is signed next, [`witnesses`] who cosigns it and when it is published; both are pure, and
+//! [`Publisher::run`] drives them. The publisher has no key: it re-opens whatever the signer returns, verifies each
+//! cosignature, and serves a checkpoint only under the policy's quorum, after it is on disk. [`gate`] decides after a start
+//! whether the witnesses' heads allow the log to go on.
 
+pub mod ask;
+pub mod gate;
+mod gather;
 pub mod machine;
+pub mod witnesses;
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use epigraph_core::checkpoint::{CheckpointError, encode_text};
+use epigraph_core::checkpoint::{CheckpointError, LogSigned, encode_text};
 use epigraph_core::progress::Proposal;
 use epigraph_core::{Checkpoint, Hash, Origin, Policy, TreeHead, TreeSize, Verified};
 use epigraph_rpc::peer::{OpenTermAnswer, SignerHead};
@@ -23,7 +29,14 @@ use tracing::Instrument;
 
 use crate::backoff::Backoff;
 use crate::signer::{Answer, Request};
+use ask::AskWitness;
+pub use gather::{Dialled, Handed, Pending, RootAt, WITNESS_DEADLINE, Witnessing};
+use gather::{Gatherer, Surroundings};
 use machine::{Effect, Event, Machine};
+
+/// How long the next head waits for the one in flight. Witnesses that are up answer in less; where too few are up, this is how
+/// often a newer head is signed, so that the one that is published at last is not an old one.
+pub const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How the signer is reached, in this process or another.
 pub trait AskSigner: Send + Sync {
@@ -58,7 +71,7 @@ pub enum AskError {
 /// Makes the consistency proof between two sizes of the log's own tree.
 pub type Prove = dyn Fn(TreeSize, TreeSize) -> Result<Vec<Hash>, String> + Send + Sync;
 
-/// Hears that the signer does not answer, and `None` when it does again.
+/// Hears that the signer or too many witnesses do not answer, and `None` when they do again.
 pub type OnTrouble = dyn Fn(Option<&str>) + Send + Sync;
 
 /// Where the rest of the process sees what is published.
@@ -109,7 +122,7 @@ impl From<CheckpointError> for PublishError {
 }
 
 /// What the publisher needs.
-pub struct Publisher<S> {
+pub struct Publisher<S, W> {
     /// The log.
     pub origin: Origin,
     /// What a published checkpoint must satisfy.
@@ -130,10 +143,12 @@ pub struct Publisher<S> {
     pub history: Option<Arc<History>>,
     /// Where it is served from.
     pub published: Published,
+    /// The witnesses.
+    pub witnesses: Witnessing<W>,
 }
 
-impl<S: AskSigner> Publisher<S> {
-    /// Runs until `offered` is closed, then publishes the last head and returns.
+impl<S: AskSigner, W: AskWitness> Publisher<S, W> {
+    /// Runs until `offered` is closed, then publishes the last head, if that can be done in time, and returns.
     ///
     /// `offered` carries the newest head whose tree was checked; `wanted` the size up to which somebody waits.
     pub async fn run(
@@ -142,118 +157,117 @@ impl<S: AskSigner> Publisher<S> {
         mut wanted: watch::Receiver<TreeSize>,
     ) -> Result<(), PublishError> {
         let already = self.published.borrow().as_ref().map(|checkpoint| checkpoint.head());
+        let Publisher { origin, policy, checkpoint_interval, signer, term, on_trouble, .. } = self;
+        let prove = Arc::clone(&self.prove);
+        let lent = Surroundings {
+            origin: origin.clone(),
+            policy: policy.clone(),
+            prove: self.prove,
+            store: self.store,
+            history: self.history,
+            published: self.published,
+        };
+        let (mut gatherer, mut handed) = Gatherer::new(self.witnesses, lent);
         let mut machine = Machine::new(already);
-        let store = Arc::new(Mutex::new(self.store));
-        let mut ticks = tokio::time::interval(self.checkpoint_interval);
+        let mut ticks = tokio::time::interval(checkpoint_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut event = Event::Offered(*offered.borrow_and_update());
+        let mut event = Some(Event::Offered(*offered.borrow_and_update()));
         let mut draining = false;
         let mut backoff = Backoff::new();
-        // Until then the signer is left alone.
-        let mut rested: Option<Pin<Box<Sleep>>> = None;
+        // Until then the signer is left alone, and the next head waits for the one in flight.
+        let (mut rested, mut late): (Timer, Timer) = (None, None);
         loop {
-            let mut effect = machine.step(event);
-            while let Some(todo) = effect {
-                let outcome = match todo {
-                    Effect::Ask { old, head } => {
-                        let proof = (self.prove)(old, head.size);
+            while let Some(happened) = event.take() {
+                if let Event::Published(_) = happened {
+                    on_trouble(None);
+                }
+                event = match machine.step(happened) {
+                    None => None,
+                    Some(Effect::Ask { old, head }) => {
+                        let proof = prove(old, head.size);
                         let proof =
                             proof.map_err(|why| PublishError::NoProof { old, new: head.size, why })?;
                         let proposal = Proposal { old_size: old, head, proof, note: Vec::new() };
-                        let request = Request { origin: self.origin.clone(), term: self.term, proposal };
                         let size = head.size.get();
-                        let span = tracing::debug_span!("sign", log = %self.origin, from = old.get(), size);
-                        match self.signer.sign_checkpoint(request).instrument(span).await {
+                        let span = tracing::debug_span!("sign", log = %origin, from = old.get(), size);
+                        let request = Request { origin: origin.clone(), term, proposal };
+                        match signer.sign_checkpoint(request).instrument(span).await {
                             Ok(answer) => {
                                 backoff = Backoff::new();
-                                (self.on_trouble)(None);
-                                Event::Answered(answer)
+                                Some(Event::Answered(answer))
                             }
                             Err(AskError::Unavailable(why)) => {
                                 let pause = backoff.pause();
                                 rested = Some(Box::pin(tokio::time::sleep(pause)));
-                                tracing::warn!(log = %self.origin, %why, again_in = ?pause, "nothing can be published");
-                                (self.on_trouble)(Some(&why));
-                                Event::NoAnswer
+                                tracing::warn!(log = %origin, %why, again_in = ?pause, "nothing can be published");
+                                on_trouble(Some(&why));
+                                Some(Event::NoAnswer)
                             }
                             Err(fatal) => return Err(fatal.into()),
                         }
                     }
-                    Effect::Publish { head, note } => {
-                        let checkpoint = Checkpoint::open(note.as_bytes(), &self.policy)?;
-                        check_answer(&note, &checkpoint, &encode_text(&self.origin, &head))?;
-                        let store = Arc::clone(&store);
-                        // A crash before this is durable: nobody saw the checkpoint. After it: it is served at the start.
-                        let write = move || {
-                            store.lock().unwrap_or_else(PoisonError::into_inner).store(note.as_bytes())
-                        };
-                        let span =
-                            tracing::debug_span!("publish", log = %self.origin, size = head.size.get());
-                        match tokio::task::spawn_blocking(write).instrument(span).await {
-                            Ok(written) => written?,
-                            Err(error) => return Err(AskError::Fatal(error.to_string()).into()),
-                        }
-                        let checkpoint = Arc::new(checkpoint);
-                        self.published.send_replace(Some(Arc::clone(&checkpoint)));
-                        // After it is served, so that nobody waits for it. A crash before: the next start adds it.
-                        keep(self.history.clone(), checkpoint).await;
-                        Event::Published
+                    Some(Effect::Gather { head, note }) => {
+                        let signed = check_answer(&note, &policy, &encode_text(&origin, &head))?;
+                        late = Some(Box::pin(tokio::time::sleep(HEAD_DEADLINE)));
+                        gatherer.signed(signed).await?.map(Event::Published)
                     }
-                    Effect::Stop(why) => return Err(PublishError::Diverged(why)),
+                    Some(Effect::Stop(why)) => return Err(PublishError::Diverged(why)),
                 };
-                effect = machine.step(outcome);
             }
-            if draining {
-                return Ok(());
+            if machine.is_idle() {
+                late = None;
+                if draining {
+                    return Ok(());
+                }
             }
             event = tokio::select! {
                 biased;
-                changed = offered.changed() => match changed {
+                changed = offered.changed(), if !draining => Some(match changed {
                     Ok(()) => Event::Offered(*offered.borrow_and_update()),
                     // The last head is tried whether or not the signer was there a moment ago.
                     Err(_) => {
                         draining = true;
-                        Event::Rested
+                        Event::Ending
                     }
-                },
+                }),
+                happened = gatherer.next() => gatherer.take(happened).await?.map(Event::Published),
+                Some(cosigned) = handed.recv() => gatherer.handed(cosigned).await?.map(Event::Published),
+                () = over(&mut late), if late.is_some() => {
+                    late = None;
+                    let why = format!("too few witnesses have cosigned; waiting for {}", gatherer.lacking());
+                    tracing::warn!(log = %origin, %why, "nothing can be published");
+                    on_trouble(Some(&why));
+                    Some(Event::Late)
+                }
                 () = over(&mut rested), if rested.is_some() => {
                     rested = None;
-                    Event::Rested
+                    Some(Event::Rested)
                 }
-                Ok(()) = wanted.changed() => Event::Wanted(*wanted.borrow_and_update()),
-                _ = ticks.tick() => Event::Due,
+                Ok(()) = wanted.changed() => Some(Event::Wanted(*wanted.borrow_and_update())),
+                _ = ticks.tick() => Some(Event::Due),
             };
         }
     }
 }
 
-/// Keeps a checkpoint in the history, durably. Failing that stops nothing.
-async fn keep(history: Option<Arc<History>>, checkpoint: Arc<Verified<Checkpoint>>) {
-    let Some(history) = history else { return };
-    let append = move || history.append(checkpoint.head().size, checkpoint.note());
-    match tokio::task::spawn_blocking(append).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "a published checkpoint is not in the history"),
-        Err(error) => tracing::warn!(%error, "a published checkpoint is not in the history"),
-    }
-}
+type Timer = Option<Pin<Box<Sleep>>>;
 
 /// Completes when the time is over, if there is one.
-async fn over(time: &mut Option<Pin<Box<Sleep>>>) {
+async fn over(time: &mut Timer) {
     match time {
         Some(time) => time.as_mut().await,
         None => std::future::pending().await,
     }
 }
 
-/// Only what was asked for and verified is published: this text, without extension lines, under the log's signature and
-/// no other.
-fn check_answer(note: &str, checkpoint: &Checkpoint, asked: &str) -> Result<(), PublishError> {
+/// Only what was asked for and verified goes on: this text, without extension lines, under the log's signature and no other.
+fn check_answer(note: &str, policy: &Policy, asked: &str) -> Result<LogSigned, PublishError> {
+    let signed = Checkpoint::open_log_signed(note.as_bytes(), policy)?;
     if !note.strip_prefix(asked).is_some_and(|rest| rest.starts_with('\n')) {
         return Err(PublishError::WrongAnswer("it is of another head".into()));
     }
-    if checkpoint.log_signed() != note {
+    if signed.note() != note {
         return Err(PublishError::WrongAnswer("it carries signatures that nobody can check".into()));
     }
-    Ok(())
+    Ok(signed)
 }

@@ -92,6 +92,15 @@ pub enum ReadError {
     Damaged(String),
 }
 
+/// How far somebody may read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// What is published.
+    Published,
+    /// What was signed: for witnesses and monitors, who must be able to link every head that they hold to the next.
+    Signed,
+}
+
 /// The tree in which an entry is to be proven.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct InTree {
@@ -126,14 +135,15 @@ impl Log {
     /// Proves a leaf in a published tree.
     pub async fn prove_in(&self, index: LeafIndex, tree: InTree) -> Result<Proven, ReadError> {
         let checkpoint = self.checkpoint()?;
-        self.check_published(&checkpoint, index.size_after(), || format!("entry {index}"))?;
+        let published = checkpoint.head().size;
+        self.check_within(published, index.size_after(), || format!("entry {index}"))?;
         let size = tree.size.unwrap_or(checkpoint.head().size);
-        self.check_published(&checkpoint, size, || format!("size {size}"))?;
+        self.check_within(published, size, || format!("size {size}"))?;
         if !size.contains(index) {
             return Err(ReadError::NotInTree { index, size });
         }
         let consistency = match tree.consistent_from {
-            Some(old) => Some(self.prove_consistency(old, size).await?),
+            Some(old) => Some(self.prove_consistency(Reach::Published, old, size).await?),
             None => None,
         };
         self.wait_built(size).await?;
@@ -177,13 +187,29 @@ impl Log {
         }
     }
 
+    /// The size up to which `reach` goes.
+    fn end_of(&self, reach: Reach) -> Result<TreeSize, ReadError> {
+        let published = self.checkpoint().map(|checkpoint| checkpoint.head().size);
+        let signed = self.signed.borrow().as_ref().map(|signed| signed.head().size);
+        match (reach, signed) {
+            (Reach::Signed, Some(signed)) => Ok(published.map_or(signed, |published| published.max(signed))),
+            _ => published,
+        }
+    }
+
     /// The first `width` hashes of a tile of the published tree (C2SP `tlog-tiles`).
-    pub async fn tile(&self, level: u32, index: u64, width: u32) -> Result<Vec<Hash>, ReadError> {
+    pub async fn tile(
+        &self,
+        reach: Reach,
+        level: u32,
+        index: u64,
+        width: u32,
+    ) -> Result<Vec<Hash>, ReadError> {
         if level >= LEVELS || !(1..=WIDTH as u32).contains(&width) {
             return Err(ReadError::NoSuchTile { level, width });
         }
         let what = || format!("a tile of level {level} with index {index} and {width} hashes");
-        let checkpoint = self.checkpoint()?;
+        let published = self.end_of(reach)?;
         let height = level * TILE_HEIGHT;
         let first = index.checked_mul(WIDTH as u64);
         let end = first.and_then(|first| first.checked_add(u64::from(width)));
@@ -193,7 +219,7 @@ impl Log {
             let durable = self.durable.borrow().size;
             return Err(ReadError::BeyondTree { what: what(), durable });
         };
-        self.check_published(&checkpoint, size, what)?;
+        self.check_within(published, size, what)?;
         self.wait_built(size).await?;
         match hashes(&self.tree.warm(), height, first..end) {
             Err(WarmError::Cold(_)) => {
@@ -206,10 +232,9 @@ impl Log {
 
     /// The entries from `first` on that are published, at least one: at most `max`, which is at least 1, and together at
     /// most [`MAX_READ_BYTES`]. Each was compared with the tree.
-    pub async fn entries(&self, first: LeafIndex, max: u32) -> Result<Vec<Bytes>, ReadError> {
-        let checkpoint = self.checkpoint()?;
-        self.check_published(&checkpoint, first.size_after(), || format!("entry {first}"))?;
-        let published = checkpoint.head().size;
+    pub async fn entries(&self, reach: Reach, first: LeafIndex, max: u32) -> Result<Vec<Bytes>, ReadError> {
+        let published = self.end_of(reach)?;
+        self.check_within(published, first.size_after(), || format!("entry {first}"))?;
         let last = first.checked_add(u64::from(max).saturating_sub(1));
         let end = last.map_or(published, |last| last.size_after().min(published));
         self.wait_built(end).await?;
@@ -228,13 +253,14 @@ impl Log {
     /// Proves that the tree of `old` entries is the beginning of that of `new` entries, both published.
     pub async fn prove_consistency(
         &self,
+        reach: Reach,
         old: TreeSize,
         new: TreeSize,
     ) -> Result<ConsistencyProof, ReadError> {
         if old == TreeSize::ZERO || old > new {
             return Err(ReadError::BadSizes { old, new });
         }
-        self.check_published(&*self.checkpoint()?, new, || format!("size {new}"))?;
+        self.check_within(self.end_of(reach)?, new, || format!("size {new}"))?;
         self.wait_built(new).await?;
         match prove_consistency(&self.tree.warm(), old, new) {
             Err(WarmError::Cold(_)) => self.off_thread(move |tree| prove_consistency(tree, old, new)).await,
@@ -265,13 +291,13 @@ impl Log {
         read(made.map_err(|error| ReadError::Damaged(error.to_string()))?)
     }
 
-    fn check_published(
+    fn check_within(
         &self,
-        checkpoint: &Checkpoint,
+        published: TreeSize,
         size: TreeSize,
         what: impl FnOnce() -> String,
     ) -> Result<(), ReadError> {
-        let (published, durable) = (checkpoint.head().size, self.durable.borrow().size);
+        let durable = self.durable.borrow().size;
         if size <= published {
             Ok(())
         } else if size <= durable {

@@ -6,7 +6,7 @@ use epigraph_rpc::v1::get_proof_request::Target;
 use epigraph_rpc::{ConvertError, Reason, Refusal, convert, v1};
 
 use super::{RETRY_SOON, malformed};
-use crate::log::{InTree, ListError, Log, ReadError};
+use crate::log::{InTree, ListError, Log, Reach, ReadError};
 
 pub(super) async fn get_proof(
     log: &Log,
@@ -48,8 +48,12 @@ fn size_or_none(field: &'static str, size: u64) -> Result<Option<TreeSize>, Refu
     Ok(Some(convert::tree_size(field, size)?).filter(|size| *size != TreeSize::ZERO))
 }
 
-pub(super) async fn get_tile(log: &Log, request: v1::GetTileRequest) -> Result<v1::GetTileResponse, Refusal> {
-    let hashes = log.tile(request.level, request.index, convert::tile_width(request.width)).await;
+pub(super) async fn get_tile(
+    log: &Log,
+    reach: Reach,
+    request: v1::GetTileRequest,
+) -> Result<v1::GetTileResponse, Refusal> {
+    let hashes = log.tile(reach, request.level, request.index, convert::tile_width(request.width)).await;
     let hashes = hashes.map_err(refusal)?;
     let bytes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
     Ok(v1::GetTileResponse { hashes: bytes.into() })
@@ -57,24 +61,26 @@ pub(super) async fn get_tile(log: &Log, request: v1::GetTileRequest) -> Result<v
 
 pub(super) async fn get_entries(
     log: &Log,
+    reach: Reach,
     request: v1::GetEntriesRequest,
 ) -> Result<v1::GetEntriesResponse, Refusal> {
     let v1::GetEntriesRequest { first_index, max_entries, .. } = request;
     let out_of_range =
         |error: ConvertError| Refusal::new(Reason::BeyondTree, error.to_string()).at("first_index");
     let first = convert::leaf_index(first_index).map_err(out_of_range)?;
-    let entries = log.entries(first, convert::read_entries(max_entries)).await.map_err(refusal)?;
+    let entries = log.entries(reach, first, convert::read_entries(max_entries)).await.map_err(refusal)?;
     Ok(v1::GetEntriesResponse { first_index, entries })
 }
 
 pub(super) async fn get_consistency_proof(
     log: &Log,
+    reach: Reach,
     request: v1::GetConsistencyProofRequest,
 ) -> Result<v1::GetConsistencyProofResponse, Refusal> {
     let bad_size = |error: ConvertError| Refusal::new(Reason::BadSize, error.to_string());
     let old = convert::tree_size("old_size", request.old_size).map_err(bad_size)?;
     let new = convert::tree_size("new_size", request.new_size).map_err(bad_size)?;
-    let proof = log.prove_consistency(old, new).await.map_err(refusal)?;
+    let proof = log.prove_consistency(reach, old, new).await.map_err(refusal)?;
     Ok(v1::GetConsistencyProofResponse { hashes: convert::proof_to_wire(&proof.hashes) })
 }
 

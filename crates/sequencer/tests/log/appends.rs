@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use epigraph_core::hash::leaf_hash;
 use epigraph_core::{LeafIndex, TreeHead};
-use epigraph_sequencer::log::{AppendError, ReadError, Wait};
+use epigraph_sequencer::log::{AppendError, Reach, ReadError, Wait};
 use epigraph_sequencer::machine::Refused;
 use epigraph_sequencer::status::NotReady;
 use epigraph_store::file::memory::{MemoryDir, Survival};
@@ -156,7 +156,10 @@ async fn reads_beyond_what_is_published_are_refused_by_name() {
     let log = &running.log;
     let index = |index| LeafIndex::new(index).unwrap();
     assert_eq!(log.prove(index(0)).await, Err(ReadError::NothingPublished));
-    assert_eq!(log.prove_consistency(size(1), size(1)).await, Err(ReadError::NothingPublished));
+    assert_eq!(
+        log.prove_consistency(Reach::Published, size(1), size(1)).await,
+        Err(ReadError::NothingPublished)
+    );
     let mut offered = running.offered.clone();
     running.durable(&["a", "b", "c"]).await;
     let published = *offered.wait_for(|head| head.size == size(3)).await.unwrap();
@@ -183,9 +186,17 @@ async fn reads_beyond_what_is_published_are_refused_by_name() {
         (5, 5, not_yet("size 5")),
         (1, 6, beyond("size 6")),
     ] {
-        assert_eq!(log.prove_consistency(size(old), size(new)).await, Err(want), "{old} to {new}");
+        assert_eq!(
+            log.prove_consistency(Reach::Published, size(old), size(new)).await,
+            Err(want),
+            "{old} to {new}"
+        );
     }
-    assert_eq!(log.prove_consistency(size(3), size(3)).await.unwrap().hashes, []);
+    assert_eq!(log.prove_consistency(Reach::Published, size(3), size(3)).await.unwrap().hashes, []);
     let one = leaf_hash(b"a");
-    log.prove_consistency(size(1), size(3)).await.unwrap().verify(&one, &published.root).unwrap();
+    log.prove_consistency(Reach::Published, size(1), size(3))
+        .await
+        .unwrap()
+        .verify(&one, &published.root)
+        .unwrap();
 }

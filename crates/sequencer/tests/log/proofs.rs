@@ -1,8 +1,10 @@
 //! Proofs in named trees and tiles: compared with hashes that the definitions of RFC 6962 give, computed here.
 
+use std::sync::Arc;
+
 use epigraph_core::hash::{leaf_hash, node_hash};
 use epigraph_core::{Hash, LeafIndex, TreeSize};
-use epigraph_sequencer::log::{InTree, ReadError};
+use epigraph_sequencer::log::{InTree, Reach, ReadError};
 use epigraph_store::file::memory::MemoryDir;
 
 use crate::support::*;
@@ -93,7 +95,11 @@ async fn a_tile_has_the_hashes_of_its_level_up_to_the_width_asked_for() {
         (1, 0, 2, &level_1[..]),
         (1, 0, 1, &level_1[..1]),
     ] {
-        assert_eq!(running.log.tile(level, index, width).await.unwrap(), want, "{level} {index} {width}");
+        assert_eq!(
+            running.log.tile(Reach::Published, level, index, width).await.unwrap(),
+            want,
+            "{level} {index} {width}"
+        );
     }
     for (level, index, width) in [
         (0, 2, 89),
@@ -109,11 +115,11 @@ async fn a_tile_has_the_hashes_of_its_level_up_to_the_width_asked_for() {
         (7, 1 << 55, 1),
         (7, u64::MAX, 256),
     ] {
-        let refused = running.log.tile(level, index, width).await;
+        let refused = running.log.tile(Reach::Published, level, index, width).await;
         assert!(matches!(refused, Err(ReadError::BeyondTree { .. })), "{level} {index} {width}: {refused:?}");
     }
     for (level, width) in [(8, 1), (u32::MAX, 1), (0, 0), (0, 257), (0, u32::MAX)] {
-        let refused = running.log.tile(level, 0, width).await;
+        let refused = running.log.tile(Reach::Published, level, 0, width).await;
         assert_eq!(refused, Err(ReadError::NoSuchTile { level, width }));
     }
 }
@@ -121,12 +127,38 @@ async fn a_tile_has_the_hashes_of_its_level_up_to_the_width_asked_for() {
 #[tokio::test]
 async fn a_tile_that_is_durable_and_not_published_is_not_served() {
     let running = create(&MemoryDir::new(), Options { publishes: false, ..Options::default() });
-    assert_eq!(running.log.tile(0, 0, 1).await, Err(ReadError::NothingPublished));
+    assert_eq!(running.log.tile(Reach::Published, 0, 0, 1).await, Err(ReadError::NothingPublished));
     running.durable(&["a", "b"]).await;
     let head = *running.offered.clone().wait_for(|head| head.size == size(2)).await.unwrap();
     running.publish.send_replace(Some(std::sync::Arc::new(signed(head))));
     running.durable(&["c"]).await;
-    assert_eq!(running.log.tile(0, 0, 2).await.unwrap(), [leaf_hash(b"a"), leaf_hash(b"b")]);
-    let not_yet = running.log.tile(0, 0, 3).await;
+    assert_eq!(
+        running.log.tile(Reach::Published, 0, 0, 2).await.unwrap(),
+        [leaf_hash(b"a"), leaf_hash(b"b")]
+    );
+    let not_yet = running.log.tile(Reach::Published, 0, 0, 3).await;
     assert!(matches!(not_yet, Err(ReadError::NotYetPublished { .. })), "{not_yet:?}");
+}
+
+/// What was signed can be linked before it is published, by those who may. Seen to fail with `end_of` looking at the published
+/// checkpoint alone.
+#[tokio::test]
+async fn a_signed_head_can_be_linked_before_it_is_published() {
+    let running = create(&MemoryDir::new(), Options { publishes: false, ..Options::default() });
+    running.durable(&["a", "b", "c"]).await;
+    let mut offered = running.offered.clone();
+    let head = *offered.wait_for(|head| head.size == size(3)).await.unwrap();
+    let reach =
+        |end| (running.log.prove_consistency(end, size(2), size(3)), running.log.entries(end, at(2), 10));
+    let (proof, entry) = reach(Reach::Signed);
+    let nothing = ReadError::NothingPublished;
+    assert_eq!((proof.await, entry.await), (Err(nothing.clone()), Err(nothing.clone())));
+    running.sign.send_replace(Some(Arc::new(log_signed(head))));
+    let (proof, entry) = reach(Reach::Signed);
+    let old = node_hash(&leaf_hash(b"a"), &leaf_hash(b"b"));
+    proof.await.unwrap().verify(&old, &head.root).unwrap();
+    assert_eq!(entry.await.unwrap(), entries(&["c"]));
+    assert_eq!(running.log.tile(Reach::Signed, 0, 0, 3).await.unwrap().len(), 3);
+    let (proof, entry) = reach(Reach::Published);
+    assert_eq!((proof.await, entry.await), (Err(nothing.clone()), Err(nothing)));
 }

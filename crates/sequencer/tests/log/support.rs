@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use epigraph_core::checkpoint::encode_text;
+use epigraph_core::checkpoint::{LogSigned, encode_text};
 use epigraph_core::hash::leaf_hash;
 use epigraph_core::{
     Checkpoint, Clock, Entropy, KeyName, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis,
@@ -168,6 +168,8 @@ pub struct Running {
     pub driver: JoinHandle<Result<(), Fatal>>,
     /// Where a test publishes itself; the stand-in has another handle.
     pub publish: watch::Sender<Option<Arc<Verified<Checkpoint>>>>,
+    /// Where a test says what was signed.
+    pub sign: watch::Sender<Option<Arc<LogSigned>>>,
     /// Empty, and its own at each start; nobody but the test adds to it.
     pub history: Arc<History>,
 }
@@ -194,6 +196,7 @@ pub fn open(dir: &(impl Dir + Clone + 'static), options: Options) -> Running {
     follower.catch_up(journal.head().size, &mut |_| ControlFlow::Continue(())).unwrap();
     let newest = options.publishes.then(|| Arc::new(signed(journal.head())));
     let (publish, published) = watch::channel(newest);
+    let (sign, signed_receiver) = watch::channel(None);
     let history = Arc::new(History::open(Arc::new(MemoryDir::new()), Arc::new(Fixed)).unwrap().0);
     let (of_lookup, durable) = (Arc::clone(&tree), journal.head().size);
     let open_lookup: OpenLookup = Box::new(move || {
@@ -208,6 +211,7 @@ pub fn open(dir: &(impl Dir + Clone + 'static), options: Options) -> Running {
         open_tree: Box::new(|| Ok(follower)),
         clock: Arc::new(Fixed),
         published,
+        signed: signed_receiver,
         history: Some(Arc::clone(&history)),
         policy: Policy::of_log(key().vkey().clone()),
         open_lookup,
@@ -227,6 +231,7 @@ pub fn open(dir: &(impl Dir + Clone + 'static), options: Options) -> Running {
         offered: ready.offered,
         driver: tokio::spawn(ready.driver.run()),
         publish,
+        sign,
         history,
     }
 }
@@ -253,6 +258,13 @@ pub fn signed(head: TreeHead) -> Verified<Checkpoint> {
     let text = encode_text(&origin(), &head);
     let note = note::encode(&text, [&key().sign_assertion(&text)]);
     Checkpoint::open(note.as_bytes(), &Policy::of_log(key().vkey().clone())).unwrap()
+}
+
+/// Signed by the log, and not published.
+pub fn log_signed(head: TreeHead) -> LogSigned {
+    let text = encode_text(&origin(), &head);
+    let note = note::encode(&text, [&key().sign_assertion(&text)]);
+    Checkpoint::open_log_signed(note.as_bytes(), &Policy::of_log(key().vkey().clone())).unwrap()
 }
 
 /// Checks that the receipt in the answer proves exactly these entries.

@@ -1,4 +1,5 @@
-//! The publisher as a pure machine: which head is asked for next, and when. One head is in flight at a time.
+//! The publisher as a pure machine: which head is signed next, and when. One head is in flight at a time, until it is
+//! published or late; who cosigns it is for [`super::witnesses`].
 //!
 //! Heads are signed back to back while anybody waits for one, else whenever the interval is over.
 
@@ -25,8 +26,12 @@ pub enum Event {
     NoAnswer,
     /// Time to ask a signer that did not answer again.
     Rested,
-    /// [`Effect::Publish`] is done.
-    Published,
+    /// A head was published: the one in flight, or one from before it.
+    Published(TreeHead),
+    /// The head in flight was not published in time. It may still be.
+    Late,
+    /// No more heads will be offered: the last one is published without waiting.
+    Ending,
 }
 
 /// What is to be done; its outcome is the next event.
@@ -39,8 +44,8 @@ pub enum Effect {
         /// The head to be signed.
         head: TreeHead,
     },
-    /// Check the note, make it durable, serve it.
-    Publish {
+    /// Check the note, and gather the witnesses' cosignatures until it can be published.
+    Gather {
         /// The head that was asked for.
         head: TreeHead,
         /// The signed note.
@@ -55,6 +60,8 @@ pub enum Effect {
 pub struct Machine {
     /// The newest head that was published.
     published: Option<TreeHead>,
+    /// The newest head that was signed, published or not.
+    signed: Option<TreeHead>,
     offered: TreeHead,
     wanted: TreeSize,
     /// The size that the signer holds, as far as is known.
@@ -63,6 +70,7 @@ pub struct Machine {
     stale: u32,
     /// The signer did not answer, and is left alone for a while.
     resting: bool,
+    ending: bool,
 }
 
 impl Machine {
@@ -71,13 +79,20 @@ impl Machine {
         let signer = already.map_or(TreeSize::ZERO, |head| head.size);
         Machine {
             published: already,
+            signed: already,
             offered: TreeHead::EMPTY,
             wanted: TreeSize::ZERO,
             signer,
             in_flight: None,
             stale: 0,
             resting: false,
+            ending: false,
         }
+    }
+
+    /// Whether nothing is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_none()
     }
 
     /// Takes one event; at most one effect follows.
@@ -96,15 +111,25 @@ impl Machine {
                 return self.ask();
             }
             Event::Answered(answer) => return self.answered(answer),
-            Event::Published => self.published = self.in_flight.take(),
+            Event::Published(head) => {
+                self.published = Some(head);
+                if self.in_flight.is_some_and(|in_flight| in_flight.size <= head.size) {
+                    self.in_flight = None;
+                }
+            }
+            Event::Late => self.in_flight = None,
+            Event::Ending => {
+                self.ending = true;
+                self.resting = false;
+            }
         }
         // The first checkpoint of a log does not wait for anybody: readers need one to start from.
         let somebody_waits = self.published.is_none_or(|head| head.size < self.wanted);
-        if somebody_waits { self.ask() } else { None }
+        if somebody_waits || self.ending { self.ask() } else { None }
     }
 
     fn ask(&mut self) -> Option<Effect> {
-        let new = self.published.is_none_or(|head| head.size < self.offered.size);
+        let new = self.signed.is_none_or(|head| head.size < self.offered.size);
         if !new || self.in_flight.is_some() || self.resting {
             return None;
         }
@@ -120,12 +145,13 @@ impl Machine {
         match answer {
             Answer::Signed(note) => {
                 self.signer = head.size;
-                Some(Effect::Publish { head, note })
+                self.signed = Some(head);
+                Some(Effect::Gather { head, note })
             }
-            Answer::Stale(held) if self.published.is_some_and(|published| held.size < published.size) => {
-                let published = self.published.map_or(TreeSize::ZERO, |published| published.size);
+            Answer::Stale(held) if self.signed.is_some_and(|signed| held.size < signed.size) => {
+                let signed = self.signed.map_or(TreeSize::ZERO, |signed| signed.size);
                 Some(Effect::Stop(format!(
-                    "it went back: it holds a head of size {}, and size {published} is published under its key",
+                    "it went back: it holds a head of size {}, and size {signed} is signed with its key",
                     held.size
                 )))
             }
@@ -168,8 +194,12 @@ mod tests {
         Event::Answered(Answer::Signed("note".into()))
     }
 
-    fn publish(leaves: u64) -> Option<Effect> {
-        Some(Effect::Publish { head: head(leaves), note: "note".into() })
+    fn published(leaves: u64) -> Event {
+        Event::Published(head(leaves))
+    }
+
+    fn gather(leaves: u64) -> Option<Effect> {
+        Some(Effect::Gather { head: head(leaves), note: "note".into() })
     }
 
     fn check(already: Option<u64>, script: &[(Event, Option<Effect>)]) {
@@ -185,8 +215,8 @@ mod tests {
             None,
             &[
                 (Event::Offered(head(0)), ask(0, 0)),
-                (signed(), publish(0)),
-                (Event::Published, None),
+                (signed(), gather(0)),
+                (published(0), None),
                 (Event::Due, None),
             ],
         );
@@ -199,8 +229,8 @@ mod tests {
             &[
                 (Event::Offered(head(7)), None),
                 (Event::Due, ask(5, 7)),
-                (signed(), publish(7)),
-                (Event::Published, None),
+                (signed(), gather(7)),
+                (published(7), None),
                 (Event::Offered(head(9)), None),
                 (Event::Wanted(size(8)), ask(7, 9)),
             ],
@@ -216,8 +246,8 @@ mod tests {
                 (Event::Offered(head(2)), ask(0, 2)),
                 (Event::Offered(head(4)), None),
                 (Event::Due, None),
-                (signed(), publish(2)),
-                (Event::Published, ask(2, 4)),
+                (signed(), gather(2)),
+                (published(2), ask(2, 4)),
             ],
         );
     }
@@ -230,7 +260,7 @@ mod tests {
                 (Event::Offered(head(8)), None),
                 (Event::Due, ask(5, 8)),
                 (Event::Answered(Answer::Stale(head(8))), ask(8, 8)),
-                (signed(), publish(8)),
+                (signed(), gather(8)),
             ],
         );
     }
@@ -247,7 +277,7 @@ mod tests {
                 (Event::Offered(head(9)), None),
                 (Event::Due, None),
                 (Event::Rested, ask(5, 9)),
-                (signed(), publish(9)),
+                (signed(), gather(9)),
             ],
         );
     }

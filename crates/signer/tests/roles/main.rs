@@ -7,7 +7,10 @@
     reason = "a test ends where its promise is broken"
 )]
 
+mod gate;
 mod publisher;
+mod quorum;
 mod signer;
 mod support;
 mod terms;
+mod witnesses;

@@ -112,6 +112,7 @@ impl Running {
             prove: Arc::new(prove),
             store,
             published: publish,
+            witnesses: alone(&tree),
         };
         let task = tokio::spawn(publisher.run(offered, wanted));
         Running { offered: offer, wanted: want, published, troubled, task, tree }

@@ -7,13 +7,16 @@ use epigraph_core::hash::leaf_hash;
 use epigraph_core::progress::{Held, Proposal};
 use epigraph_core::proof::{prove_consistency, root_at};
 use epigraph_core::{
-    Entropy, Hash, KeyName, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis, note,
+    CosigningKey, Entropy, Hash, KeyName, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis, note,
 };
+use epigraph_signer::publish::ask::{AskWitness, Reply};
+use epigraph_signer::publish::{RootAt, Witnessing};
 use epigraph_signer::signer::{Request, Signer};
 use epigraph_store::file::Dir;
 use epigraph_store::file::memory::MemoryDir;
 use epigraph_store::head::{HeadError, HeadStore};
 use epigraph_store::tree::MemoryTree;
+use tokio::sync::{mpsc, watch};
 use zeroize::Zeroizing;
 
 /// The term that [`store`] has open.
@@ -96,4 +99,46 @@ pub fn open(dir: Arc<dyn Dir>) -> Result<Signer, HeadError> {
     let mut signer = Signer::new(vec![key()], HeadStore::open(dir)?.0);
     signer.pass_gate(&origin(), &[]).unwrap();
     Ok(signer)
+}
+
+/// A witness that is never there.
+pub struct Nobody;
+
+impl AskWitness for Nobody {
+    async fn add_checkpoint(&self, _: &Origin, _: Proposal) -> Reply {
+        Reply::Unavailable("nobody".into())
+    }
+
+    async fn newest(&self, _: &Origin) -> Result<Option<Vec<u8>>, String> {
+        Err("nobody".into())
+    }
+}
+
+/// What a publisher without witnesses has in their place.
+pub fn alone(tree: &Arc<MemoryTree>) -> Witnessing<Nobody> {
+    Witnessing {
+        dialled: Vec::new(),
+        handed: mpsc::channel(1).1,
+        pending: watch::channel(None).0,
+        status: watch::channel(Vec::new()).0,
+        evidence: Arc::new(MemoryDir::new()),
+        root_at: root_of(tree),
+        entropy: Arc::new(Nine),
+    }
+}
+
+pub fn root_of(tree: &Arc<MemoryTree>) -> Arc<RootAt> {
+    let tree = Arc::clone(tree);
+    Arc::new(move |size| root_at(&*tree, size).map_err(|error| error.to_string()))
+}
+
+pub fn witness_key(place: usize) -> CosigningKey {
+    let name = KeyName::new(format!("witness-{place}.example")).unwrap();
+    CosigningKey::from_seed(name, &Zeroizing::new([100 + place as u8; 32]))
+}
+
+/// `threshold` of `count` witnesses.
+pub fn quorum(count: usize, threshold: usize) -> Policy {
+    let witnesses: Vec<_> = (0..count).map(|place| witness_key(place).vkey().clone()).collect();
+    Policy::of_witnesses(key().vkey(), &witnesses, threshold).unwrap()
 }

@@ -1,0 +1,384 @@
+//! Drives [`super::witnesses`]: asks, rests, keeps evidence, and makes what is published durable before it is served.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use epigraph_core::checkpoint::LogSigned;
+use epigraph_core::note::SignatureLine;
+use epigraph_core::progress::Proposal;
+use epigraph_core::proof::ConsistencyProof;
+use epigraph_core::{
+    Checkpoint, Entropy, Evidence, Hash, Origin, Policy, TreeHead, TreeSize, VKey, Verified,
+};
+use epigraph_store::file::Dir;
+use epigraph_store::history::History;
+use epigraph_store::published::PublishedStore;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::Instrument;
+
+use super::ask::{AskWitness, Reply};
+use super::witnesses::{Effect, Event, NotTaken, WitnessStatus, Witnesses};
+use super::{AskError, Prove, PublishError, Published};
+
+/// How long a witness has for its answer. It waits for its disk, and perhaps for this log's own published checkpoint; a witness
+/// that needs longer is of no use to whoever waits for a receipt.
+pub const WITNESS_DEADLINE: Duration = Duration::from_secs(10);
+
+/// After the first failure: a witness that is being restarted is back in less.
+const FIRST_REST: Duration = Duration::from_millis(200);
+
+/// So long after a witness is back, at most, it is asked again: publication that waits for it resumes by itself.
+const LONGEST_REST: Duration = Duration::from_secs(5);
+
+/// Evidence files that one log keeps: a witness under a stolen log key could make more, and they would show no more.
+const MAX_EVIDENCE_FILES: usize = 64;
+
+/// The end of an evidence file's name.
+const EVIDENCE: &str = ".evidence";
+
+/// The root of the log's own tree at a size.
+pub type RootAt = dyn Fn(TreeSize) -> Result<Hash, String> + Send + Sync;
+
+/// The newest head that the log signed, published or not.
+pub type Pending = watch::Sender<Option<Arc<LogSigned>>>;
+
+/// Cosignatures that a witness handed in by itself.
+pub struct Handed {
+    /// The size of the head that it cosigned.
+    pub size: TreeSize,
+    /// Its signature lines.
+    pub lines: Vec<SignatureLine>,
+    /// Hears whether they were taken.
+    pub answer: oneshot::Sender<Result<(), NotTaken>>,
+}
+
+/// A witness that is asked.
+pub struct Dialled<W> {
+    /// Its place in the policy.
+    pub place: usize,
+    /// How it is reached.
+    pub witness: Arc<W>,
+    /// The size that it holds, as far as is known.
+    pub held: TreeSize,
+}
+
+/// What the publisher needs for its witnesses.
+pub struct Witnessing<W> {
+    /// Those that are asked.
+    pub dialled: Vec<Dialled<W>>,
+    /// What others hand in.
+    pub handed: mpsc::Receiver<Handed>,
+    /// Where the newest signed head is shown.
+    pub pending: Pending,
+    /// Where it is shown how they are doing.
+    pub status: watch::Sender<Vec<WitnessStatus>>,
+    /// Where evidence against whoever signs with the log's key is kept.
+    pub evidence: Arc<dyn Dir>,
+    /// The log's own tree.
+    pub root_at: Arc<RootAt>,
+    /// For the jitter of rests.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl<W> Witnessing<W> {
+    /// Takes over what the gate has learned.
+    pub fn are_known_to_hold(&mut self, held: &super::gate::Held) {
+        for dialled in &mut self.dialled {
+            if let Some(held) = held.get(&dialled.place) {
+                dialled.held = held.map_or(TreeSize::ZERO, |head| head.size);
+            }
+        }
+    }
+}
+
+/// What the rest of the publisher lends.
+pub(super) struct Surroundings {
+    pub(super) origin: Origin,
+    pub(super) policy: Policy,
+    pub(super) prove: Arc<Prove>,
+    pub(super) store: PublishedStore,
+    pub(super) history: Option<Arc<History>>,
+    pub(super) published: Published,
+}
+
+pub(super) struct Gatherer<W> {
+    machine: Witnesses,
+    asked: BTreeMap<usize, Arc<W>>,
+    /// Open questions and rests. Ended with the publisher.
+    open: JoinSet<Event>,
+    pending: Pending,
+    status: watch::Sender<Vec<WitnessStatus>>,
+    evidence: Arc<dyn Dir>,
+    root_at: Arc<RootAt>,
+    entropy: Arc<dyn Entropy>,
+    origin: Origin,
+    policy: Policy,
+    prove: Arc<Prove>,
+    store: Arc<Mutex<PublishedStore>>,
+    history: Option<Arc<History>>,
+    published: Published,
+    /// The proofs to one size: witnesses that hold the same size share one.
+    proofs: (TreeSize, BTreeMap<TreeSize, Vec<Hash>>),
+}
+
+impl<W: AskWitness> Gatherer<W> {
+    /// With what others hand in.
+    pub(super) fn new(
+        witnessing: Witnessing<W>,
+        surroundings: Surroundings,
+    ) -> (Gatherer<W>, mpsc::Receiver<Handed>) {
+        let Witnessing { dialled, handed, pending, status, evidence, root_at, entropy } = witnessing;
+        let Surroundings { origin, policy, prove, store, history, published } = surroundings;
+        let already = published.borrow().as_ref().map(|checkpoint| checkpoint.head());
+        let sizes = dialled.iter().map(|dialled| (dialled.place, dialled.held));
+        let machine = Witnesses::new(policy.clone(), already, sizes);
+        let gatherer = Gatherer {
+            machine,
+            asked: dialled.into_iter().map(|dialled| (dialled.place, dialled.witness)).collect(),
+            open: JoinSet::new(),
+            pending,
+            status,
+            evidence,
+            root_at,
+            entropy,
+            origin,
+            policy,
+            prove,
+            store: Arc::new(Mutex::new(store)),
+            history,
+            published,
+            proofs: (TreeSize::ZERO, BTreeMap::new()),
+        };
+        (gatherer, handed)
+    }
+
+    /// Gathers cosignatures for a head that the log signed. Here and below: the newest head that was published by it.
+    pub(super) async fn signed(&mut self, signed: LogSigned) -> Result<Option<TreeHead>, PublishError> {
+        self.pending.send_replace(Some(Arc::new(signed.clone())));
+        self.take(Event::Signed(signed)).await
+    }
+
+    /// The next answer, or the end of a rest. May be dropped and asked anew.
+    pub(super) async fn next(&mut self) -> Event {
+        loop {
+            match self.open.join_next().await {
+                Some(Ok(event)) => return event,
+                // Only a fault of the program ends a task so: its witness is not asked again, and is named as missing.
+                Some(Err(error)) => {
+                    tracing::error!(log = %self.origin, %error, "a question to a witness was lost")
+                }
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    pub(super) async fn take(&mut self, event: Event) -> Result<Option<TreeHead>, PublishError> {
+        let effects = self.machine.step(event);
+        self.carry_out(effects).await
+    }
+
+    pub(super) async fn handed(&mut self, handed: Handed) -> Result<Option<TreeHead>, PublishError> {
+        let (effects, taken) = self.machine.handed(handed.size, &handed.lines);
+        let published = self.carry_out(effects).await?;
+        // Whoever handed it in may have gone.
+        let _ = handed.answer.send(taken);
+        Ok(published)
+    }
+
+    /// Whose cosignatures the newest signed head lacks.
+    pub(super) fn lacking(&self) -> String {
+        self.machine.lacking()
+    }
+
+    async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<Option<TreeHead>, PublishError> {
+        let mut published = None;
+        for effect in effects {
+            match effect {
+                Effect::Ask { place, old, head, note } => self.ask(place, old, head, note),
+                Effect::Rest { place, failures } => {
+                    let rest = self.rest(failures);
+                    self.open.spawn(async move {
+                        sleep(rest).await;
+                        Event::Rested(place)
+                    });
+                }
+                Effect::Publish { head, note } => {
+                    self.publish(note).await?;
+                    published = Some(head);
+                }
+                Effect::Tell { place, trouble } => {
+                    let witness = self.policy.witnesses().get(place).map_or("", |witness| &witness.name);
+                    tracing::warn!(log = %self.origin, %witness, kind = trouble.kind(), %trouble, "a witness");
+                }
+                Effect::Keep { held, proposed } => self.keep(held, proposed).await,
+                Effect::Stop(why) => return Err(PublishError::Diverged(why)),
+            }
+        }
+        let status = self.machine.status();
+        self.status.send_if_modified(|shown| {
+            let changed = *shown != status;
+            *shown = status;
+            changed
+        });
+        Ok(published)
+    }
+
+    fn ask(&mut self, place: usize, old: TreeSize, head: TreeHead, note: String) {
+        let Some(witness) = self.asked.get(&place).map(Arc::clone) else { return };
+        let proof = match self.proof(old, head.size) {
+            Ok(proof) => proof,
+            Err(why) => {
+                let why = format!("the tree cannot prove its growth from {old} to {}: {why}", head.size);
+                self.open.spawn(async move { Event::Replied(place, Reply::Unavailable(why)) });
+                return;
+            }
+        };
+        let proposal = Proposal { old_size: old, head, proof, note: note.into_bytes() };
+        let origin = self.origin.clone();
+        self.open.spawn(async move {
+            // In a task of its own: whatever becomes of it, there is an answer.
+            let asked = tokio::spawn(async move { witness.add_checkpoint(&origin, proposal).await });
+            let abort = asked.abort_handle();
+            let reply = match timeout(WITNESS_DEADLINE, asked).await {
+                Ok(Ok(reply)) => reply,
+                Ok(Err(error)) => Reply::Unavailable(error.to_string()),
+                Err(_) => {
+                    abort.abort();
+                    Reply::Unavailable(format!("nothing came within {} s", WITNESS_DEADLINE.as_secs()))
+                }
+            };
+            Event::Replied(place, reply)
+        });
+    }
+
+    fn proof(&mut self, old: TreeSize, new: TreeSize) -> Result<Vec<Hash>, String> {
+        // From the empty tree, and to the same one, there is nothing to prove.
+        if old == TreeSize::ZERO || old == new {
+            return Ok(Vec::new());
+        }
+        if self.proofs.0 != new {
+            self.proofs = (new, BTreeMap::new());
+        }
+        if let Some(proof) = self.proofs.1.get(&old) {
+            return Ok(proof.clone());
+        }
+        let proof = (self.prove)(old, new)?;
+        self.proofs.1.insert(old, proof.clone());
+        Ok(proof)
+    }
+
+    /// Between half of the rest and all of it, so that logs that lost a witness together do not come back together.
+    fn rest(&self, failures: u32) -> Duration {
+        let doubled = FIRST_REST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_REST);
+        let mut random = [0; 4];
+        self.entropy.fill(&mut random);
+        doubled / 2 + (doubled / 2).mul_f64(f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX))
+    }
+
+    async fn publish(&mut self, note: String) -> Result<(), PublishError> {
+        let checkpoint = Checkpoint::open(note.as_bytes(), &self.policy)?;
+        let store = Arc::clone(&self.store);
+        // A crash before this is durable: nobody saw the checkpoint. After it: it is served at the start.
+        let write = move || store.lock().unwrap_or_else(PoisonError::into_inner).store(note.as_bytes());
+        let (origin, size) = (checkpoint.origin(), checkpoint.head().size.get());
+        let span = tracing::debug_span!("publish", log = %origin, size);
+        match tokio::task::spawn_blocking(write).instrument(span).await {
+            Ok(written) => written?,
+            Err(error) => return Err(AskError::Fatal(error.to_string()).into()),
+        }
+        let checkpoint = Arc::new(checkpoint);
+        let before = self.published.send_replace(Some(Arc::clone(&checkpoint)));
+        // After it is served, so that nobody waits for it. A crash before: the next start adds it. A late cosignature is
+        // not worth a second entry.
+        if before.is_none_or(|before| before.head() != checkpoint.head()) {
+            keep_in_history(self.history.clone(), checkpoint).await;
+        }
+        Ok(())
+    }
+
+    /// Keeps two notes of the log as evidence, if they are. What cannot be kept does not stop the log.
+    async fn keep(&mut self, held: String, proposed: String) {
+        let (policy, prove, root_at) =
+            (self.policy.clone(), Arc::clone(&self.prove), Arc::clone(&self.root_at));
+        let dir = Arc::clone(&self.evidence);
+        let kept = tokio::task::spawn_blocking(move || {
+            let evidence = policy
+                .logs()
+                .iter()
+                .map(|key| judge(key, &policy, &held, &proposed, &*prove, &*root_at))
+                .find(Result::is_ok);
+            let evidence =
+                evidence.unwrap_or_else(|| Err("the two notes are not of two histories".into()))?;
+            store_evidence(&*dir, &evidence).map(|name| (name, evidence))
+        });
+        match kept.await.map_err(|error| error.to_string()).and_then(|kept| kept) {
+            Ok((file, evidence)) => {
+                tracing::error!(log = %self.origin, %file, %evidence, "evidence against the holder of this log's key");
+            }
+            Err(why) => {
+                tracing::error!(log = %self.origin, %why, "a witness's conflict was not kept as evidence");
+            }
+        }
+    }
+}
+
+/// Makes evidence of two notes, if the log's own tree shows that they are of two histories.
+fn judge(
+    key: &VKey,
+    policy: &Policy,
+    held: &str,
+    proposed: &str,
+    prove: &Prove,
+    root_at: &RootAt,
+) -> Result<Evidence, String> {
+    let open = |note: &str| Checkpoint::open_log_signed(note.as_bytes(), policy);
+    let (one, other) =
+        (open(held).map_err(|e| e.to_string())?.head(), open(proposed).map_err(|e| e.to_string())?.head());
+    if one.size == other.size {
+        return Evidence::two_roots(key, held.as_bytes(), proposed.as_bytes()).map_err(|e| e.to_string());
+    }
+    let hashes = prove(one.size, other.size)?;
+    let carried = ConsistencyProof { old: one.size, new: other.size, hashes }.carrying(&root_at(one.size)?);
+    Evidence::old_root(key, held.as_bytes(), proposed.as_bytes(), carried).map_err(|e| e.to_string())
+}
+
+/// The file's name. The same evidence is kept once.
+fn store_evidence(dir: &dyn Dir, evidence: &Evidence) -> Result<String, String> {
+    let bytes = evidence.encode();
+    let name = format!("{}{EVIDENCE}", epigraph_core::hash::leaf_hash(&bytes));
+    let present: HashSet<String> = dir.list().map_err(|error| error.to_string())?.into_iter().collect();
+    if present.contains(&name) {
+        return Ok(name);
+    }
+    if present.iter().filter(|name| name.ends_with(EVIDENCE)).count() >= MAX_EVIDENCE_FILES {
+        return Err(format!("{MAX_EVIDENCE_FILES} evidence files are there already: look at them"));
+    }
+    let write = || {
+        // A crash leaves a file that does not decode, under another name than the whole one.
+        let new = format!("{name}.new");
+        if present.contains(&new) {
+            dir.remove(&new)?;
+        }
+        let file = dir.create(&new)?;
+        file.write_at(0, &bytes)?;
+        file.sync()?;
+        dir.rename(&new, &name)?;
+        dir.sync()
+    };
+    write().map_err(|error| error.to_string())?;
+    Ok(name)
+}
+
+/// Keeps a checkpoint in the history, durably. Failing that stops nothing.
+async fn keep_in_history(history: Option<Arc<History>>, checkpoint: Arc<Verified<Checkpoint>>) {
+    let Some(history) = history else { return };
+    let append = move || history.append(checkpoint.head().size, checkpoint.note());
+    match tokio::task::spawn_blocking(append).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "a published checkpoint is not in the history"),
+        Err(error) => tracing::warn!(%error, "a published checkpoint is not in the history"),
+    }
+}

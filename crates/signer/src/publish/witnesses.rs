@@ -1,0 +1,469 @@
+//! The witnesses as a pure machine: who is asked for which head next, which cosignatures count, and when a head is
+//! published.
+//!
+//! A signed head is asked of all witnesses at once, each with the size that it holds, and at most one question is open
+//! at each. Whatever a witness does costs only itself: the head is published when those that did cosign meet the policy,
+//! and a cosignature that comes later is attached to what is published. A head that reaches the quorum after a larger
+//! one was signed is still published, unless a larger one was published before. The machine knows no clock: whoever
+//! drives it says when a rest is over.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use epigraph_core::checkpoint::LogSigned;
+use epigraph_core::cosignature::{CosignatureError, add_cosignature};
+use epigraph_core::note::SignatureLine;
+use epigraph_core::policy::WitnessSet;
+use epigraph_core::{Checkpoint, Policy, TreeHead, TreeSize};
+use thiserror::Error;
+
+use super::ask::Reply;
+
+/// Signed heads that may still be published. A question is open for at most twice as long as a head stays alone in
+/// flight, so that three have answers under way; one more for witnesses that dial in.
+pub const MAX_PENDING_HEADS: usize = 4;
+
+/// What a witness did that was of no use. Each is counted and told.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum Trouble {
+    /// No answer.
+    #[error("it did not answer: {0}")]
+    Unavailable(String),
+    /// A refusal.
+    #[error("it refused: {0}")]
+    Refused(String),
+    /// A signature that is not of this witness over this head.
+    #[error("its answer was dropped: {0}")]
+    BadSignature(String),
+    /// It claims a size that no head of this log has, or changes its mind each time.
+    #[error("it claims to hold size {0}, which it cannot show: the answer was dropped")]
+    BadSize(TreeSize),
+    /// It claims a conflict that it cannot show.
+    #[error("it claims that the log showed it two histories, and cannot show them: {0}")]
+    FalseConflict(String),
+    /// The log's own signature stands under another history.
+    #[error(
+        "it holds a checkpoint of size {} with root {} under this log's own key, and says that size {} with root {} does \
+         not extend it: somebody else may be signing with the log's key",
+        held.size, held.root, proposed.size, proposed.root
+    )]
+    Conflict {
+        /// What the witness holds.
+        held: TreeHead,
+        /// What it was asked to cosign.
+        proposed: TreeHead,
+    },
+}
+
+impl Trouble {
+    /// Its kind, for counting: one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Trouble::Unavailable(_) => "unavailable",
+            Trouble::Refused(_) => "refused",
+            Trouble::BadSignature(_) => "bad_signature",
+            Trouble::BadSize(_) => "bad_size",
+            Trouble::FalseConflict(_) => "false_conflict",
+            Trouble::Conflict { .. } => "conflict",
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The log signed a head: larger than all before it, or the last one again.
+    Signed(LogSigned),
+    /// The witness at this place of the policy answered [`Effect::Ask`].
+    Replied(usize, Reply),
+    /// [`Effect::Rest`] of this witness is over.
+    Rested(usize),
+}
+
+/// What is to be done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Ask the witness at this place of the policy.
+    Ask {
+        /// Its place.
+        place: usize,
+        /// The size to prove growth from.
+        old: TreeSize,
+        /// The head.
+        head: TreeHead,
+        /// The log-signed note.
+        note: String,
+    },
+    /// Leave the witness alone for a while; it has failed so often in a row.
+    Rest {
+        /// Its place.
+        place: usize,
+        /// 1 for the first failure.
+        failures: u32,
+    },
+    /// Make the note durable, then serve it: a head that meets the policy for the first time, or the one that is published
+    /// with one more cosignature.
+    Publish {
+        /// The head.
+        head: TreeHead,
+        /// The note with its cosignatures.
+        note: String,
+    },
+    /// Tell whoever runs the log.
+    Tell {
+        /// The witness's place.
+        place: usize,
+        /// What it did.
+        trouble: Trouble,
+    },
+    /// Keep two notes under the log's own signature that may show two histories.
+    Keep {
+        /// The note that a witness holds.
+        held: String,
+        /// The note that it was asked to cosign.
+        proposed: String,
+    },
+    /// Stop for good: somebody else signs with this log's key.
+    Stop(String),
+}
+
+/// How a witness is doing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WitnessStatus {
+    /// What the policy calls it.
+    pub name: String,
+    /// The size that it is known to hold.
+    pub held: TreeSize,
+    /// What it did that was of no use, by [`Trouble::kind`].
+    pub troubles: BTreeMap<&'static str, u64>,
+    /// The last of them, if nothing good came after it.
+    pub trouble: Option<Trouble>,
+}
+
+struct Gathering {
+    signed: LogSigned,
+    note: String,
+    cosigned: WitnessSet,
+    /// Those that are not asked again for this head.
+    skipped: WitnessSet,
+}
+
+struct Peer {
+    /// The size to prove from: what it said last, if that can be.
+    held: TreeSize,
+    asked: Option<TreeHead>,
+    /// It has been asked again from the size that it named.
+    corrected: bool,
+    resting: bool,
+    failures: u32,
+    troubles: BTreeMap<&'static str, u64>,
+    trouble: Option<Trouble>,
+    /// The head of the last conflict that was kept: it is kept once.
+    kept: Option<TreeHead>,
+}
+
+/// The state of all witnesses.
+pub struct Witnesses {
+    policy: Policy,
+    peers: BTreeMap<usize, Peer>,
+    /// In ascending order; the published one is the first of them while it is there.
+    pending: VecDeque<Gathering>,
+    published: Option<TreeHead>,
+    effects: Vec<Effect>,
+}
+
+impl Witnesses {
+    /// A machine that has published `already`. `peers` are those that are asked, by their places in the policy, and the
+    /// sizes that they hold as far as is known.
+    pub fn new(
+        policy: Policy,
+        already: Option<TreeHead>,
+        peers: impl IntoIterator<Item = (usize, TreeSize)>,
+    ) -> Witnesses {
+        let peer = |held| Peer {
+            held,
+            asked: None,
+            corrected: false,
+            resting: false,
+            failures: 0,
+            troubles: BTreeMap::new(),
+            trouble: None,
+            kept: None,
+        };
+        let known = policy.witnesses().len();
+        let peers = peers.into_iter().filter(|(place, _)| *place < known);
+        Witnesses {
+            peers: peers.map(|(place, held)| (place, peer(held))).collect(),
+            policy,
+            pending: VecDeque::new(),
+            published: already,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes one event, and says what is to be done, in this order.
+    pub fn step(&mut self, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Signed(signed) => self.signed(signed),
+            Event::Replied(place, reply) => self.replied(place, reply),
+            Event::Rested(place) => {
+                if let Some(peer) = self.peers.get_mut(&place) {
+                    peer.resting = false;
+                }
+            }
+        }
+        self.ask_whoever_is_free();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Takes cosignatures that came without being asked for, over the pending or published head of this size. Says whether
+    /// one of them was of use, or was there already.
+    pub fn handed(&mut self, size: TreeSize, lines: &[SignatureLine]) -> (Vec<Effect>, Result<(), NotTaken>) {
+        let mut taken = Err(NotTaken::NoSuchHead(size));
+        if self.pending.iter().any(|gathering| gathering.signed.head().size == size) {
+            taken = Err(NotTaken::NotOfAWitness);
+            for line in lines {
+                let named = |witness: &epigraph_core::policy::Witness| witness.vkey.is_named_by(line);
+                let Some(place) = self.policy.witnesses().iter().position(named) else { continue };
+                taken = self.attach(place, size, line).map_err(NotTaken::from);
+                if taken.is_err() {
+                    break;
+                }
+            }
+        }
+        (std::mem::take(&mut self.effects), taken)
+    }
+
+    /// How the witnesses are doing that are asked.
+    pub fn status(&self) -> Vec<WitnessStatus> {
+        let status = |(place, peer): (&usize, &Peer)| WitnessStatus {
+            name: self.name(*place),
+            held: peer.held,
+            troubles: peer.troubles.clone(),
+            trouble: peer.trouble.clone(),
+        };
+        self.peers.iter().map(status).collect()
+    }
+
+    /// Whose cosignatures the newest signed head lacks, and why, as far as is known.
+    pub fn lacking(&self) -> String {
+        let cosigned = self.pending.back().map_or(WitnessSet::EMPTY, |newest| newest.cosigned);
+        let missing = (0..self.policy.witnesses().len()).filter(|place| !cosigned.contains(*place));
+        let why = |place: usize| match self.peers.get(&place).and_then(|peer| peer.trouble.as_ref()) {
+            Some(trouble) => format!("{} ({trouble})", self.name(place)),
+            None => self.name(place),
+        };
+        missing.map(why).collect::<Vec<_>>().join(", ")
+    }
+
+    fn name(&self, place: usize) -> String {
+        self.policy.witnesses().get(place).map(|witness| witness.name.clone()).unwrap_or_default()
+    }
+
+    fn signed(&mut self, signed: LogSigned) {
+        let size = signed.head().size;
+        if self.pending.back().is_some_and(|newest| newest.signed.head().size >= size) {
+            return;
+        }
+        if self.pending.len() == MAX_PENDING_HEADS {
+            self.pending.pop_front();
+        }
+        let note = signed.note().to_owned();
+        let none = WitnessSet::EMPTY;
+        self.pending.push_back(Gathering { signed, note, cosigned: none, skipped: none });
+        self.publish_if_enough(size);
+    }
+
+    fn ask_whoever_is_free(&mut self) {
+        let Some(newest) = self.pending.back() else { return };
+        let head = newest.signed.head();
+        let done = newest.cosigned.union(newest.skipped);
+        for (place, peer) in &mut self.peers {
+            if peer.asked.is_some() || peer.resting || done.contains(*place) {
+                continue;
+            }
+            peer.asked = Some(head);
+            peer.corrected = false;
+            let (old, note) = (peer.held.min(head.size), newest.signed.note().to_owned());
+            self.effects.push(Effect::Ask { place: *place, old, head, note });
+        }
+    }
+
+    fn replied(&mut self, place: usize, reply: Reply) {
+        let Some(peer) = self.peers.get_mut(&place) else { return };
+        // An answer that nobody asked for is none.
+        let Some(head) = peer.asked.take() else { return };
+        match reply {
+            Reply::Cosigned(lines) => self.cosigned(place, head, &lines),
+            Reply::Stale { held, note } => self.stale(place, head, held, note),
+            Reply::Conflict { held } => self.conflict(place, head, &held),
+            Reply::Refused(why) => self.fail(place, Trouble::Refused(why)),
+            Reply::Unavailable(why) => self.fail(place, Trouble::Unavailable(why)),
+        }
+    }
+
+    fn cosigned(&mut self, place: usize, head: TreeHead, lines: &[SignatureLine]) {
+        let own = self.policy.witnesses().get(place).map(|witness| &witness.vkey);
+        let line = lines.iter().find(|line| own.is_some_and(|own| own.is_named_by(line)));
+        let Some(line) = line else {
+            let why = "it has no signature of this witness".to_owned();
+            return self.fail(place, Trouble::BadSignature(why));
+        };
+        if !self.pending.iter().any(|gathering| gathering.signed.head() == head) {
+            // Something larger was published in the meantime. Unverified, and used for nothing but the next question.
+            return self.fine(place, head.size);
+        }
+        match self.attach(place, head.size, line) {
+            Ok(()) => self.fine(place, head.size),
+            Err(error) => self.fail(place, Trouble::BadSignature(error.to_string())),
+        }
+    }
+
+    /// Verifies the one new signature, and no other.
+    fn attach(&mut self, place: usize, size: TreeSize, line: &SignatureLine) -> Result<(), CosignatureError> {
+        let own = self.policy.witnesses().get(place);
+        let gathering =
+            self.pending.iter_mut().find(|gathering| gathering.signed.head().size == size).zip(own);
+        let Some((gathering, witness)) = gathering else { return Ok(()) };
+        let Some(note) = add_cosignature(&gathering.note, line, &witness.vkey)? else { return Ok(()) };
+        gathering.note = note;
+        gathering.cosigned = gathering.cosigned.union([place].into_iter().collect());
+        self.publish_if_enough(size);
+        Ok(())
+    }
+
+    fn publish_if_enough(&mut self, size: TreeSize) {
+        let Some(at) = self.pending.iter().position(|gathering| gathering.signed.head().size == size) else {
+            return;
+        };
+        let Some(gathering) = self.pending.get(at) else { return };
+        let head = gathering.signed.head();
+        // Never back: a head that reaches the quorum after a larger one is of no use.
+        let behind = self.published.is_some_and(|published| head.size < published.size);
+        if behind || !self.policy.is_met_by(gathering.cosigned) {
+            return;
+        }
+        self.effects.push(Effect::Publish { head, note: gathering.note.clone() });
+        self.published = Some(head);
+        self.pending.drain(..at);
+    }
+
+    fn stale(&mut self, place: usize, head: TreeHead, held: TreeHead, note: Option<Vec<u8>>) {
+        let shown = note.and_then(|note| self.open(&note).ok()).filter(|shown| shown.head() == held);
+        if let Some(shown) = &shown {
+            if self.is_signed_elsewhere(shown) {
+                return self.stop(place, shown);
+            }
+            if held.size == head.size && held.root != head.root {
+                let held = shown.note().as_bytes().to_vec();
+                return self.conflict(place, head, &held);
+            }
+        }
+        // A size that is ours to prove from is tried once, whoever claims it; a larger one is believed only under the
+        // log's own signature, and moves nothing but this witness's next question.
+        let corrected = self.peers.get(&place).is_some_and(|peer| peer.corrected);
+        if held.size > head.size && shown.is_some() {
+            self.skip(place, head);
+            self.fine(place, held.size);
+        } else if held.size > head.size || corrected {
+            self.fail(place, Trouble::BadSize(held.size));
+        } else if let Some(peer) = self.peers.get_mut(&place) {
+            peer.held = held.size;
+            peer.corrected = true;
+            peer.asked = Some(head);
+            let gathering = self.pending.iter().find(|gathering| gathering.signed.head() == head);
+            match gathering.map(|gathering| gathering.signed.note().to_owned()) {
+                Some(note) => self.effects.push(Effect::Ask { place, old: held.size, head, note }),
+                // It is no longer asked for; the newest head is next.
+                None => peer.asked = None,
+            }
+        }
+    }
+
+    fn conflict(&mut self, place: usize, head: TreeHead, held: &[u8]) {
+        self.skip(place, head);
+        let shown = match self.open(held) {
+            Ok(shown) if shown.head() != head => shown,
+            Ok(_) => return self.tell(place, Trouble::FalseConflict("it is the same head".into())),
+            Err(why) => return self.tell(place, Trouble::FalseConflict(why)),
+        };
+        let gathering = self.pending.iter().find(|gathering| gathering.signed.head() == head);
+        let proposed = gathering.map(|gathering| gathering.signed.note().to_owned());
+        let peer = self.peers.get_mut(&place);
+        // The same held note beside each new head would fill the disk and show nothing more.
+        let first = peer.is_some_and(|peer| peer.kept.replace(shown.head()) != Some(shown.head()));
+        if let (Some(proposed), true) = (proposed, first) {
+            self.effects.push(Effect::Keep { held: shown.note().to_owned(), proposed });
+        }
+        if self.is_signed_elsewhere(&shown) {
+            return self.stop(place, &shown);
+        }
+        self.tell(place, Trouble::Conflict { held: shown.head(), proposed: head });
+    }
+
+    fn open(&self, note: &[u8]) -> Result<LogSigned, String> {
+        Checkpoint::open_log_signed(note, &self.policy).map_err(|error| error.to_string())
+    }
+
+    /// The log's own signature under a head that is larger than any it was asked for here.
+    fn is_signed_elsewhere(&self, shown: &LogSigned) -> bool {
+        let newest = self.pending.back().map(|newest| newest.signed.head().size);
+        newest.is_some_and(|newest| shown.head().size > newest)
+    }
+
+    fn stop(&mut self, place: usize, shown: &LogSigned) {
+        let TreeHead { size, root } = shown.head();
+        let newest = self.pending.back().map_or(TreeHead::EMPTY, |newest| newest.signed.head());
+        self.effects.push(Effect::Stop(format!(
+            "the witness {} holds size {size} (root {root}) under this log's own key, and the newest head that was signed \
+             here has size {} (root {})",
+            self.name(place),
+            newest.size,
+            newest.root
+        )));
+    }
+
+    fn skip(&mut self, place: usize, head: TreeHead) {
+        if let Some(gathering) = self.pending.iter_mut().find(|gathering| gathering.signed.head() == head) {
+            gathering.skipped = gathering.skipped.union([place].into_iter().collect());
+        }
+    }
+
+    fn fine(&mut self, place: usize, held: TreeSize) {
+        if let Some(peer) = self.peers.get_mut(&place) {
+            peer.held = held;
+            peer.failures = 0;
+            peer.trouble = None;
+        }
+    }
+
+    fn fail(&mut self, place: usize, trouble: Trouble) {
+        if let Some(peer) = self.peers.get_mut(&place) {
+            peer.failures = peer.failures.saturating_add(1);
+            peer.resting = true;
+            self.effects.push(Effect::Rest { place, failures: peer.failures });
+        }
+        self.tell(place, trouble);
+    }
+
+    fn tell(&mut self, place: usize, trouble: Trouble) {
+        if let Some(peer) = self.peers.get_mut(&place) {
+            *peer.troubles.entry(trouble.kind()).or_default() += 1;
+            peer.trouble = Some(trouble.clone());
+        }
+        self.effects.push(Effect::Tell { place, trouble });
+    }
+}
+
+/// Why a cosignature that was handed in was not taken.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum NotTaken {
+    /// No such head.
+    #[error("no head of size {0} is pending or just published: cosign the newest pending head")]
+    NoSuchHead(TreeSize),
+    /// No line is of a witness of the policy.
+    #[error("no signature is of a witness that this log's policy names")]
+    NotOfAWitness,
+    /// The signature.
+    #[error(transparent)]
+    Signature(#[from] CosignatureError),
+}

@@ -1,0 +1,79 @@
+//! The part of a log's configuration that is about its witnesses: its policy, and where they are.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use epigraph_core::Policy;
+use epigraph_core::policy::WitnessSet;
+use epigraph_rpc::SpiffeId;
+use serde::Deserialize;
+
+use crate::cli::verify::read_policy;
+
+/// A `[[log.witness]]` table.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawWitness {
+    name: String,
+    address: String,
+    server: String,
+}
+
+/// What must cosign, and who is asked to.
+pub struct WitnessingConfig {
+    /// What a published checkpoint must satisfy.
+    pub policy: Policy,
+    /// How many of the witnesses may lie at a start without the log being misled.
+    pub faulty: usize,
+    /// Those that the log calls, each in another place of the policy.
+    pub witnesses: Vec<WitnessAddress>,
+}
+
+/// Where a witness is.
+pub struct WitnessAddress {
+    /// Its place in the policy.
+    pub place: usize,
+    /// Where it listens, `host:port`.
+    pub address: String,
+    /// Who it must prove to be.
+    pub server: SpiffeId,
+}
+
+/// Checks what a `[[log]]` table says of its witnesses; `None` if it says nothing.
+pub fn check(
+    base: &Path,
+    policy: Option<PathBuf>,
+    faulty: Option<usize>,
+    witnesses: Vec<RawWitness>,
+) -> Result<Option<WitnessingConfig>, String> {
+    let Some(policy) = policy else {
+        return match (faulty, witnesses.is_empty()) {
+            (None, true) => Ok(None),
+            _ => Err("`faulty` and [[log.witness]] take a `policy`: the file that says how many witnesses must cosign".into()),
+        };
+    };
+    let policy = read_policy(&base.join(policy)).map_err(|error| format!("policy: {error}"))?;
+    let faulty = faulty.unwrap_or(0);
+    let all = WitnessSet::first(policy.witnesses().len());
+    if !policy.enough_answers(all, faulty) {
+        return Err(format!(
+            "faulty = {faulty}: even if all {} witnesses of the policy answer at a start, without {faulty} of them the rest does \
+             not meet every quorum, and the log would wait for ever. Use more witnesses, or a smaller number",
+            policy.witnesses().len()
+        ));
+    }
+    let mut places = BTreeSet::new();
+    let mut checked = Vec::new();
+    for RawWitness { name, address, server } in witnesses {
+        let named = |witness: &epigraph_core::policy::Witness| witness.vkey.name().as_str() == name;
+        let place = policy.witnesses().iter().position(named).ok_or_else(|| {
+            format!("[[log.witness]] {name}: the policy has no witness whose vkey has this name")
+        })?;
+        if !places.insert(place) {
+            return Err(format!("[[log.witness]] {name}: there are two tables for this witness"));
+        }
+        let server = server.parse().map_err(|error| format!("[[log.witness]] {name}: server: {error}"))?;
+        checked.push(WitnessAddress { place, address, server });
+    }
+    Ok(Some(WitnessingConfig { policy, faulty, witnesses: checked }))
+}

@@ -1,0 +1,132 @@
+//! The witnesses of one log, wired: how they are called, and the gate that waits for them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use epigraph_core::progress::Proposal;
+use epigraph_core::proof::root_at;
+use epigraph_core::{Entropy, Origin, Policy, TreeSize};
+use epigraph_rpc::peer::{self, Proposed};
+use epigraph_rpc::{CallError, ClientTls, Reason};
+use epigraph_signer::publish::ask::{AskWitness, Reply};
+use epigraph_signer::publish::gate::{self, Held};
+use epigraph_signer::publish::{Dialled, Pending, RootAt, Witnessing};
+use epigraph_store::file::Dir;
+use epigraph_store::journal::head_at;
+use epigraph_store::tree::Tree;
+use tokio::sync::{mpsc, watch};
+
+use super::gate::Gate;
+use crate::config::LogConfig;
+use crate::failure::{Failure, Outcome};
+
+/// Cosignatures that wait for the publisher; whoever hands in one waits with it.
+const HANDED_QUEUE: usize = 64;
+
+/// A witness in another process.
+pub struct RemoteWitness(peer::Witness);
+
+impl AskWitness for RemoteWitness {
+    async fn add_checkpoint(&self, origin: &Origin, proposal: Proposal) -> Reply {
+        match self.0.add_checkpoint(origin.as_str(), proposal).await {
+            Ok(Proposed::Cosigned(lines)) => Reply::Cosigned(lines),
+            Ok(Proposed::Stale { held, note }) => Reply::Stale { held, note: note.map(Vec::from) },
+            Ok(Proposed::Conflict { held, .. }) => Reply::Conflict { held: held.into() },
+            Err(CallError::Refused(refusal)) => {
+                Reply::Refused(format!("{}: {}", refusal.reason(), refusal.message()))
+            }
+            Err(error) => Reply::Unavailable(error.to_string()),
+        }
+    }
+
+    async fn newest(&self, origin: &Origin) -> Result<Option<Vec<u8>>, String> {
+        match self.0.checkpoint(origin.as_str()).await {
+            Ok(note) => Ok(Some(note.into())),
+            Err(CallError::Refused(refusal)) if refusal.reason() == Reason::NotYetPublished => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// The witnesses' part of the gate at the start of a log.
+pub struct WitnessGate {
+    gate: gate::Gate<RemoteWitness>,
+    told: mpsc::Receiver<Vec<u8>>,
+}
+
+impl WitnessGate {
+    /// Whether no witness has to be waited for.
+    pub fn is_open(&self) -> bool {
+        self.gate.policy.enough_answers(epigraph_core::policy::WitnessSet::EMPTY, self.gate.faulty)
+    }
+
+    /// Waits until enough witnesses have said what they hold, and compares it with the journal.
+    pub async fn pass(&mut self, waiting: impl Fn(&str)) -> Outcome<Held> {
+        let origin = self.gate.origin.clone();
+        let tell = |why: &str| {
+            tracing::warn!(log = %origin, waiting_for = why, "nothing is acknowledged before the gate");
+            waiting(why);
+        };
+        gate::pass(&self.gate, &mut self.told, tell).await.map_err(Failure::state)
+    }
+}
+
+/// Prepares the connections to the witnesses, and their part of the gate.
+pub fn open(
+    gate: &Gate,
+    config: &LogConfig,
+    calling: Option<&ClientTls>,
+    policy: &Policy,
+    tree: &Arc<Tree>,
+    evidence: Arc<dyn Dir>,
+    pending: Pending,
+    entropy: &Arc<dyn Entropy>,
+) -> Outcome<(WitnessGate, Witnessing<RemoteWitness>)> {
+    let mut witnesses = Vec::new();
+    let listed = config.witnessing.iter().flat_map(|witnessing| &witnessing.witnesses);
+    for address in listed {
+        let missing = || Failure::usage("the witnesses are other processes, and [tls.client] is missing");
+        let tls = calling.ok_or_else(missing)?;
+        let peer = peer::Witness::new(&address.address, tls, &address.server).map_err(Failure::usage)?;
+        witnesses.push((address.place, Arc::new(RemoteWitness(peer))));
+    }
+    let held = gate.published.map_or(TreeSize::ZERO, |head| head.size);
+    let dialled = witnesses.iter().map(|(place, witness)| {
+        let witness = Arc::clone(witness);
+        Dialled { place: *place, witness, held }
+    });
+    let tree = Arc::clone(tree);
+    let witnessing = Witnessing {
+        dialled: dialled.collect(),
+        handed: mpsc::channel(HANDED_QUEUE).1,
+        pending,
+        status: watch::channel(Vec::new()).0,
+        evidence,
+        root_at: Arc::new(move |size| root_at(&*tree, size).map_err(|error| error.to_string())),
+        entropy: Arc::clone(entropy),
+    };
+    let gate = gate::Gate {
+        origin: gate.origin.clone(),
+        policy: policy.clone(),
+        faulty: config.witnessing.as_ref().map_or(0, |witnessing| witnessing.faulty),
+        durable: gate.durable,
+        root_at: journal_roots(gate),
+        dialled: witnesses,
+    };
+    Ok((WitnessGate { gate, told: mpsc::channel(1).1 }, witnessing))
+}
+
+/// Roots by the journal itself. Each is computed once: witnesses mostly hold the same.
+fn journal_roots(gate: &Gate) -> Arc<RootAt> {
+    let (journal, origin, durable) = (Arc::clone(&gate.journal), gate.origin.hash(), gate.durable.size);
+    let known = Mutex::new(HashMap::new());
+    Arc::new(move |size| {
+        let known = || known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(root) = known().get(&size) {
+            return Ok(*root);
+        }
+        let root = head_at(&journal, origin, size, durable).map_err(|error| error.to_string())?.root;
+        known().insert(size, root);
+        Ok(root)
+    })
+}

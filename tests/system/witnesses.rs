@@ -1,0 +1,231 @@
+//! A log and four witnesses, each a process: three of four publish, whoever is missing; two do not; and a log that was put back
+//! is told so by those who remember.
+
+use std::fs;
+
+use crate::metrics::get_any;
+use crate::signer::{Door, wait_until_ready};
+use crate::support::{House, Serving, epigraph};
+
+const NAME: &str = "spiffe://epigraph.quickstart/epigraph";
+
+/// A quickstart's log of three entries under `quorum none`, and four witnesses that three of must cosign from now on.
+struct Village {
+    house: House,
+    to_log: Door,
+    to_witness: Vec<Door>,
+}
+
+impl Village {
+    fn new() -> Village {
+        let house = House::new();
+        let to_log = Door::new();
+        let issue = |kind: &str, name: &str, out: &str| {
+            let (ca, spiffe, out) = (house.path("pki"), format!("{NAME}/{name}"), house.path(out));
+            epigraph(&[&"pki", &"issue", &"--ca", &ca, &kind, &"--spiffe", &spiffe, &"--out", &out])
+                .succeeded(&[]);
+        };
+        issue("--client", "log/quickstart", "pki/log-client");
+        let (mut tables, mut policy, mut names) = (String::new(), String::new(), String::new());
+        let mut to_witness = Vec::new();
+        for number in 0..4 {
+            issue("--server", &format!("witness/w{number}"), &format!("pki/w{number}-server"));
+            issue("--client", &format!("witness/w{number}"), &format!("pki/w{number}-client"));
+            let name = format!("witness.example/w{number}");
+            let config = format!(
+                r#"name = "{name}"
+directory = "w{number}"
+listen = {{ address = "127.0.0.1:0" }}
+[tls]
+certificate = "pki/w{number}-server.pem"
+key = "pki/w{number}-server.key"
+trust_bundle = "pki/ca.pem"
+trust_domain = "epigraph.quickstart"
+client = {{ certificate = "pki/w{number}-client.pem", key = "pki/w{number}-client.key" }}
+[[authorize]]
+spiffe = "{NAME}/log/quickstart"
+roles = ["log"]
+logs = ["*"]
+"#
+            );
+            let file = house.path(&format!("w{number}.toml"));
+            fs::write(&file, config).unwrap();
+            let made =
+                epigraph(&[&"init", &"witness", &"--config", &file, &"--json"]).succeeded(&[]).object();
+            let list = format!(
+                "[[log]]\norigin = \"{}\"\nvkey = \"{}\"\naddress = \"{}\"\nserver = \"{}\"\n",
+                house.origin(),
+                house.vkey(),
+                to_log.address,
+                crate::support::SERVER
+            );
+            fs::write(house.path(&format!("w{number}/logs.toml")), list).unwrap();
+            let door = Door::new();
+            tables += &format!(
+                "[[log.witness]]\nname = \"{name}\"\naddress = \"{}\"\nserver = \"{NAME}/witness/w{number}\"\n\n",
+                door.address
+            );
+            policy += &format!("witness w{number} {}\n", made["vkey"].as_str().unwrap());
+            names += &format!(" w{number}");
+            to_witness.push(door);
+        }
+        let policy = format!("log {}\n{policy}group all 3{names}\nquorum all\n", house.vkey());
+        fs::write(house.path("policy"), policy).unwrap();
+        // What the client pinned under the policy before.
+        fs::remove_dir_all(house.path("state")).unwrap();
+        house.edit(
+            "log.toml",
+            "[[log]]",
+            "[tls.client]\ncertificate = \"pki/log-client.pem\"\nkey = \"pki/log-client.key\"\n\n[[log]]\npolicy = \"policy\"\nfaulty = 1",
+        );
+        house.edit(
+            "log.toml",
+            "[[authorize]]",
+            &format!(
+                "{tables}[[authorize]]\nspiffe = \"{NAME}/witness/*\"\nroles = [\"witness\"]\nlogs = [\"*\"]\n\n[[authorize]]"
+            ),
+        );
+        Village { house, to_log, to_witness }
+    }
+
+    #[track_caller]
+    fn log(&self) -> Serving {
+        let log = self.house.serve();
+        self.to_log.leads_to(&log);
+        log
+    }
+
+    /// Through its gate.
+    #[track_caller]
+    fn ready_log(&self) -> Serving {
+        let log = self.log();
+        wait_until_ready(&log);
+        log
+    }
+
+    #[track_caller]
+    fn witness(&self, number: usize) -> Serving {
+        let witness = match self.house.start("witness", &format!("w{number}.toml")) {
+            Ok(witness) => witness,
+            Err(ended) => panic!("the witness did not start: {ended}"),
+        };
+        self.to_witness[number].leads_to(&witness);
+        witness
+    }
+
+    /// Appends lines and waits until they are published; the client verifies under the policy.
+    #[track_caller]
+    fn publish(&self, lines: &str) {
+        let input = self.house.outside("more");
+        fs::write(&input, lines).unwrap();
+        self.house.call("append", &[&input]).succeeded(&["published, and each receipt is verified"]);
+    }
+
+    #[track_caller]
+    fn append(&self, line: &str) {
+        let input = self.house.outside("durable");
+        fs::write(&input, line).unwrap();
+        self.house.call("append", &[&input, &"--wait", &"durable"]).succeeded(&["indexes"]);
+    }
+
+    /// The size of the newest published checkpoint; the client verifies it under the policy.
+    #[track_caller]
+    fn published(&self) -> u64 {
+        let out = self.house.call("checkpoint", &[]).succeeded(&[]).out.clone();
+        out.lines().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+fn wait_until_not_ready(log: &Serving, because: &str) -> String {
+    loop {
+        let (code, why) = get_any(log, "/readyz");
+        if code == 503 && why.contains(because) {
+            return why;
+        }
+    }
+}
+
+/// W1, W6: one witness is killed and nothing changes; a second, and entries are taken and not published, which is said with the
+/// missing names; one starts again and publication catches up by itself. Seen to fail with the quorum taken from the
+/// configuration's number of addresses, and with rests that never end.
+#[test]
+fn three_of_four_publish_and_two_do_not() {
+    let village = Village::new();
+    let mut witnesses: Vec<_> = (0..4).map(|number| village.witness(number)).collect();
+    let log = village.ready_log();
+    village.publish("four\n");
+    assert_eq!(village.published(), 4);
+
+    witnesses[3].kill();
+    village.publish("five\n");
+
+    witnesses[2].kill();
+    village.append("six\n");
+    let why = wait_until_not_ready(&log, "too few witnesses");
+    assert!(why.contains("w2") && why.contains("w3") && !why.contains("w1"), "{why}");
+    assert_eq!(village.published(), 5);
+    village.append("seven\n");
+
+    let _back = village.witness(2);
+    wait_until_ready(&log);
+    // One head is in flight at a time, so the last entry may be published with the next one.
+    while village.published() < 7 {}
+    village.publish("eight\n");
+    log.stop();
+}
+
+/// R6: after everything went down at once, a log without its witnesses serves what is published and takes nothing; two are not
+/// enough with one that may lie, three are. C8: what was durable and unpublished is published then.
+#[test]
+fn a_log_waits_for_enough_witnesses_before_it_goes_on() {
+    let village = Village::new();
+    let mut witnesses: Vec<_> = (0..4).map(|number| village.witness(number)).collect();
+    let mut log = village.ready_log();
+    village.publish("four\n");
+    witnesses[2].kill();
+    witnesses[3].kill();
+    village.append("five\n");
+    log.kill();
+    witnesses[0].kill();
+    witnesses[1].kill();
+
+    let log = village.log();
+    let why = wait_until_not_ready(&log, "gated");
+    assert!(why.contains("w0"), "{why}");
+    assert_eq!(village.published(), 4);
+    let input = village.house.outside("refused");
+    fs::write(&input, "six\n").unwrap();
+    village
+        .house
+        .call("append", &[&input, &"--wait", &"durable"])
+        .refused(3, &["has not finished the checks"]);
+    let _back: Vec<_> = (0..2).map(|number| village.witness(number)).collect();
+    wait_until_not_ready(&log, "still to answer: w2");
+    let _third = village.witness(3);
+    wait_until_ready(&log);
+    village.publish("six\n");
+    assert_eq!(village.published(), 6);
+    log.stop();
+}
+
+/// R1, R4: the log's directory and its signer's are put back together, which no comparison among them can show. The witnesses do.
+/// Seen to fail with `judge` looking at the number of answers alone.
+#[test]
+fn a_whole_machine_that_was_put_back_is_told_so_by_its_witnesses() {
+    let village = Village::new();
+    let _witnesses: Vec<_> = (0..4).map(|number| village.witness(number)).collect();
+    let log = village.ready_log();
+    village.publish("four\n");
+    log.stop();
+    let saved =
+        [village.house.save(village.house.path("log")), village.house.save(village.house.path("signer"))];
+    let log = village.ready_log();
+    village.publish("five\nsix\n");
+    log.stop();
+    saved.iter().for_each(crate::support::Saved::put_back);
+    let mut log = village.log();
+    log.ended().refused(
+        5,
+        &["went back", "it has 4 entries", "holds 6", "under this log's own key", "Put the newest copy back"],
+    );
+}
