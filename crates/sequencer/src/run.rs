@@ -16,7 +16,7 @@ use epigraph_store::tree::Tree;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::log::{Answer, Log, Parts, ProducerState, PublishedReceiver, SignedReceiver, Ticket};
+use crate::log::{Answer, Log, Parts, ProducerState, PublishedReceiver, SignedReceiver, Ticket, Witnessing};
 use crate::lookup;
 use crate::machine::{Condition, Effect, Event, Limits, Machine, NoSpace};
 
@@ -64,6 +64,8 @@ pub struct Setup {
     pub published: PublishedReceiver,
     /// Where it is seen what was signed.
     pub signed: SignedReceiver,
+    /// Where what witnesses hand in goes.
+    pub witnessing: Witnessing,
     /// Earlier published checkpoints; `None` if they cannot be read.
     pub history: Option<Arc<History>>,
     /// What a checkpoint must satisfy to be served from the history.
@@ -112,6 +114,7 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
         clock,
         published,
         signed,
+        witnessing,
         history,
         policy,
         open_lookup,
@@ -164,6 +167,7 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
         condition: condition_receiver,
         published,
         signed,
+        witnessing,
         built: offered.clone(),
         tree,
         history,
