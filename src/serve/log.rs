@@ -128,8 +128,10 @@ pub async fn open(
     let place = Place { directory: state.tree_directory, preflight: preflight::in_a_child() };
     let (published, published_receiver) = watch::channel(newest.map(Arc::new));
     let (pending, signed) = watch::channel(None);
+    let dial_in = witnesses::dial_in();
     let ready = start(Setup {
         signed,
+        witnessing: dial_in.handles,
         origin: origin.clone(),
         limits: config.limits,
         tree: Arc::clone(&tree),
@@ -142,8 +144,17 @@ pub async fn open(
         open_lookup,
     })
     .map_err(Failure::state)?;
-    let (witnesses, witnessing) =
-        witnesses::open(&gate, config, calling, &state.policy, &tree, state.checkpoints, pending, entropy)?;
+    let (witnesses, witnessing) = witnesses::open(
+        &gate,
+        config,
+        calling,
+        &state.policy,
+        &tree,
+        state.checkpoints,
+        pending,
+        dial_in.ends,
+        entropy,
+    )?;
     let scrubber = Scrubber::new(state.journal_dir, origin.hash(), Arc::clone(&tree));
     let prove = move |old, new| match prove_consistency(&*tree, old, new) {
         Ok(Ok(proof)) => Ok(proof.hashes),

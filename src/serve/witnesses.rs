@@ -8,13 +8,15 @@ use epigraph_core::proof::root_at;
 use epigraph_core::{Entropy, Origin, Policy, TreeSize};
 use epigraph_rpc::peer::{self, Proposed};
 use epigraph_rpc::{CallError, ClientTls, Reason};
+use epigraph_sequencer::log::{CosignError, Cosignatures, Witnessing as DialInHandles};
 use epigraph_signer::publish::ask::{AskWitness, Reply};
 use epigraph_signer::publish::gate::{self, Held};
-use epigraph_signer::publish::{Dialled, Pending, RootAt, Witnessing};
+use epigraph_signer::publish::witnesses::NotTaken;
+use epigraph_signer::publish::{Dialled, Handed, Pending, RootAt, Witnessing};
 use epigraph_store::file::Dir;
 use epigraph_store::journal::head_at;
 use epigraph_store::tree::Tree;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::gate::Gate;
 use crate::config::LogConfig;
@@ -80,6 +82,7 @@ pub fn open(
     tree: &Arc<Tree>,
     evidence: Arc<dyn Dir>,
     pending: Pending,
+    (cosignatures, told): (mpsc::Receiver<Cosignatures>, mpsc::Receiver<Vec<u8>>),
     entropy: &Arc<dyn Entropy>,
 ) -> Outcome<(WitnessGate, Witnessing<RemoteWitness>)> {
     let mut witnesses = Vec::new();
@@ -98,7 +101,7 @@ pub fn open(
     let tree = Arc::clone(tree);
     let witnessing = Witnessing {
         dialled: dialled.collect(),
-        handed: mpsc::channel(HANDED_QUEUE).1,
+        handed: pass_on(cosignatures),
         pending,
         status: watch::channel(Vec::new()).0,
         evidence,
@@ -113,7 +116,39 @@ pub fn open(
         root_at: journal_roots(gate),
         dialled: witnesses,
     };
-    Ok((WitnessGate { gate, told: mpsc::channel(1).1 }, witnessing))
+    Ok((WitnessGate { gate, told }, witnessing))
+}
+
+/// What witnesses that dial in use, and its other ends.
+pub struct DialIn {
+    pub handles: DialInHandles,
+    pub ends: (mpsc::Receiver<Cosignatures>, mpsc::Receiver<Vec<u8>>),
+}
+
+pub fn dial_in() -> DialIn {
+    let (cosignatures, taken) = mpsc::channel(HANDED_QUEUE);
+    let (held, told) = mpsc::channel(HANDED_QUEUE);
+    DialIn { handles: DialInHandles { cosignatures, held }, ends: (taken, told) }
+}
+
+/// From the log's door to its publisher, in the types of either. Ends with the first of them.
+fn pass_on(mut cosignatures: mpsc::Receiver<Cosignatures>) -> mpsc::Receiver<Handed> {
+    let (hand, handed) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Some(Cosignatures { size, lines, answer }) = cosignatures.recv().await {
+            let (taken, looked_at) = oneshot::channel();
+            if hand.send(Handed { size, lines, answer: taken }).await.is_err() {
+                return;
+            }
+            let Ok(result) = looked_at.await else { return };
+            // Whoever handed it in may have gone.
+            let _ = answer.send(result.map_err(|why| match why {
+                NotTaken::NoSuchHead(_) => CosignError::NoSuchHead(why.to_string()),
+                NotTaken::NotOfAWitness | NotTaken::Signature(_) => CosignError::Bad(why.to_string()),
+            }));
+        }
+    });
+    handed
 }
 
 /// Roots by the journal itself. Each is computed once: witnesses mostly hold the same.

@@ -135,6 +135,7 @@ pub(crate) const RULES: &[Rule] = &[
     Rule { path: "/epigraph.v1.LogService/GetCheckpoint", roles: HEAD_READERS, deadline: CALL_DEADLINE },
     Rule { path: "/epigraph.v1.LogService/ListCheckpoints", roles: HEAD_READERS, deadline: CALL_DEADLINE },
     Rule { path: "/epigraph.v1.LogService/WatchCheckpoints", roles: HEAD_READERS, deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.LogService/AddCosignature", roles: &[Role::Witness], deadline: CALL_DEADLINE },
     Rule {
         path: "/epigraph.v1.SignerService/GetHead",
         roles: &[Role::Log, Role::Witness, Role::Monitor, Role::Auditor],
@@ -402,7 +403,8 @@ mod tests {
     fn the_matrix_of_calls_and_roles() {
         use Role::{Appender, Auditor, Log, Monitor, Operator, Reader, Signer, Witness};
         let cosigned: &[Role] = &[Reader, Log, Signer, Witness, Monitor, Auditor, Operator];
-        let expected: [(&str, &[Role]); 18] = [
+        let expected: [(&str, &[Role]); 19] = [
+            ("/AddCosignature", &[Witness]),
             ("/Append", &[Appender]),
             ("/AppendStream", &[Appender]),
             ("/GetProducer", &[Appender]),

@@ -70,6 +70,8 @@ reasons! {
     Fenced "FENCED" FailedPrecondition,
     /// The signer has opened no such term: its state is older than the caller's.
     TermNotOpened "TERM_NOT_OPENED" FailedPrecondition,
+    /// No signature is a valid one of a witness that counts.
+    BadCosignature "BAD_COSIGNATURE" InvalidArgument,
     /// The checkpoint does not carry the log's own signature.
     BadLogSignature "BAD_LOG_SIGNATURE" InvalidArgument,
     /// An append without entries.

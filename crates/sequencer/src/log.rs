@@ -3,6 +3,7 @@
 
 mod append;
 mod append_stream;
+mod cosign;
 mod list;
 mod read;
 mod stream;
@@ -23,11 +24,13 @@ use crate::status::{self, LookupStatus, NotReady, Status};
 pub(crate) use append::{Answer, Ticket};
 pub use append::{AppendError, Appended, Call, ProducerState, Submitted, Wait};
 pub use append_stream::{MAX_AHEAD, MAX_AHEAD_BYTES, StreamError};
+pub use cosign::{CosignError, Cosignatures, Witnessing};
 pub use list::{ListError, Listed};
 pub use read::{InTree, Proven, Reach, ReadError};
 use stream::Streams;
 pub use stream::{
     FOLLOW_BYTES, Follow, Followed, MAX_STREAMS, MAX_STREAMS_PER_IDENTITY, TooManyStreams, Watch,
+    WatchPending,
 };
 
 /// Entries that wait for publication at one time. One checkpoint can answer all of them at once, and each answer is a
@@ -64,6 +67,7 @@ pub(crate) struct Parts {
     pub(crate) condition: watch::Receiver<Condition>,
     pub(crate) published: PublishedReceiver,
     pub(crate) signed: SignedReceiver,
+    pub(crate) witnessing: Witnessing,
     /// Not marked as seen by anybody: it has changed once the tree has caught up.
     pub(crate) built: watch::Receiver<TreeHead>,
     pub(crate) tree: Arc<Tree>,
@@ -82,6 +86,7 @@ pub struct Log {
     condition: watch::Receiver<Condition>,
     published: PublishedReceiver,
     signed: SignedReceiver,
+    witnessing: Witnessing,
     /// The newest head of the tree since it caught up with the journal after the start.
     built: watch::Receiver<TreeHead>,
     tree: Arc<Tree>,
@@ -119,6 +124,7 @@ impl Log {
             condition,
             published,
             signed,
+            witnessing,
             built,
             tree,
             history,
@@ -135,6 +141,7 @@ impl Log {
             condition,
             published,
             signed,
+            witnessing,
             built,
             tree,
             history,

@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
-use crate::log::{Answer, Log, Parts, ProducerState, PublishedReceiver, SignedReceiver, Ticket};
+use crate::log::{Answer, Log, Parts, ProducerState, PublishedReceiver, SignedReceiver, Ticket, Witnessing};
 use crate::lookup;
 use crate::machine::{Condition, Effect, Event, Limits, Machine, NoSpace};
 
@@ -65,6 +65,8 @@ pub struct Setup {
     pub published: PublishedReceiver,
     /// Where it is seen what was signed.
     pub signed: SignedReceiver,
+    /// Where what witnesses hand in goes.
+    pub witnessing: Witnessing,
     /// Earlier published checkpoints; `None` if they cannot be read.
     pub history: Option<Arc<History>>,
     /// What a checkpoint must satisfy to be served from the history.
@@ -116,6 +118,7 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
         clock,
         published,
         signed,
+        witnessing,
         history,
         policy,
         open_lookup,
@@ -171,6 +174,7 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
         condition: condition_receiver,
         published,
         signed,
+        witnessing,
         built: offered.clone(),
         tree,
         history,

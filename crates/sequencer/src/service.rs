@@ -172,6 +172,15 @@ impl LogService for LogServer {
         Ok(Response::new(read::list_checkpoints(&log, request.into_inner()).await?))
     }
 
+    async fn add_cosignature(
+        &self,
+        request: Request<v1::AddCosignatureRequest>,
+    ) -> Result<Response<v1::AddCosignatureResponse>, Status> {
+        let log = self.log(&request, &request.get_ref().origin)?;
+        read::add_cosignature(&log, request.get_ref()).await?;
+        Ok(Response::new(v1::AddCosignatureResponse {}))
+    }
+
     type WatchCheckpointsStream = Answers<v1::WatchCheckpointsResponse>;
 
     async fn watch_checkpoints(
@@ -180,7 +189,8 @@ impl LogService for LogServer {
     ) -> Result<Response<Self::WatchCheckpointsStream>, Status> {
         let log = self.log(&request, &request.get_ref().origin)?;
         let caller = Caller::of(&request)?.clone();
-        Ok(Response::new(stream::watch_checkpoints(&log, &caller, request.into_inner())?))
+        let reach = reach(&request, &log)?;
+        Ok(Response::new(stream::watch_checkpoints(&log, reach, &caller, request.into_inner())?))
     }
 }
 

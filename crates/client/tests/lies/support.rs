@@ -463,6 +463,13 @@ impl LogService for Service {
         Err(Status::unimplemented("not of this test"))
     }
 
+    async fn add_cosignature(
+        &self,
+        _: Request<v1::AddCosignatureRequest>,
+    ) -> Result<Response<v1::AddCosignatureResponse>, Status> {
+        Err(Status::unimplemented("not of this test"))
+    }
+
     type WatchCheckpointsStream = Answers<v1::WatchCheckpointsResponse>;
 
     async fn watch_checkpoints(

@@ -7,11 +7,12 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use epigraph_core::note::SignatureLine;
 use epigraph_core::{LeafIndex, TreeSize};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Log, check_entries, expect, present};
+use super::{Log, call, check_entries, expect, present};
 use crate::convert::{ConvertError, leaf_index};
 use crate::limits::CALL_DEADLINE;
 use crate::status::CallError;
@@ -61,9 +62,32 @@ impl Log {
         after_size: Option<TreeSize>,
     ) -> Result<Watch, CallError> {
         let after_size = after_size.map(TreeSize::get);
-        let request = v1::WatchCheckpointsRequest { origin: origin.into(), after_size };
+        let request = v1::WatchCheckpointsRequest { origin: origin.into(), after_size, ..Default::default() };
         let mut client = self.client.clone();
         Ok(Watch(open(request, CALL_DEADLINE, |request| client.watch_checkpoints(request)).await?))
+    }
+
+    /// Asks to be told of heads when they are signed, published or not. A witness says what it `held` last: the note with the log's
+    /// signature and its own, or nothing.
+    pub async fn watch_pending(&self, origin: &str, held: Bytes) -> Result<Watch, CallError> {
+        let origin = origin.into();
+        let request = v1::WatchCheckpointsRequest { origin, after_size: None, include_pending: true, held };
+        let mut client = self.client.clone();
+        Ok(Watch(open(request, CALL_DEADLINE, |request| client.watch_checkpoints(request)).await?))
+    }
+
+    /// Hands in cosignatures of the pending head of this size.
+    pub async fn add_cosignature(
+        &self,
+        origin: &str,
+        size: TreeSize,
+        lines: &[SignatureLine],
+    ) -> Result<(), CallError> {
+        let signatures = lines.iter().map(|line| format!("{line}\n")).collect::<String>().into();
+        let request = v1::AddCosignatureRequest { origin: origin.into(), size: size.get(), signatures };
+        let mut client = self.client.clone();
+        call(request, CALL_DEADLINE, |request| client.add_cosignature(request)).await?;
+        Ok(())
     }
 }
 

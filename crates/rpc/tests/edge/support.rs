@@ -402,6 +402,13 @@ impl LogService for Dummy {
         Err(Status::unimplemented("not of this test"))
     }
 
+    async fn add_cosignature(
+        &self,
+        _: Request<v1::AddCosignatureRequest>,
+    ) -> Result<Response<v1::AddCosignatureResponse>, Status> {
+        Err(Status::unimplemented("not of this test"))
+    }
+
     type WatchCheckpointsStream = tokio_stream::Empty<Result<v1::WatchCheckpointsResponse, Status>>;
 
     async fn watch_checkpoints(

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use epigraph_core::checkpoint::LogSigned;
 use epigraph_core::{Checkpoint, LeafIndex, TreeSize, Verified};
 use epigraph_rpc::limits::MAX_READ_ENTRIES;
 use epigraph_rpc::{Exceeded, Share, SpiffeId};
@@ -15,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::read::read_entries;
-use super::{Log, PublishedReceiver, ReadError};
+use super::{Log, PublishedReceiver, ReadError, SignedReceiver};
 use crate::machine::Condition;
 
 /// Streams of one log at one time. Each may hold [`FOLLOW_BYTES`] twice, as read and as encoded, until its reader takes them:
@@ -100,6 +101,13 @@ pub struct Follow {
     ended: bool,
 }
 
+/// Signed heads, published or not, the newest whenever one is asked for.
+pub struct WatchPending {
+    life: Life,
+    signed: SignedReceiver,
+    after: Option<TreeSize>,
+}
+
 /// Published checkpoints, the newest whenever one is asked for.
 pub struct Watch {
     life: Life,
@@ -134,6 +142,11 @@ impl Log {
         leave_by: Instant,
     ) -> Result<Watch, TooManyStreams> {
         Ok(Watch { life: self.life(who, leave_by)?, published: self.published.clone(), after })
+    }
+
+    /// Signed heads, published or not: for witnesses and monitors.
+    pub fn watch_pending(&self, who: SpiffeId, leave_by: Instant) -> Result<WatchPending, TooManyStreams> {
+        Ok(WatchPending { life: self.life(who, leave_by)?, signed: self.signed.clone(), after: None })
     }
 
     fn life(&self, who: SpiffeId, leave_by: Instant) -> Result<Life, TooManyStreams> {
@@ -247,6 +260,23 @@ async fn advance(
         Err(_) => None,
     };
     newest.map_or(Advanced::LogEnded, Advanced::Checkpoint)
+}
+
+impl WatchPending {
+    /// As [`Watch::next`].
+    pub async fn next(&mut self) -> Option<Arc<LogSigned>> {
+        let after = self.after;
+        let more = move |newest: &Option<Arc<LogSigned>>| {
+            newest.as_ref().is_some_and(|signed| after.is_none_or(|after| signed.head().size > after))
+        };
+        let newest = tokio::select! {
+            biased;
+            () = self.life.over() => None,
+            newest = self.signed.wait_for(more) => newest.ok()?.clone(),
+        }?;
+        self.after = Some(newest.head().size);
+        Some(newest)
+    }
 }
 
 impl Watch {

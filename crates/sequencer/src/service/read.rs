@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use epigraph_core::TreeSize;
+use epigraph_core::note::parse_signatures;
 use epigraph_rpc::v1::get_proof_request::Target;
 use epigraph_rpc::{ConvertError, Reason, Refusal, convert, v1};
 
 use super::{RETRY_SOON, malformed};
-use crate::log::{InTree, ListError, Log, Reach, ReadError};
+use crate::log::{CosignError, InTree, ListError, Log, Reach, ReadError};
 
 pub(super) async fn get_proof(
     log: &Log,
@@ -82,6 +83,21 @@ pub(super) async fn get_consistency_proof(
     let new = convert::tree_size("new_size", request.new_size).map_err(bad_size)?;
     let proof = log.prove_consistency(reach, old, new).await.map_err(refusal)?;
     Ok(v1::GetConsistencyProofResponse { hashes: convert::proof_to_wire(&proof.hashes) })
+}
+
+pub(super) async fn add_cosignature(log: &Log, request: &v1::AddCosignatureRequest) -> Result<(), Refusal> {
+    let size = convert::tree_size("size", request.size)?;
+    let lines = parse_signatures(&request.signatures)
+        .map_err(|error| Refusal::new(Reason::Malformed, error.to_string()).at("signatures"))?;
+    log.add_cosignatures(size, lines).await.map_err(|error| {
+        let refusal = |reason| Refusal::new(reason, error.to_string());
+        match error {
+            CosignError::Gated => refusal(Reason::Gated).retry_after(RETRY_SOON),
+            CosignError::TooMany => refusal(Reason::Overloaded).retry_after(RETRY_SOON),
+            CosignError::NoSuchHead(_) => refusal(Reason::NotYetPublished).at("size"),
+            CosignError::Bad(_) => refusal(Reason::BadCosignature).at("signatures"),
+        }
+    })
 }
 
 pub(super) fn get_checkpoint(log: &Log) -> Result<v1::GetCheckpointResponse, Refusal> {

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::read::refusal;
 use super::{Answers, RETRY_LATER, malformed};
-use crate::log::{Followed, Log, TooManyStreams};
+use crate::log::{Followed, Log, Reach, TooManyStreams};
 
 pub(super) fn follow(
     log: &Arc<Log>,
@@ -41,9 +41,13 @@ pub(super) fn follow(
 
 pub(super) fn watch_checkpoints(
     log: &Log,
+    reach: Reach,
     caller: &Caller,
     request: v1::WatchCheckpointsRequest,
 ) -> Result<Answers<v1::WatchCheckpointsResponse>, Refusal> {
+    if request.include_pending {
+        return watch_pending(log, reach, caller, request);
+    }
     let after = request.after_size.map(|size| convert::tree_size("after_size", size)).transpose();
     let watch = log.watch(after.map_err(malformed)?, caller.identity().clone(), caller.leave_by());
     let mut watch = watch.map_err(too_many)?;
@@ -56,6 +60,35 @@ pub(super) fn watch_checkpoints(
             };
             let Some(checkpoint) = checkpoint else { return };
             let checkpoint = Bytes::copy_from_slice(checkpoint.note());
+            room.send(Ok(v1::WatchCheckpointsResponse { checkpoint }));
+        }
+    });
+    Ok(stream)
+}
+
+fn watch_pending(
+    log: &Log,
+    reach: Reach,
+    caller: &Caller,
+    request: v1::WatchCheckpointsRequest,
+) -> Result<Answers<v1::WatchCheckpointsResponse>, Refusal> {
+    if reach != Reach::Signed {
+        let message = "heads that are not published are for the roles witness and monitor; see [[authorize]]";
+        return Err(Refusal::new(Reason::PermissionDenied, message).at("include_pending"));
+    }
+    let mut watch = log.watch_pending(caller.identity().clone(), caller.leave_by()).map_err(too_many)?;
+    if !request.held.is_empty() {
+        log.witness_holds(request.held.into());
+    }
+    let (answers, stream) = answers();
+    tokio::spawn(async move {
+        while let Ok(room) = answers.reserve().await {
+            let signed = tokio::select! {
+                signed = watch.next() => signed,
+                () = answers.closed() => None,
+            };
+            let Some(signed) = signed else { return };
+            let checkpoint = Bytes::copy_from_slice(signed.note().as_bytes());
             room.send(Ok(v1::WatchCheckpointsResponse { checkpoint }));
         }
     });

@@ -15,7 +15,7 @@ use epigraph_core::{
     Checkpoint, Clock, Entropy, KeyName, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis,
     Verified, note,
 };
-use epigraph_sequencer::log::{Appended, Log, Wait};
+use epigraph_sequencer::log::{Appended, Log, Wait, Witnessing};
 use epigraph_sequencer::machine::Limits;
 use epigraph_sequencer::run::{Fatal, OpenLookup, Setup, start};
 use epigraph_store::file::memory::MemoryDir;
@@ -24,7 +24,7 @@ use epigraph_store::history::History;
 use epigraph_store::journal::{Config, Journal, Reader};
 use epigraph_store::lookup::Lookup;
 use epigraph_store::tree::open_in_memory;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
@@ -212,6 +212,7 @@ pub fn open(dir: &(impl Dir + Clone + 'static), options: Options) -> Running {
         clock: Arc::new(Fixed),
         published,
         signed: signed_receiver,
+        witnessing: Witnessing { cosignatures: mpsc::channel(1).0, held: mpsc::channel(1).0 },
         history: Some(Arc::clone(&history)),
         policy: Policy::of_log(key().vkey().clone()),
         open_lookup,

@@ -88,18 +88,28 @@ pub fn judge(
     durable: TreeHead,
     answers: &Held,
     root_at: &RootAt,
-) -> Result<Verdict, WentBack> {
+) -> Result<Verdict, Box<WentBack>> {
     let known = policy.witnesses();
     for (place, held) in answers.iter().filter_map(|(place, held)| Some((*place, (*held)?))) {
         let witness = || known.get(place).map(|witness| witness.name.clone()).unwrap_or_default();
         if held.size > durable.size {
-            return Err(WentBack::Behind { origin: origin.clone(), durable, witness: witness(), held });
+            return Err(Box::new(WentBack::Behind {
+                origin: origin.clone(),
+                durable,
+                witness: witness(),
+                held,
+            }));
         }
         let root = if held.size == durable.size { Ok(durable.root) } else { root_at(held.size) };
-        let root =
-            root.map_err(|why| WentBack::Unreadable { origin: origin.clone(), size: held.size, why })?;
+        let root = root
+            .map_err(|why| Box::new(WentBack::Unreadable { origin: origin.clone(), size: held.size, why }))?;
         if root != held.root {
-            return Err(WentBack::OtherHistory { origin: origin.clone(), root, witness: witness(), held });
+            return Err(Box::new(WentBack::OtherHistory {
+                origin: origin.clone(),
+                root,
+                witness: witness(),
+                held,
+            }));
         }
     }
     let answered: WitnessSet = answers.keys().copied().collect();
@@ -132,7 +142,7 @@ pub async fn pass<W: AskWitness>(
     gate: &Gate<W>,
     told: &mut mpsc::Receiver<Vec<u8>>,
     waiting: impl Fn(&str),
-) -> Result<Held, WentBack> {
+) -> Result<Held, Box<WentBack>> {
     let mut answers = Held::new();
     let mut why: BTreeMap<usize, String> = BTreeMap::new();
     let mut asking = JoinSet::new();

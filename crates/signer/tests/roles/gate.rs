@@ -25,13 +25,13 @@ fn decide(
     count: usize,
     threshold: usize,
     answers: &[(usize, Option<TreeHead>)],
-) -> Result<Verdict, WentBack> {
+) -> Result<Verdict, Box<WentBack>> {
     let tree = Arc::new(tree(20, 20, 1));
     let answers: Held = answers.iter().copied().collect();
     judge(&origin(), &quorum(count, threshold), 1, ours(12), &answers, &*root_of(&tree))
 }
 
-fn waits_for(places: &[usize]) -> Result<Verdict, WentBack> {
+fn waits_for(places: &[usize]) -> Result<Verdict, Box<WentBack>> {
     Ok(Verdict::Wait(places.iter().copied().collect::<WitnessSet>()))
 }
 
@@ -130,5 +130,5 @@ async fn one_newer_head_ends_the_waiting() {
     let gate = gate(vec![never(), never(), shows(2, log_note(ours(13))), never()]);
     let (_told, mut told) = mpsc::channel(1);
     let refused = pass(&gate, &mut told, |_| ()).await.unwrap_err();
-    assert!(matches!(refused, WentBack::Behind { .. }), "{refused}");
+    assert!(matches!(*refused, WentBack::Behind { .. }), "{refused}");
 }
