@@ -22,7 +22,7 @@ use epigraph_store::tree::{self, Notice, Place, Tree};
 use tokio::sync::watch;
 
 use super::gate::Gate;
-use super::witnesses::{self, RemoteWitness, WitnessGate};
+use super::witnesses::{self, RemoteWitness, WitnessGate, Witnessed};
 use crate::config::{LogConfig, ProcessConfig, SignerConfig};
 use crate::failure::{Failure, Outcome};
 use crate::preflight;
@@ -144,17 +144,14 @@ pub async fn open(
         open_lookup,
     })
     .map_err(Failure::state)?;
-    let (witnesses, witnessing) = witnesses::open(
-        &gate,
-        config,
-        calling,
-        &state.policy,
-        &tree,
-        state.checkpoints,
+    let witnessed = Witnessed {
+        policy: &state.policy,
+        tree: &tree,
+        evidence: state.checkpoints,
         pending,
-        dial_in.ends,
-        entropy,
-    )?;
+        ends: dial_in.ends,
+    };
+    let (witnesses, witnessing) = witnesses::open(&gate, config, calling, witnessed, entropy)?;
     let scrubber = Scrubber::new(state.journal_dir, origin.hash(), Arc::clone(&tree));
     let prove = move |old, new| match prove_consistency(&*tree, old, new) {
         Ok(Ok(proof)) => Ok(proof.hashes),

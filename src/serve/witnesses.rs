@@ -73,18 +73,26 @@ impl WitnessGate {
     }
 }
 
+/// What of a log its witnesses have to do with.
+pub struct Witnessed<'a> {
+    pub policy: &'a Policy,
+    pub tree: &'a Arc<Tree>,
+    /// Where evidence is kept.
+    pub evidence: Arc<dyn Dir>,
+    pub pending: Pending,
+    /// What comes from witnesses that dial in.
+    pub ends: (mpsc::Receiver<Cosignatures>, mpsc::Receiver<Vec<u8>>),
+}
+
 /// Prepares the connections to the witnesses, and their part of the gate.
 pub fn open(
     gate: &Gate,
     config: &LogConfig,
     calling: Option<&ClientTls>,
-    policy: &Policy,
-    tree: &Arc<Tree>,
-    evidence: Arc<dyn Dir>,
-    pending: Pending,
-    (cosignatures, told): (mpsc::Receiver<Cosignatures>, mpsc::Receiver<Vec<u8>>),
+    witnessed: Witnessed<'_>,
     entropy: &Arc<dyn Entropy>,
 ) -> Outcome<(WitnessGate, Witnessing<RemoteWitness>)> {
+    let Witnessed { policy, tree, evidence, pending, ends: (cosignatures, told) } = witnessed;
     let mut witnesses = Vec::new();
     let listed = config.witnessing.iter().flat_map(|witnessing| &witnessing.witnesses);
     for address in listed {
