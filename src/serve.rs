@@ -85,7 +85,7 @@ async fn serve(
     let mut sources = BTreeMap::new();
     for log in &config.logs {
         let origin = log.origin.to_origin();
-        match log::open(&config, log, calling.as_ref(), &entropy).await {
+        match log::open(&config, log, calling.as_ref(), &entropy, terminal).await {
             Ok(log) => {
                 sources.insert(origin, Source::Running(Arc::clone(&log.log), log.scrubbed.clone()));
                 opened.push(log);

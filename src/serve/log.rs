@@ -3,13 +3,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use epigraph_core::proof::prove_consistency;
 use epigraph_core::{Entropy, Origin, TreeHead, TreeSize};
 use epigraph_rpc::ClientTls;
 use epigraph_rpc::peer::{self, OpenTermAnswer, SignerHead};
 use epigraph_sequencer::log::{Hindrance, Log};
-use epigraph_sequencer::run::{OpenLookup, OpenTree, Ready, Setup, start};
+use epigraph_sequencer::run::{OnBuilding, OpenLookup, OpenTree, Ready, Setup, start};
 use epigraph_signer::gate::Seen;
 use epigraph_signer::handle::SignerHandle;
 use epigraph_signer::publish::{AskError, AskSigner, OnTrouble, Publisher};
@@ -29,6 +30,7 @@ use crate::preflight;
 use crate::runtime;
 use crate::scrub::{self, Scrubbed};
 use crate::state;
+use crate::terminal::Terminal;
 
 /// A log that can be read. Nothing is acknowledged or signed before [`Opened::run`] has passed the gate.
 pub struct Opened {
@@ -83,6 +85,7 @@ pub async fn open(
     config: &LogConfig,
     calling: Option<&ClientTls>,
     entropy: &Arc<dyn Entropy>,
+    terminal: Terminal,
 ) -> Outcome<Opened> {
     let state = state::open(process, config, entropy)?;
     let origin = state.origin;
@@ -136,6 +139,7 @@ pub async fn open(
         limits: config.limits,
         tree: Arc::clone(&tree),
         open_tree: open_tree(Arc::clone(&tree), place, Arc::clone(&state.journal_dir), &origin, durable),
+        on_building: on_building(origin.clone(), terminal),
         journal: state.journal,
         clock: runtime::clock(),
         published: published_receiver,
@@ -260,6 +264,19 @@ impl Opened {
         };
         tokio::try_join!(driver, publisher, scrubbing).map(drop)
     }
+}
+
+/// Says how far the tree is: to people at a terminal by a bar, to others a line now and then.
+fn on_building(origin: Origin, terminal: Terminal) -> OnBuilding {
+    const LINE_EVERY: u64 = 1 << 20;
+    let said = AtomicU64::new(0);
+    Box::new(move |done, of| {
+        let (done, of) = (done.get(), of.get());
+        terminal.bar(done, of, format_args!("entries of {origin} built into its tree"));
+        if said.fetch_max(done, Ordering::Relaxed) / LINE_EVERY < done / LINE_EVERY {
+            tracing::info!(entries = done, of, log = %origin, "building the tree from the journal");
+        }
+    })
 }
 
 /// How the tree's store is opened, on the tree's own thread.

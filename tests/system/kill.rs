@@ -207,7 +207,7 @@ fn kinds_of_files(house: &House) -> BTreeSet<String> {
     kinds
 }
 
-/// C2, C3, C5, C7, C11. Seen to fail with an acknowledgement that is sent before the write is over, and with a file that each
+/// C2, C3, C4, C5, C7, C11. Seen to fail with an acknowledgement that is sent before the write is over, and with a file that each
 /// start leaves behind.
 #[test]
 fn kills_under_load_lose_nothing_and_leave_one_history() {

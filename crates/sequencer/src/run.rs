@@ -27,8 +27,8 @@ const EVENT_QUEUE: usize = 16 * 1024;
 /// Events taken at once, so that answers do not starve.
 const EVENTS_PER_TURN: usize = 1024;
 
-/// Entries between two lines about the tree's rebuilding.
-const REBUILD_REPORT: u64 = 1_000_000;
+/// Entries between two words about the tree's rebuilding.
+const BUILDING_STEP: u64 = 1 << 16;
 
 /// Why the log cannot go on; the process must end.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -47,6 +47,9 @@ pub type OpenLookup = Box<dyn FnOnce() -> Result<Lookup, LookupError> + Send>;
 /// Opens the store of a tree, or says why not.
 pub type OpenTree = Box<dyn FnOnce() -> Result<Follower, String> + Send>;
 
+/// Told how far the tree is with what was durable at the start, and how much that is, while there is much to build.
+pub type OnBuilding = Box<dyn Fn(TreeSize, TreeSize) + Send>;
+
 /// What a log is made of.
 pub struct Setup {
     /// Its name.
@@ -59,6 +62,8 @@ pub struct Setup {
     pub tree: Arc<Tree>,
     /// Opens the tree's store. Runs on the tree's thread, so appending does not wait for it.
     pub open_tree: OpenTree,
+    /// Told how far the tree is.
+    pub on_building: OnBuilding,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Where publication is seen.
@@ -115,6 +120,7 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
         journal,
         tree,
         open_tree,
+        on_building,
         clock,
         published,
         signed,
@@ -143,9 +149,9 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
     let (built, built_to) = blocking::channel();
     let of_tree = origin.clone();
     let lookup = Arc::new(OnceLock::new());
-    thread::Builder::new()
-        .name("tree".into())
-        .spawn(move || drop(end.send(build_tree(&of_tree, open_tree, head.size, &growth, &offer, &built))))?;
+    thread::Builder::new().name("tree".into()).spawn(move || {
+        drop(end.send(build_tree(&of_tree, (open_tree, on_building), head.size, &growth, &offer, &built)))
+    })?;
     let filled = Arc::clone(&lookup);
     let name = origin.clone();
     thread::Builder::new()
@@ -188,7 +194,7 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
 /// ends. Only what was read back from disk and hashed again is offered.
 fn build_tree(
     origin: &Origin,
-    open_tree: OpenTree,
+    (open_tree, on_building): (OpenTree, OnBuilding),
     durable: TreeSize,
     growth: &blocking::Receiver<TreeSize>,
     offer: &watch::Sender<TreeHead>,
@@ -200,9 +206,9 @@ fn build_tree(
     // A log that is told to stop does not build its tree to the end first.
     let mut stopped = false;
     let mut progress = |head: TreeHead| {
-        if head.size.get() - reported >= REBUILD_REPORT {
+        if head.size.get() - reported >= BUILDING_STEP {
             reported = head.size.get();
-            tracing::info!(entries = reported, of = durable.get(), "building the tree from the journal");
+            on_building(head.size, durable);
         }
         match growth.try_recv() {
             Err(blocking::TryRecvError::Empty) => return ControlFlow::Continue(()),

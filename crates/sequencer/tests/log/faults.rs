@@ -13,6 +13,7 @@ use epigraph_sequencer::status::NotReady;
 use epigraph_store::file::Dir;
 use epigraph_store::file::fault::{Fault, FaultDir, Operation, Outcome};
 use epigraph_store::file::memory::{MemoryDir, Survival, by_seed};
+use epigraph_store::journal::Config;
 
 use crate::support::*;
 
@@ -156,4 +157,49 @@ async fn a_thread_that_panics_ends_the_log() {
         }
         assert_eq!(*running.offered.borrow(), TreeHead::EMPTY, "{point}");
     }
+}
+
+/// F5: a disk that takes for ever between a write and its sync. Whoever appends meanwhile waits or is told to come back; nothing
+/// is acknowledged, and what waits is bounded. Seen to fail with a pool without its bound.
+#[tokio::test]
+async fn a_slow_disk_holds_back_acknowledgements_and_bounds_what_waits() {
+    let tap = Tap::default();
+    let running = create(&tap, Options { config: Config::QUICKSTART, ..Options::default() });
+    running.durable(&["before"]).await;
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    tap.on(move |point| {
+        if point == "journal.frame.written" {
+            let _ = held.lock().unwrap().recv();
+        }
+    });
+    // Ten times what may be on its way: each call is one of the largest.
+    let largest = "x".repeat(65_535);
+    let call = || entries(&[largest.as_str(); 63]);
+    let calls: Vec<_> = (0..160)
+        .map(|_| {
+            let log = Arc::clone(&running.log);
+            let call = call();
+            tokio::spawn(async move { log.append(call, Wait::Durable).await })
+        })
+        .collect();
+    let refused = || calls.iter().filter(|call| call.is_finished()).count();
+    // All but what the pool and the frame that is being written hold.
+    while refused() < 140 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(running.log.status(NOW).durable, size(1));
+    assert!(running.log.status(NOW).in_flight_bytes <= 64 << 20);
+    drop(release);
+    let (mut taken, mut told_to_wait) = (0, 0);
+    for call in calls {
+        match call.await.unwrap() {
+            Ok(appended) => taken += u64::from(appended.count),
+            Err(AppendError::Refused(Refused::Overloaded)) => told_to_wait += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(taken > 0 && told_to_wait >= 150, "{taken} entries, {told_to_wait} calls");
+    assert_eq!(running.log.status(NOW).durable, size(1 + taken));
+    running.stop().await.unwrap();
 }

@@ -209,6 +209,7 @@ pub fn open(dir: &(impl Dir + Clone + 'static), options: Options) -> Running {
         journal,
         tree,
         open_tree: Box::new(|| Ok(follower)),
+        on_building: Box::new(|_, _| ()),
         clock: Arc::new(Fixed),
         published,
         signed: signed_receiver,
