@@ -174,14 +174,8 @@ async fn it_tells_what_it_holds_and_why_it_refused() {
     clock.forward(2 * YEAR_MS);
     add(&witness, 1, &ours, 5, 6).await.unwrap_err();
     let refusals = witness.status().refusals;
-    let kinds = [
-        Kind::Stale,
-        Kind::Conflict,
-        Kind::BadSignature,
-        Kind::UnknownLog,
-        Kind::Malformed,
-        Kind::ClockSkew,
-    ];
+    let kinds =
+        [Kind::Stale, Kind::Conflict, Kind::BadSignature, Kind::UnknownLog, Kind::Malformed, Kind::ClockSkew];
     assert_eq!((kinds.map(|kind| refusals.of(kind)), refusals.total()), ([1; 6], 6));
     assert_eq!(witness.status().cosigned, 1);
 }
