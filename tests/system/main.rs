@@ -21,6 +21,7 @@ mod fsck;
 mod full_disk;
 mod gate;
 mod hammer;
+mod inside;
 mod kill;
 mod metrics;
 mod paper;

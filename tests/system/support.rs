@@ -232,10 +232,12 @@ impl House {
         stdout.read_line(&mut line).unwrap();
         // serving <origin> on <address> with <count> entries
         // signing for <origin> on <address>
+        // witnessing as <name> on <address> for <count> logs
         let words: Vec<_> = line.split_whitespace().collect();
         let (address, entries) = match words[..] {
             ["serving", _, "on", address, "with", entries, "entries"] => (address, entries.parse().unwrap()),
             ["signing", "for", _, "on", address] => (address, 0),
+            ["witnessing", "as", _, "on", address, "for", _, "logs"] => (address, 0),
             _ => {
                 let code = child.wait().unwrap().code();
                 return Err(Ended { code, out: line, err: fs::read_to_string(messages).unwrap() });
@@ -327,7 +329,7 @@ impl Saved {
     }
 }
 
-/// A running log or signer.
+/// A running log, signer or witness.
 pub struct Serving {
     child: Child,
     stdin: Option<ChildStdin>,
