@@ -2,6 +2,7 @@
 //! have published before it cosigns for them.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,7 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use epigraph_core::{Origin, TreeSize};
 use epigraph_rpc::{CallError, ClientTls, Reason, Routes, peer, witness_service};
-use epigraph_witness::list::Listed;
+use epigraph_signer::keys;
+use epigraph_witness::list::{self, Listed};
 use epigraph_witness::service::WitnessServer;
 use epigraph_witness::witness::{self, ApplyError, AskLog, Notes, Witness};
 
@@ -40,6 +42,39 @@ pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
     let ended = runtime.block_on(serve(config, args.until_stdin_closes, &observing.spans, terminal));
     observing.finish();
     ended
+}
+
+/// Reads a configuration as [`run`] would, and the files that it names, the list of logs among them; opens no state and listens
+/// nowhere.
+pub fn check(path: &Path, terminal: Terminal) -> Outcome {
+    let config = WitnessConfig::load(path)?;
+    Door::new(&config.tls, config.grants.clone())?;
+    let logs = Logs { tls: config.tls.calling(runtime::clock())?, known: RwLock::default() };
+    let key = fs::exists(&config.key).unwrap_or(true);
+    if key {
+        keys::load_cosigning(&config.key).map_err(Failure::usage)?;
+    }
+    let list = config.list();
+    let listed = match fs::exists(&list).unwrap_or(true) {
+        true => load_list(&list, config.tls.client.is_some())?,
+        false => Vec::new(),
+    };
+    let runtime = runtime::runtime().map_err(Failure::state)?;
+    let listed = runtime.block_on(async { logs.take(listed) })?;
+    list::check(&listed).map_err(|error| Failure::usage(format!("{}: {error}", list.display())))?;
+    let note = if key { "" } else { "; its key is not there yet, `init` makes it" };
+    let (path, count) = (path.display(), listed.len());
+    terminal.line(format_args!(
+        "{path} describes the witness {}, on {}, for {count} logs{note}",
+        config.name, config.listen
+    ));
+    terminal.object(&serde_json::json!({
+        "valid": true,
+        "name": config.name.as_str(),
+        "signing_key": key,
+        "logs": count,
+    }));
+    Ok(())
 }
 
 async fn serve(
@@ -165,7 +200,7 @@ async fn reload(
 type Version = (u64, i64, i64, u64);
 
 fn version(path: &Path) -> Option<Version> {
-    let metadata = std::fs::metadata(path).ok()?;
+    let metadata = fs::metadata(path).ok()?;
     Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len()))
 }
 

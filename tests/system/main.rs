@@ -37,3 +37,4 @@ mod tracing;
 mod tree;
 mod verify;
 mod witness;
+mod witness_cli;
