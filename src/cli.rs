@@ -194,7 +194,7 @@ pub enum WitnessCommand {
     /// List the logs of a running witness, their sizes, and when each was last cosigned
     Status(WitnessStatus),
     /// Add a log to the list of a witness, which may be running
-    AddLog(WitnessAddLog),
+    AddLog(Box<WitnessAddLog>),
 }
 
 /// Shows the logs for which the certificate has one of the roles reader, log, signer, witness, monitor, auditor or operator at the
