@@ -9,13 +9,14 @@ pub mod manual;
 pub mod policy;
 pub mod prove;
 pub mod verify;
+pub mod witness;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use epigraph_core::KeyName;
+use epigraph_core::{KeyName, Origin, VKey};
 use epigraph_rpc::{SpiffeId, Wait};
 
 use crate::terminal::Color;
@@ -64,8 +65,11 @@ pub enum Command {
     Policy(PolicyCommand),
     /// Load a log with made-up entries, which stay in it for ever, and measure it
     Hammer(Hammer),
-    /// Check every byte of a log that is not running, and change nothing
-    Fsck(ConfigFile),
+    /// Ask a running witness what it holds, or have it cosign for another log
+    #[command(subcommand)]
+    Witness(WitnessCommand),
+    /// Check every byte that a log, signer or witness keeps while it is not running, and change nothing
+    Fsck(RoleConfig),
     /// Try to open a stored tree; `serve` and `fsck` run this in a child process
     #[command(hide = true)]
     TreePreflight(TreePreflight),
@@ -173,6 +177,69 @@ pub struct ConfigFile {
     /// The configuration of the process
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+}
+
+#[derive(Args)]
+pub struct RoleConfig {
+    #[command(flatten)]
+    pub config: ConfigFile,
+
+    /// What the process is
+    #[arg(long, value_enum, default_value_t)]
+    pub role: ServedRole,
+}
+
+#[derive(Subcommand)]
+pub enum WitnessCommand {
+    /// List the logs of a running witness, their sizes, and when each was last cosigned
+    Status(WitnessStatus),
+    /// Add a log to the list of a witness, which may be running
+    AddLog(Box<WitnessAddLog>),
+}
+
+/// Shows the logs for which the certificate has one of the roles reader, log, signer, witness, monitor, auditor or operator at the
+/// witness.
+#[derive(Args)]
+pub struct WitnessStatus {
+    /// A client directory, whose certificate is used; with --address and --server
+    #[arg(long, value_name = "DIR", env = "EPIGRAPH_PROFILE")]
+    pub profile: Option<PathBuf>,
+
+    /// The witness's own configuration, on its own machine: the address, and the certificate of [tls.client], which its
+    /// [[authorize]] must let in
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Where the witness listens
+    #[arg(long, value_name = "HOST:PORT")]
+    pub address: Option<String>,
+
+    /// Who it must prove to be: spiffe://audit.example/epigraph/witness/NAME
+    #[arg(long, value_name = "URI")]
+    pub server: Option<SpiffeId>,
+}
+
+/// Nothing that is listed is changed: neither a log's key nor its address, nor comments.
+#[derive(Args)]
+pub struct WitnessAddLog {
+    #[command(flatten)]
+    pub config: ConfigFile,
+
+    /// The log's verifier key
+    #[arg(long, value_name = "VKEY")]
+    pub vkey: VKey,
+
+    /// The first line of its checkpoints, if that is not the name of its key
+    #[arg(long)]
+    pub origin: Option<Origin>,
+
+    /// Where the log is asked what it has published
+    #[arg(long, value_name = "HOST:PORT", requires = "server")]
+    pub address: Option<String>,
+
+    /// Who it must prove to be there: spiffe://audit.example/epigraph/log/NAME
+    #[arg(long, value_name = "URI", requires = "address")]
+    pub server: Option<SpiffeId>,
 }
 
 #[derive(Args)]
@@ -535,6 +602,7 @@ pub enum ServedRole {
     #[default]
     Log,
     Signer,
+    Witness,
 }
 
 #[derive(Args)]

@@ -1,7 +1,9 @@
-//! `epigraph fsck`: an offline check of every byte that a log and its signer keep. It goes on behind a finding, so that
+//! `epigraph fsck`: an offline check of every byte that a log and its signer keep, or a signer or witness process by itself. It goes on behind a finding, so that
 //! one run shows all, and writes nothing but the lock.
 //!
 //! What counts as sound is the stores' to say; this module compares what they hold with each other and reports.
+
+mod heads;
 
 use std::fmt;
 use std::fs::{self, DirBuilder};
@@ -9,13 +11,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::{env, io, process};
 
+use epigraph_core::progress::Held;
 use epigraph_core::{Checkpoint, Hash, Origin, Policy, TreeHead, TreeSize};
 use epigraph_store::head::{self, Bad, HeadError, Warning};
 use epigraph_store::journal::{self, Flaw, Inspection, JournalError, MAX_FLAWS};
 use epigraph_store::published::{self, BadCopy};
 use serde_json::{Value, json};
 
-use crate::cli::ConfigFile;
+use crate::cli::{RoleConfig, ServedRole};
 use crate::config::{LogConfig, ProcessConfig, SignerConfig};
 use crate::failure::{Failure, Outcome};
 use crate::preflight;
@@ -87,8 +90,17 @@ impl fmt::Display for Finding {
     }
 }
 
-pub fn run(args: &ConfigFile, terminal: Terminal) -> Outcome {
-    let config = ProcessConfig::load(&args.config)?;
+pub fn run(args: &RoleConfig, terminal: Terminal) -> Outcome {
+    let config = &args.config.config;
+    match args.role {
+        ServedRole::Log => logs(config, terminal),
+        ServedRole::Signer => heads::signer(config, terminal),
+        ServedRole::Witness => heads::witness(config, terminal),
+    }
+}
+
+fn logs(config: &Path, terminal: Terminal) -> Outcome {
+    let config = ProcessConfig::load(config)?;
     let _locked = state::lock_stopped(&config)?;
     let mut outcome = Ok(());
     let mut reports = Vec::new();
@@ -210,6 +222,17 @@ fn published_head(dir: &Path, policy: Option<&Policy>, findings: &mut Vec<Findin
 
 /// The head that the signer is bound to.
 fn held_head(dir: &Path, origin: &Origin, findings: &mut Vec<Finding>) -> Option<TreeHead> {
+    let held = inspect_heads(dir, findings)?;
+    let held = held.into_iter().find(|(of, _)| of == origin).map(|(_, held)| held.head);
+    if held.is_none() {
+        let message = format_args!("it holds no head of {origin}; put the newest copy of the directory back");
+        findings.push(Finding::new(Kind::Damaged, dir.join("heads"), message));
+    }
+    held
+}
+
+/// What the store of heads in a directory holds.
+fn inspect_heads(dir: &Path, findings: &mut Vec<Finding>) -> Option<Vec<(Origin, Held)>> {
     let file = dir.join("heads");
     let inspected = state::open_dir(dir).map(|dir| head::inspect(dir.as_ref()));
     let head::Inspection { heads, warnings } = match inspected {
@@ -228,12 +251,7 @@ fn held_head(dir: &Path, origin: &Origin, findings: &mut Vec<Finding>) -> Option
         }
     };
     findings.extend(warnings.into_iter().map(|warning| of_warning(&file, &warning)));
-    let held = heads.into_iter().find(|(of, _)| of == origin).map(|(_, held)| held.head);
-    if held.is_none() {
-        let message = format_args!("it holds no head of {origin}; put the newest copy of the directory back");
-        findings.push(Finding::new(Kind::Damaged, file, message));
-    }
-    held
+    Some(heads)
 }
 
 fn of_warning(file: &Path, warning: &Warning) -> Finding {
@@ -337,6 +355,16 @@ fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+fn tell(findings: &[Finding], terminal: Terminal) {
+    for finding in findings {
+        let kind = match finding.kind {
+            Kind::Damaged => terminal.bad(finding.kind),
+            _ => terminal.bold(finding.kind),
+        };
+        terminal.line(format_args!("{kind}  {finding}"));
+    }
+}
+
 fn report(
     origin: &Origin,
     journal: &Inspection,
@@ -345,13 +373,7 @@ fn report(
     terminal: Terminal,
 ) -> (Value, Outcome) {
     let damaged = findings.iter().filter(|finding| finding.kind == Kind::Damaged).count();
-    for finding in findings {
-        let kind = match finding.kind {
-            Kind::Damaged => terminal.bad(finding.kind),
-            _ => terminal.bold(finding.kind),
-        };
-        terminal.line(format_args!("{kind}  {finding}"));
-    }
+    tell(findings, terminal);
     let size = |head: Option<TreeHead>| head.map(|head| head.size.get());
     let root: &Hash = &journal.head.root;
     let value = json!({

@@ -23,7 +23,10 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, PolicyCommand, Serve, ServedRole};
+use cli::{
+    Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, PolicyCommand, Serve, ServedRole,
+    WitnessCommand,
+};
 use epigraph_core::note::MAX_NOTE_BYTES;
 use failure::Outcome;
 use terminal::Terminal;
@@ -65,10 +68,13 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Config(ConfigCommand::Check(args)) => match args.role {
             ServedRole::Log => serve::check(&args.config, terminal),
             ServedRole::Signer => serve::signer::check(&args.config, terminal),
+            ServedRole::Witness => serve::witness::check(&args.config, terminal),
         },
         Command::Completions(args) => cli::manual::completions(&args, terminal),
         Command::Man(args) => cli::manual::pages(&args, terminal),
         Command::Hammer(args) => hammer::run(&args, terminal),
+        Command::Witness(WitnessCommand::Status(args)) => cli::witness::status(&args, terminal),
+        Command::Witness(WitnessCommand::AddLog(args)) => cli::witness::add_log(&args, terminal),
         Command::Fsck(args) => fsck::run(&args, terminal),
         Command::TreePreflight(args) => preflight::run(&args, terminal),
     }

@@ -1,8 +1,11 @@
-//! What a running log tells about itself in the words of Prometheus: the names, and where each value comes from.
+//! What a running process tells about itself in the words of Prometheus: the names, and where each value comes from.
 //! `docs/metrics.md` explains every one. The roles know nothing of this; they are asked when somebody looks.
 
 pub mod listener;
 mod process;
+mod samples;
+pub mod signer;
+pub mod witness;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -187,8 +190,17 @@ impl Spans {
 
 /// What can be looked at.
 pub struct Metrics {
-    logs: Logs,
+    role: Box<dyn Role + Send + Sync>,
     registry: Registry,
+}
+
+/// A role as its process shows it.
+pub trait Role {
+    /// Whether it does all that it is there for; else what it does not, and why.
+    fn ready(&self) -> Result<(), String>;
+
+    /// Registers what the role does not collect itself.
+    fn register(&self, _registry: &mut Registry) {}
 }
 
 /// Where the values of a log are read when somebody looks.
@@ -208,29 +220,32 @@ impl Metrics {
         calls: &Calls,
         spans: &Spans,
     ) -> Metrics {
-        let logs = Logs { sources: Arc::new(sources), clock };
+        let started = clock.now();
+        Metrics::of(Logs { sources: Arc::new(sources), clock }, started, calls, spans)
+    }
+
+    /// Of whatever role this process has, which started then.
+    pub fn of<R>(role: R, started: UnixMillis, calls: &Calls, spans: &Spans) -> Metrics
+    where
+        R: Role + Collector + Clone + Send + Sync,
+    {
         let mut registry = Registry::with_prefix("epigraph");
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What runs", build);
-        let started = ConstGauge::new(seconds(logs.clock.now()));
+        let started = ConstGauge::new(seconds(started));
         registry.register_with_unit("start_timestamp", "When the process started", Unit::Seconds, started);
         calls.register(&mut registry);
         registry.register("exported_spans", "Spans that a collector took", spans.exported.clone());
         registry.register("lost_spans", "Spans that no collector took", spans.lost.clone());
         registry.register_collector(Box::new(Process));
-        registry.register_collector(Box::new(logs.clone()));
-        Metrics { logs, registry }
+        role.register(&mut registry);
+        registry.register_collector(Box::new(role.clone()));
+        Metrics { role: Box::new(role), registry }
     }
 
-    /// Whether every log would acknowledge and publish an entry now; else which would not, and why.
+    /// What `/readyz` says.
     fn ready(&self) -> Result<(), String> {
-        let alone = self.logs.sources.len() == 1;
-        let reasons = self.logs.look().filter_map(|(origin, seen)| {
-            let why = seen.map_or(Err(NotReady::Stopped), |(status, _)| status.ready).err()?;
-            Some(if alone { why.to_string() } else { format!("{origin}: {why}") })
-        });
-        let reasons: Vec<String> = reasons.collect();
-        if reasons.is_empty() { Ok(()) } else { Err(reasons.join("\n")) }
+        self.role.ready()
     }
 
     /// OpenMetrics 1.0.
@@ -261,6 +276,19 @@ impl Logs {
             Source::Running(log, scrubbed) => (origin, Some((log.status(now), *scrubbed.borrow()))),
             Source::Stopped => (origin, None),
         })
+    }
+}
+
+impl Role for Logs {
+    /// Whether every log would acknowledge and publish an entry now; else which would not, and why.
+    fn ready(&self) -> Result<(), String> {
+        let alone = self.sources.len() == 1;
+        let reasons = self.look().filter_map(|(origin, seen)| {
+            let why = seen.map_or(Err(NotReady::Stopped), |(status, _)| status.ready).err()?;
+            Some(if alone { why.to_string() } else { format!("{origin}: {why}") })
+        });
+        let reasons: Vec<String> = reasons.collect();
+        if reasons.is_empty() { Ok(()) } else { Err(reasons.join("\n")) }
     }
 }
 

@@ -72,14 +72,19 @@ impl Profile {
 
     /// A connection to the log, which verifies nothing that it is told. Must be called within a tokio runtime.
     pub fn log(&self) -> Outcome<peer::Log> {
-        let clock = runtime::clock();
-        let own = Credentials::from_files(&self.tls.certificate, &self.tls.key, Usage::Client, clock.now());
-        let trust = TrustBundle::from_file(&self.tls.trust_domain, &self.tls.trust_bundle);
-        let tls = ClientTls::new(own.map_err(Failure::usage)?, trust.map_err(Failure::usage)?, clock);
-        let channel = channel(&self.address, &tls.map_err(Failure::usage)?, &self.server);
+        let channel = channel(&self.address, &self.tls()?, &self.server);
         let channel = channel.map_err(Failure::usage)?;
         let ids = Arc::new(RequestIds::new(&*runtime::entropy()));
         Ok(peer::Log::over(channel.with_request_ids(ids).with_trace(Arc::new(observe::of_environment))))
+    }
+
+    /// Who this client proves to be, and whom it trusts.
+    pub fn tls(&self) -> Outcome<ClientTls> {
+        let clock = runtime::clock();
+        let own = Credentials::from_files(&self.tls.certificate, &self.tls.key, Usage::Client, clock.now());
+        let trust = TrustBundle::from_file(&self.tls.trust_domain, &self.tls.trust_bundle);
+        ClientTls::new(own.map_err(Failure::usage)?, trust.map_err(Failure::usage)?, clock)
+            .map_err(Failure::usage)
     }
 
     /// The verifying client of the log. Must be called within a tokio runtime.
@@ -91,13 +96,23 @@ impl Profile {
     }
 }
 
-/// How a command ends whose call failed.
+/// How a command ends whose call to the log failed.
 pub fn of_call(error: &CallError) -> Failure {
+    of_call_with(error, "is the log running, and are `address` and [tls] in client.toml right?")
+}
+
+/// The same for a call to somebody whose address was said otherwise.
+pub fn of_call_to(error: &CallError, whom: &str) -> Failure {
+    of_call_with(
+        error,
+        &format!("is the {whom} running, and are its address, its name and the certificates right?"),
+    )
+}
+
+fn of_call_with(error: &CallError, hint: &str) -> Failure {
     match error {
         CallError::Refused(_) => Failure::new(Kind::Refused, error),
-        CallError::Unreachable(_) => Failure::unreachable(format_args!(
-            "{error} (is the log running, and are `address` and [tls] in client.toml right?)"
-        )),
+        CallError::Unreachable(_) => Failure::unreachable(format_args!("{error} ({hint})")),
         _ => Failure::unreachable(error),
     }
 }

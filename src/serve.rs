@@ -12,6 +12,7 @@ mod witnesses;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::{fs, io, thread};
@@ -103,15 +104,7 @@ async fn serve(
 
     let listener = listen(config.listen, "listen").await?;
     let address = listener.local_addr().map_err(Failure::state)?;
-    let watched = match config.metrics {
-        Some(address) => Some(listen(address, "metrics").await?),
-        None => None,
-    };
-    let metrics_address =
-        watched.as_ref().map(TcpListener::local_addr).transpose().map_err(Failure::state)?;
-    if let Some(address) = metrics_address {
-        tracing::info!(%address, "health, readiness and metrics are served");
-    }
+    let (watched, metrics_address) = listen_for_watchers(config.metrics).await?;
     for log in &opened {
         let (origin, entries) = (log.log.origin(), log.durable);
         terminal.line(format_args!("serving {origin} on {address} with {entries} entries"));
@@ -175,7 +168,18 @@ async fn run_all(opened: Vec<log::Opened>) -> Outcome {
     first_failure.map_or(Ok(()), Err)
 }
 
-/// Health, readiness and metrics, also while the logs are stopping.
+/// The listener for whoever watches the process, and where it is.
+async fn listen_for_watchers(
+    address: Option<SocketAddr>,
+) -> Outcome<(Option<TcpListener>, Option<SocketAddr>)> {
+    let Some(address) = address else { return Ok((None, None)) };
+    let listener = listen(address, "metrics").await?;
+    let address = listener.local_addr().map_err(Failure::state)?;
+    tracing::info!(%address, "health, readiness and metrics are served");
+    Ok((Some(listener), Some(address)))
+}
+
+/// Health, readiness and metrics, also while the role is stopping.
 async fn look_inside(listener: Option<TcpListener>, metrics: Metrics) -> Infallible {
     match listener {
         Some(listener) => metrics::listener::serve(listener, Arc::new(metrics)).await,

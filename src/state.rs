@@ -336,6 +336,12 @@ pub fn lock_stopped(config: &ProcessConfig) -> Outcome<Stopped> {
     Ok(Stopped { _locks: locks })
 }
 
+/// Locks the directory of a signer or witness process. Refused if the process runs, or if it is not what `init` created.
+pub fn lock_role(kind: Kind, directory: &Path) -> Outcome<DirLock> {
+    FormatFile::of(kind).check(directory).map_err(Failure::state)?;
+    lock_directory(directory)
+}
+
 /// The log's key as its own directory names it, or why that cannot be read.
 pub fn vkey(config: &LogConfig) -> Outcome<VKey> {
     read_log_file(config).map(|(_, vkey)| vkey)

@@ -18,6 +18,7 @@ use crate::observe::{RawTracing, Tracing};
 struct RawConfig {
     directory: PathBuf,
     listen: RawListen,
+    metrics: Option<RawListen>,
     #[serde(default)]
     tracing: RawTracing,
     tls: ProcessTls,
@@ -40,6 +41,8 @@ pub struct SignerProcessConfig {
     pub directory: PathBuf,
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where health, readiness and metrics are, without TLS; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// How it wants to be heard.
     pub tracing: Tracing,
     /// Certificates, keys and the CAs that it trusts.
@@ -89,6 +92,7 @@ impl SignerProcessConfig {
         Ok(SignerProcessConfig {
             directory: base.join(raw.directory),
             listen: raw.listen.address,
+            metrics: raw.metrics.map(|metrics| metrics.address),
             tracing: raw.tracing.check().map_err(bad)?,
             tls: raw.tls.relative_to(base).map_err(bad)?,
             grants: raw.authorize.into_iter().map(grant).collect::<Outcome<_>>()?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use epigraph_core::Clock;
 use epigraph_rpc::tls::{DomainFiles, Reloader, TlsFiles};
-use epigraph_rpc::{ClientTls, Credentials, TrustBundle, Usage};
+use epigraph_rpc::{ClientTls, Credentials, SpiffeId, TrustBundle, Usage};
 use serde::Deserialize;
 
 use crate::failure::{Failure, Outcome};
@@ -107,6 +107,12 @@ impl ProcessTls {
     /// How often the files are looked at.
     pub fn reload_interval(&self) -> Duration {
         Duration::from_millis(self.reload_interval_ms)
+    }
+
+    /// The name that callers ask this process for.
+    pub fn server_name(&self, clock: &dyn Clock) -> Outcome<SpiffeId> {
+        let own = Credentials::from_files(&self.certificate, &self.key, Usage::Server, clock.now());
+        Ok(own.map_err(Failure::usage)?.spiffe().clone())
     }
 
     /// For the connections that the process opens, if it does.

@@ -30,6 +30,7 @@ struct RawConfig {
     directory: PathBuf,
     key: Option<PathBuf>,
     listen: RawListen,
+    metrics: Option<RawListen>,
     #[serde(default)]
     tracing: RawTracing,
     tls: ProcessTls,
@@ -78,6 +79,8 @@ pub struct WitnessConfig {
     pub key: PathBuf,
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where health, readiness and metrics are, without TLS; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// How it wants to be heard.
     pub tracing: Tracing,
     /// Certificate, key and the CAs that it trusts; the certificate for its own calls to logs, without which it makes none.
@@ -112,6 +115,7 @@ impl WitnessConfig {
             name,
             directory,
             listen: raw.listen.address,
+            metrics: raw.metrics.map(|metrics| metrics.address),
             tracing: raw.tracing.check().map_err(bad)?,
             tls,
             max_idle_ms: max_idle_days * MS_PER_DAY,

@@ -14,10 +14,12 @@ use epigraph_signer::signer::Signer;
 use tokio::task::JoinSet;
 
 use super::door::{Door, listen};
-use super::told_to_stop;
+use super::{listen_for_watchers, look_inside, told_to_stop};
 use crate::cli::ServeRole;
 use crate::config::signer::{SignedLog, SignerProcessConfig};
 use crate::failure::{Failure, Outcome};
+use crate::metrics::signer::Signing;
+use crate::metrics::{Metrics, Spans};
 use crate::observe;
 use crate::runtime;
 use crate::state;
@@ -27,7 +29,7 @@ pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
     let config = SignerProcessConfig::load(&args.config.config)?;
     let observing = observe::start(&config.tracing, terminal.prints_objects(), runtime::entropy())?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
-    let ended = runtime.block_on(serve(config, args.until_stdin_closes, terminal));
+    let ended = runtime.block_on(serve(config, args.until_stdin_closes, &observing.spans, terminal));
     observing.finish();
     ended
 }
@@ -52,7 +54,12 @@ pub fn check(path: &Path, terminal: Terminal) -> Outcome {
     Ok(())
 }
 
-async fn serve(config: SignerProcessConfig, until_stdin_closes: bool, terminal: Terminal) -> Outcome {
+async fn serve(
+    config: SignerProcessConfig,
+    until_stdin_closes: bool,
+    spans: &Spans,
+    terminal: Terminal,
+) -> Outcome {
     let stop = runtime::stop_signal().map_err(Failure::state)?;
     let door = Door::new(&config.tls, config.grants.clone())?;
     let calling =
@@ -60,16 +67,22 @@ async fn serve(config: SignerProcessConfig, until_stdin_closes: bool, terminal: 
 
     let (keys, heads) = state::signer::open(&config)?;
     let vkeys: Vec<VKey> = keys.iter().map(|key| key.vkey().clone()).collect();
-    let (signer, failure) =
-        SignerHandle::spawn(Signer::new(keys, heads), runtime::clock()).map_err(Failure::state)?;
+    let signer = Signer::new(keys, heads);
+    let metrics = Metrics::of(Signing(signer.status()), runtime::clock().now(), door.calls(), spans);
+    let (signer, failure) = SignerHandle::spawn(signer, runtime::clock()).map_err(Failure::state)?;
 
     let listener = listen(config.listen, "listen").await?;
     let address = listener.local_addr().map_err(Failure::state)?;
+    let (watched, metrics_address) = listen_for_watchers(config.metrics).await?;
     for log in &config.logs {
         terminal.line(format_args!("signing for {} on {address}", log.origin));
     }
     let origins = config.logs.iter().map(|log| log.origin.as_str()).collect::<Vec<_>>();
-    terminal.object(&serde_json::json!({ "address": address.to_string(), "logs": origins }));
+    terminal.object(&serde_json::json!({
+        "address": address.to_string(),
+        "logs": origins,
+        "metrics_address": metrics_address.map(|address| address.to_string()),
+    }));
 
     let mut gates = JoinSet::new();
     for (log, vkey) in config.logs.iter().zip(vkeys) {
@@ -91,6 +104,7 @@ async fn serve(config: SignerProcessConfig, until_stdin_closes: bool, terminal: 
         () = server => Ok(()),
         failure = failed => Err(failure),
         failure = all_refused(gates) => Err(failure),
+        never = look_inside(watched, metrics) => match never {},
     }
 }
 

@@ -2,6 +2,7 @@
 //! have published before it cosigns for them.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,15 +11,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use epigraph_core::{Origin, TreeSize};
 use epigraph_rpc::{CallError, ClientTls, Reason, Routes, peer, witness_service};
-use epigraph_witness::list::Listed;
+use epigraph_signer::keys;
+use epigraph_witness::list::{self, Listed};
 use epigraph_witness::service::WitnessServer;
 use epigraph_witness::witness::{self, ApplyError, AskLog, Notes, Witness};
 
 use super::door::{Door, listen};
-use super::told_to_stop;
+use super::{listen_for_watchers, look_inside, told_to_stop};
 use crate::cli::ServeRole;
 use crate::config::witness::{Address, WitnessConfig, load_list};
 use crate::failure::{Failure, Outcome};
+use crate::metrics::witness::{ListChanges, Witnessing};
+use crate::metrics::{Metrics, Spans};
 use crate::observe;
 use crate::runtime;
 use crate::state;
@@ -35,12 +39,50 @@ pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
     let config = WitnessConfig::load(&args.config.config)?;
     let observing = observe::start(&config.tracing, terminal.prints_objects(), runtime::entropy())?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
-    let ended = runtime.block_on(serve(config, args.until_stdin_closes, terminal));
+    let ended = runtime.block_on(serve(config, args.until_stdin_closes, &observing.spans, terminal));
     observing.finish();
     ended
 }
 
-async fn serve(config: WitnessConfig, until_stdin_closes: bool, terminal: Terminal) -> Outcome {
+/// Reads a configuration as [`run`] would, and the files that it names, the list of logs among them; opens no state and listens
+/// nowhere.
+pub fn check(path: &Path, terminal: Terminal) -> Outcome {
+    let config = WitnessConfig::load(path)?;
+    Door::new(&config.tls, config.grants.clone())?;
+    let logs = Logs { tls: config.tls.calling(runtime::clock())?, known: RwLock::default() };
+    let key = fs::exists(&config.key).unwrap_or(true);
+    if key {
+        keys::load_cosigning(&config.key).map_err(Failure::usage)?;
+    }
+    let list = config.list();
+    let listed = match fs::exists(&list).unwrap_or(true) {
+        true => load_list(&list, config.tls.client.is_some())?,
+        false => Vec::new(),
+    };
+    let runtime = runtime::runtime().map_err(Failure::state)?;
+    let listed = runtime.block_on(async { logs.take(listed) })?;
+    list::check(&listed).map_err(|error| Failure::usage(format!("{}: {error}", list.display())))?;
+    let note = if key { "" } else { "; its key is not there yet, `init` makes it" };
+    let (path, count) = (path.display(), listed.len());
+    terminal.line(format_args!(
+        "{path} describes the witness {}, on {}, for {count} logs{note}",
+        config.name, config.listen
+    ));
+    terminal.object(&serde_json::json!({
+        "valid": true,
+        "name": config.name.as_str(),
+        "signing_key": key,
+        "logs": count,
+    }));
+    Ok(())
+}
+
+async fn serve(
+    config: WitnessConfig,
+    until_stdin_closes: bool,
+    spans: &Spans,
+    terminal: Terminal,
+) -> Outcome {
     let stop = runtime::stop_signal().map_err(Failure::state)?;
     let door = Door::new(&config.tls, config.grants.clone())?;
     let clock = runtime::clock();
@@ -67,13 +109,18 @@ async fn serve(config: WitnessConfig, until_stdin_closes: bool, terminal: Termin
 
     let listener = listen(config.listen, "listen").await?;
     let address = listener.local_addr().map_err(Failure::state)?;
+    let (watched, metrics_address) = listen_for_watchers(config.metrics).await?;
     terminal.line(format_args!("witnessing as {} on {address} for {count} logs", config.name));
     terminal.object(&serde_json::json!({
         "address": address.to_string(),
         "name": config.name.as_str(),
         "vkey": vkey.to_string(),
         "logs": count,
+        "metrics_address": metrics_address.map(|address| address.to_string()),
     }));
+    let changes = ListChanges::new();
+    let role = Witnessing { witness: Arc::clone(&witness), list: changes.clone(), clock: runtime::clock() };
+    let metrics = Metrics::of(role, runtime::clock().now(), door.calls(), spans);
 
     let draining = Arc::clone(&witness);
     let shutdown = async move {
@@ -88,12 +135,19 @@ async fn serve(config: WitnessConfig, until_stdin_closes: bool, terminal: Termin
             Ok(fatal) => Err(Failure::state(fatal)),
             Err(_) => Err(Failure::state("the witness's thread has ended; this is a fault of the program")),
         },
-        () = reload(&config, &witness, &logs, seen) => Ok(()),
+        () = reload(&config, &witness, &logs, &changes, seen) => Ok(()),
+        never = look_inside(watched, metrics) => match never {},
     }
 }
 
 /// Takes the list of logs in again whenever it changes. A list that is not one is left alone, loudly.
-async fn reload(config: &WitnessConfig, witness: &Witness, logs: &Logs, mut seen: Option<Version>) {
+async fn reload(
+    config: &WitnessConfig,
+    witness: &Witness,
+    logs: &Logs,
+    counted: &ListChanges,
+    mut seen: Option<Version>,
+) {
     let path = config.list();
     loop {
         tokio::time::sleep(RELOAD).await;
@@ -114,6 +168,7 @@ async fn reload(config: &WitnessConfig, witness: &Witness, logs: &Logs, mut seen
         };
         match taken {
             Ok(changes) => {
+                counted.taken(&changes);
                 let names = |logs: &[Listed]| {
                     logs.iter().map(|log| log.origin.to_string()).collect::<Vec<_>>().join(", ")
                 };
@@ -123,6 +178,9 @@ async fn reload(config: &WitnessConfig, witness: &Witness, logs: &Logs, mut seen
                 for origin in &changes.returned {
                     tracing::info!(log = %origin, "a log is on the list again");
                 }
+                for origin in &changes.reachable {
+                    tracing::info!(log = %origin, "the list now says where a log is: it is asked before it is cosigned for again");
+                }
                 for origin in &changes.removed {
                     tracing::warn!(log = %origin, "a log is no longer on the list: it is refused, and what is held for it stays");
                 }
@@ -131,6 +189,7 @@ async fn reload(config: &WitnessConfig, witness: &Witness, logs: &Logs, mut seen
                 }
             }
             Err(failure) => {
+                counted.failed();
                 tracing::error!(%failure, "the list of logs was not taken in; the one before it holds");
             }
         }
@@ -141,7 +200,7 @@ async fn reload(config: &WitnessConfig, witness: &Witness, logs: &Logs, mut seen
 type Version = (u64, i64, i64, u64);
 
 fn version(path: &Path) -> Option<Version> {
-    let metadata = std::fs::metadata(path).ok()?;
+    let metadata = fs::metadata(path).ok()?;
     Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len()))
 }
 

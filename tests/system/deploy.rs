@@ -117,6 +117,8 @@ fn the_dashboard_asks_for_documented_metrics_by_its_own_variables() {
         "Append path",
         "Publication",
         "Tree, lookup and scrubber",
+        "Signer",
+        "Witness",
         "Connections and refusals",
         "Process",
     ];

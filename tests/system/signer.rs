@@ -59,14 +59,14 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream) {
 }
 
 /// A quickstart's log of three entries whose signer was moved to a process of its own.
-struct Pair {
-    house: House,
+pub struct Pair {
+    pub house: House,
     to_log: Door,
     to_signer: Door,
 }
 
 impl Pair {
-    fn new() -> Pair {
+    pub fn new() -> Pair {
         let house = House::new();
         let (to_log, to_signer) = (Door::new(), Door::new());
         for (kind, name, out) in [
@@ -128,14 +128,14 @@ logs = ["*"]
     }
 
     #[track_caller]
-    fn log(&self) -> Serving {
+    pub fn log(&self) -> Serving {
         let log = self.house.serve();
         self.to_log.leads_to(&log);
         log
     }
 
     #[track_caller]
-    fn signer(&self) -> Serving {
+    pub fn signer(&self) -> Serving {
         let signer = match self.house.start("signer", "signer.toml") {
             Ok(signer) => signer,
             Err(ended) => panic!("the signer did not start: {ended}"),
@@ -146,7 +146,7 @@ logs = ["*"]
 
     /// Appends lines and waits until they are published, with receipts that verify.
     #[track_caller]
-    fn publish(&self, lines: &str) {
+    pub fn publish(&self, lines: &str) {
         let input = self.house.outside("more");
         fs::write(&input, lines).unwrap();
         self.house.call("append", &[&input]).succeeded(&["published, and each receipt is verified"]);

@@ -232,6 +232,7 @@ impl House {
         stdout.read_line(&mut line).unwrap();
         // serving <origin> on <address> with <count> entries
         // signing for <origin> on <address>
+        // witnessing as <name> on <address> for <count> logs
         let words: Vec<_> = line.split_whitespace().collect();
         let (address, entries) = match words[..] {
             ["serving", _, "on", address, "with", entries, "entries"] => (address, entries.parse().unwrap()),
@@ -328,7 +329,7 @@ impl Saved {
     }
 }
 
-/// A running log or signer.
+/// A running log, signer or witness.
 pub struct Serving {
     child: Child,
     stdin: Option<ChildStdin>,

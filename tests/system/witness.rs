@@ -17,11 +17,11 @@ use epigraph_store::published::PublishedStore;
 use crate::support::{Ended, House, Serving, block_on, command, epigraph};
 
 const NAME: &str = "witness.example/w1";
-const SERVER: &str = "spiffe://epigraph.quickstart/epigraph/witness/w1";
+pub const SERVER: &str = "spiffe://epigraph.quickstart/epigraph/witness/w1";
 const CLIENT: &str = "spiffe://epigraph.quickstart/epigraph/witness/w1-client";
 
 /// A quickstart's log that a witness may read, and a witness that has nothing on its list.
-fn house() -> House {
+pub fn house() -> House {
     let house = House::new();
     let ca = house.path("pki");
     for (spiffe, side, out) in [(SERVER, "--server", "pki/w1/server"), (CLIENT, "--client", "pki/w1/client")]
@@ -55,7 +55,7 @@ logs = ["*"]
     house
 }
 
-fn init(house: &House) -> Ended {
+pub fn init(house: &House) -> Ended {
     epigraph(&[&"init", &"witness", &"--config", &house.path("w1.toml")])
 }
 
@@ -113,7 +113,7 @@ impl Drop for Running {
 }
 
 /// Puts the house's log on the witness's list, where it is served now.
-fn list_log(house: &House, serving: &Serving) {
+pub fn list_log(house: &House, serving: &Serving) {
     let text = format!(
         "[[log]]\norigin = \"{}\"\nvkey = \"{}\"\naddress = \"{}\"\nserver = \"{}\"\n",
         house.origin(),
@@ -131,6 +131,16 @@ async fn propose(
     witness: &Running,
     old: u64,
 ) -> Result<Proposed, CallError> {
+    propose_to(house, serving, &witness.peer(house), old).await
+}
+
+/// The same to a witness that is known by its address.
+pub async fn propose_to(
+    house: &House,
+    serving: &Serving,
+    witness: &peer::Witness,
+    old: u64,
+) -> Result<Proposed, CallError> {
     let origin = house.origin();
     let log =
         peer::Log::new(&serving.address, &house.tls(), &crate::support::SERVER.parse().unwrap()).unwrap();
@@ -142,7 +152,7 @@ async fn propose(
         _ => log.consistency_proof(origin.as_str(), old_size, head.size).await.unwrap(),
     };
     let proposal = Proposal { old_size, head, proof, note: note.to_vec() };
-    witness.peer(house).add_checkpoint(origin.as_str(), proposal).await
+    witness.add_checkpoint(origin.as_str(), proposal).await
 }
 
 #[track_caller]

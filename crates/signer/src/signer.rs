@@ -13,6 +13,7 @@ use epigraph_store::head::{HeadError, HeadStore, Update};
 use thiserror::Error;
 
 use crate::gate::{self, Seen, WentBack};
+use crate::status::{Gate, Kind, LogStatus, Status};
 
 /// The signer of one or several logs.
 pub struct Signer {
@@ -20,6 +21,7 @@ pub struct Signer {
     heads: HeadStore,
     /// Those that have passed, and those that never will.
     gates: HashMap<Origin, Result<(), Box<WentBack>>>,
+    status: Status,
 }
 
 /// A head that somebody wants signed in a term.
@@ -111,8 +113,16 @@ impl SignerError {
 impl Signer {
     /// A signer over an open head store. Each key signs for the log that is named like it.
     pub fn new(keys: Vec<SigningKey>, heads: HeadStore) -> Signer {
-        let keys = keys.into_iter().map(|key| (key.vkey().name().to_origin(), key)).collect();
-        Signer { keys, heads, gates: HashMap::new() }
+        let keys: HashMap<Origin, SigningKey> =
+            keys.into_iter().map(|key| (key.vkey().name().to_origin(), key)).collect();
+        let signed_for = heads.heads().filter(|(origin, _)| keys.contains_key(origin));
+        let logs = signed_for.map(|(origin, held)| (origin.clone(), LogStatus::new(bound(held)))).collect();
+        Signer { keys, heads, gates: HashMap::new(), status: Status::new(logs) }
+    }
+
+    /// How it is doing, now and from now on, wherever it is moved to.
+    pub fn status(&self) -> Status {
+        self.status.clone()
     }
 
     /// The public halves of its keys.
@@ -133,6 +143,16 @@ impl Signer {
     /// Passes the gate, or shuts it until the next start: decides by what was seen under the log's key. A head that was fallen
     /// back to after a crash is trusted from then on.
     pub fn pass_gate(&mut self, origin: &Origin, seen: &[Seen]) -> Result<(), SignerError> {
+        let passed = self.try_pass_gate(origin, seen);
+        self.status.tell(origin, |log| match &passed {
+            Ok(()) => log.gate = Gate::Passed,
+            Err(error) => log.gate = Gate::Shut(error.to_string()),
+        });
+        self.tell_held(origin);
+        passed
+    }
+
+    fn try_pass_gate(&mut self, origin: &Origin, seen: &[Seen]) -> Result<(), SignerError> {
         self.key(origin)?;
         let suspect = self.heads.suspects().find(|(log, _)| *log == origin).map(|(_, held)| held.head);
         let held = match suspect {
@@ -167,6 +187,22 @@ impl Signer {
         origin: &Origin,
         expected: &SignerHead,
     ) -> Result<OpenTermAnswer, SignerError> {
+        let answer = self.try_open_term(origin, expected);
+        match &answer {
+            Ok(OpenTermAnswer::Opened(_)) => self.tell_held(origin),
+            Ok(OpenTermAnswer::Changed(_)) => {
+                self.status.tell(origin, |log| log.count(Some(Kind::Stale)));
+            }
+            Err(error) => self.status.tell(origin, |log| log.count(Some(Kind::of_error(error)))),
+        }
+        answer
+    }
+
+    fn try_open_term(
+        &mut self,
+        origin: &Origin,
+        expected: &SignerHead,
+    ) -> Result<OpenTermAnswer, SignerError> {
         let held = self.passed(origin)?.clone();
         if bound(&held) != *expected {
             return Ok(OpenTermAnswer::Changed(bound(&held)));
@@ -187,6 +223,7 @@ impl Signer {
         now: UnixMillis,
     ) -> Vec<Result<Answer, SignerError>> {
         let mut answers: Vec<Option<Result<Answer, SignerError>>> = Vec::with_capacity(requests.len());
+        let origins: Vec<Origin> = requests.iter().map(|request| request.origin.clone()).collect();
         let (mut places, mut steps) = (Vec::new(), Vec::new());
         for (place, request) in requests.into_iter().enumerate() {
             answers.push(match self.decide(request, now) {
@@ -204,7 +241,21 @@ impl Signer {
         for (place, answer) in places.into_iter().zip(self.commit_and_sign(steps)) {
             answers[place] = Some(answer);
         }
-        answers.into_iter().map(|answer| answer.unwrap_or(Err(SignerError::Ended))).collect()
+        let answers: Vec<_> =
+            answers.into_iter().map(|answer| answer.unwrap_or(Err(SignerError::Ended))).collect();
+        for (origin, answer) in origins.iter().zip(&answers) {
+            self.status.tell(origin, |log| log.count(Kind::of_answer(answer)));
+            if matches!(answer, Ok(Answer::Signed(_))) {
+                self.tell_held(origin);
+            }
+        }
+        answers
+    }
+
+    fn tell_held(&self, origin: &Origin) {
+        if let Ok(held) = self.heads.look(origin) {
+            self.status.tell(origin, |log| log.held = bound(held));
+        }
     }
 
     /// Signs one proposed head, as [`Signer::sign_checkpoints`] does.

@@ -33,6 +33,8 @@ pub struct Changes {
     pub removed: Vec<Origin>,
     /// Logs that have another key now, which is not taken.
     pub rekeyed: Vec<Rekeyed>,
+    /// Logs that can be asked now what they show, and could not before: they pass the gate again.
+    pub reachable: Vec<Origin>,
 }
 
 /// A log's key is never changed.

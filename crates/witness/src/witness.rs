@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use epigraph_core::checkpoint::{CheckpointError, LogSigned, encode_text};
 use epigraph_core::note::{Parsed, SignatureLine};
 use epigraph_core::progress::{Held, Proposal};
-use epigraph_core::{Clock, Hash, Origin, TreeSize, VKey};
+use epigraph_core::{Clock, Hash, Origin, TreeSize, UnixMillis, VKey};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -21,6 +21,7 @@ use crate::gate::{Passage, sighting};
 use crate::keeper::{AdmitError, Answer, Cosigned, Fatal, Keeper, Refused};
 use crate::list::{self, Changes, ListError, Listed};
 use crate::quota::{Exceeded, Quotas};
+use crate::status::{Counters, HeldLog, Status};
 use crate::thread::{self, Message};
 
 /// How long a proposal waits for the log to answer the gate: less than its own deadline.
@@ -117,31 +118,6 @@ pub enum ApplyError {
     Stopped,
 }
 
-/// How a witness is doing.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Status {
-    /// Logs that it ever had.
-    pub logs: usize,
-    /// Of these, the ones that it no longer serves: taken off the list, or listed with another key.
-    pub refused_logs: usize,
-    /// Of these, the ones that have not passed the gate since the start; nobody has proposed anything, or the log is silent.
-    pub waiting_logs: usize,
-    /// Of these, the ones that passed without anybody having been asked.
-    pub unchecked_logs: usize,
-    /// Cosignatures given out since the start, repeats included.
-    pub cosigned: u64,
-    /// Proposals answered with another size.
-    pub stale: u64,
-    /// Proposals of another history.
-    pub conflicts: u64,
-    /// Proposals refused.
-    pub refused: u64,
-    /// Whether its state is older than what it signed: it cosigns nothing more.
-    pub rolled_back: bool,
-    /// Whether a fault has ended it.
-    pub stopped: bool,
-}
-
 /// One log of a witness.
 #[derive(Debug)]
 struct Log {
@@ -153,18 +129,33 @@ struct Log {
     wrong_key: bool,
     newest: watch::Sender<Option<Arc<Cosigned>>>,
     /// Held while the log is being asked.
-    passage: tokio::sync::Mutex<()>,
-    passed: Mutex<Passage>,
-    held: TreeSize,
+    asking: tokio::sync::Mutex<()>,
+    gate: Mutex<Gate>,
+    /// What was held when the log was taken in.
+    first: Seen,
 }
 
-#[derive(Default)]
-struct Counters {
-    cosigned: AtomicU64,
-    stale: AtomicU64,
-    conflicts: AtomicU64,
-    refused: AtomicU64,
-    rolled_back: AtomicBool,
+/// Where a log stands with the gate.
+#[derive(Clone, Copy, Debug)]
+struct Gate {
+    /// Whether there is somebody to ask, by the newest list.
+    can_ask: bool,
+    passage: Passage,
+}
+
+/// What of a head is shown.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    size: TreeSize,
+    /// `None`: it was never cosigned.
+    cosigned_at: Option<UnixMillis>,
+}
+
+impl Seen {
+    fn of(held: &Held) -> Seen {
+        let cosigned = !held.note.is_empty();
+        Seen { size: held.head.size, cosigned_at: cosigned.then_some(held.time) }
+    }
 }
 
 /// A log as it is listed to others.
@@ -251,7 +242,7 @@ impl Witness {
     pub fn count_caller(&self, caller: &str) -> Result<(), AddError> {
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = callers.take(&caller.to_owned(), self.clock.now()).map_err(AddError::CallerQuota);
-        self.counted(taken)
+        taken.inspect_err(|error| self.counters.count_error(error))
     }
 
     /// Takes a proposal for a log.
@@ -263,17 +254,8 @@ impl Witness {
         proof: Vec<Hash>,
     ) -> Result<Answer, AddError> {
         let answer = self.try_add(origin, old_size, checkpoint, proof).await;
-        self.counted(answer)
-    }
-
-    fn counted<T>(&self, result: Result<T, AddError>) -> Result<T, AddError> {
-        if let Err(error) = &result {
-            self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            if matches!(error, AddError::Refused(Refused::RolledBack(_))) {
-                self.counters.rolled_back.store(true, Ordering::Relaxed);
-            }
-        }
-        result
+        self.counters.count(&answer);
+        answer
     }
 
     async fn try_add(
@@ -316,13 +298,9 @@ impl Witness {
         self.send(Message::Propose(origin.clone(), proposal, answer))?;
         let answer = answered.await.map_err(|_| AddError::Stopped)??;
         match &answer {
-            Answer::Cosigned(cosigned) => {
-                self.counters.cosigned.fetch_add(1, Ordering::Relaxed);
-                show(&log, Arc::clone(cosigned));
-            }
-            Answer::Stale(_) => drop(self.counters.stale.fetch_add(1, Ordering::Relaxed)),
+            Answer::Cosigned(cosigned) => show(&log, Arc::clone(cosigned)),
+            Answer::Stale(_) => {}
             Answer::Conflict { heads, .. } => {
-                self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(log = %origin, %heads, "a log signed two histories; both notes are in the answer");
             }
         }
@@ -332,17 +310,17 @@ impl Witness {
     /// Before the first cosignature for a log after a start: does the log show a cosignature of ours that is newer than
     /// what we hold?
     async fn pass_gate(&self, log: &Log) -> Result<(), AddError> {
-        let has_passed = || *log.passed.lock().unwrap_or_else(PoisonError::into_inner) != Passage::Closed;
-        if has_passed() {
+        if log.gate().passage != Passage::Closed {
             return Ok(());
         }
         let origin = &log.listed.origin;
-        let Ok(_asking) = log.passage.try_lock() else { return Err(AddError::Asking(origin.clone())) };
-        if has_passed() {
+        let Ok(_asking) = log.asking.try_lock() else { return Err(AddError::Asking(origin.clone())) };
+        let Gate { can_ask, passage } = *log.gate();
+        if passage != Passage::Closed {
             return Ok(());
         }
-        let sightings = if log.listed.can_ask {
-            let notes = tokio::time::timeout(GATE_WAIT, self.ask.notes(origin, log.held)).await;
+        let sightings = if can_ask {
+            let notes = tokio::time::timeout(GATE_WAIT, self.ask.notes(origin, log.seen().size)).await;
             match notes.unwrap_or_else(|_| Err("no answer in time".into())) {
                 Ok(notes) => {
                     Some(notes.iter().filter_map(|note| sighting(note, origin, &self.vkey)).collect())
@@ -359,7 +337,12 @@ impl Witness {
         let (answer, answered) = oneshot::channel();
         self.send(Message::Pass(origin.clone(), sightings, answer))?;
         let passage = answered.await.map_err(|_| AddError::Stopped)??;
-        *log.passed.lock().unwrap_or_else(PoisonError::into_inner) = passage;
+        let mut gate = log.gate();
+        if gate.can_ask && !can_ask {
+            // A list that says where the log is was taken in meanwhile: now it must be asked.
+            return Err(AddError::Asking(origin.clone()));
+        }
+        gate.passage = passage;
         Ok(())
     }
 
@@ -432,7 +415,9 @@ impl Witness {
             };
             logs.iter().map(known).collect()
         };
-        let changes = list::compare(&known, list);
+        let reachable: BTreeMap<Origin, bool> =
+            list.iter().map(|log| (log.origin.clone(), log.can_ask)).collect();
+        let mut changes = list::compare(&known, list);
         let new: Vec<Origin> = changes.added.iter().map(|log| log.origin.clone()).collect();
         let mut held = Vec::new();
         if !new.is_empty() {
@@ -452,6 +437,9 @@ impl Witness {
         for (origin, log) in logs.iter() {
             let rekeyed = changes.rekeyed.iter().any(|other| other.origin == *origin);
             log.rekeyed.store(rekeyed || log.wrong_key, Ordering::Relaxed);
+            if reachable.get(origin).is_some_and(|can_ask| !rekeyed && log.reach(*can_ask)) {
+                changes.reachable.push(origin.clone());
+            }
         }
         Ok(changes)
     }
@@ -459,22 +447,28 @@ impl Witness {
     /// How it is doing.
     pub fn status(&self) -> Status {
         let logs = self.logs.read().unwrap_or_else(PoisonError::into_inner);
-        let count = |is: &dyn Fn(&Log) -> bool| logs.values().filter(|log| is(log)).count();
-        let refuses = |log: &Log| !log.on_list.load(Ordering::Relaxed) || log.rekeyed.load(Ordering::Relaxed);
-        let passed = |log: &Log| *log.passed.lock().unwrap_or_else(PoisonError::into_inner);
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let served: Vec<Passage> =
+            logs.values().filter(|log| log.is_served()).map(|log| log.gate().passage).collect();
+        let count = |passage| served.iter().filter(|other| **other == passage).count();
         Status {
             logs: logs.len(),
-            refused_logs: count(&refuses),
-            waiting_logs: count(&|log| passed(log) == Passage::Closed),
-            unchecked_logs: count(&|log| passed(log) == Passage::Unchecked),
-            cosigned: load(&self.counters.cosigned),
-            stale: load(&self.counters.stale),
-            conflicts: load(&self.counters.conflicts),
-            refused: load(&self.counters.refused),
-            rolled_back: self.counters.rolled_back.load(Ordering::Relaxed),
+            refused_logs: logs.len() - served.len(),
+            waiting_logs: count(Passage::Closed),
+            unchecked_logs: count(Passage::Unchecked),
+            draining: *self.draining.borrow(),
             stopped: self.messages.is_closed(),
+            ..self.counters.status()
         }
+    }
+
+    /// What it holds for each log that it serves, in the order of their origins.
+    pub fn held(&self) -> Vec<HeldLog> {
+        let logs = self.logs.read().unwrap_or_else(PoisonError::into_inner);
+        let held = logs.iter().filter(|(_, log)| log.is_served()).map(|(origin, log)| {
+            let Seen { size, cosigned_at } = log.seen();
+            HeldLog { origin: origin.clone(), size, cosigned_at, passage: log.gate().passage }
+        });
+        held.collect()
     }
 
     fn log(&self, origin: &Origin) -> Result<Arc<Log>, AddError> {
@@ -505,16 +499,41 @@ impl Log {
     fn new(listed: Listed, held: &Held) -> Log {
         let wrong_key =
             list::check_key(&listed, held).inspect_err(|why| tracing::error!(%why, "refused")).is_err();
+        let gate = Gate { can_ask: listed.can_ask, passage: Passage::Closed };
         Log {
             listed,
             on_list: AtomicBool::new(true),
             rekeyed: AtomicBool::new(wrong_key),
             wrong_key,
             newest: watch::Sender::new(None),
-            passage: tokio::sync::Mutex::new(()),
-            passed: Mutex::new(Passage::Closed),
-            held: held.head.size,
+            asking: tokio::sync::Mutex::new(()),
+            gate: Mutex::new(gate),
+            first: Seen::of(held),
         }
+    }
+
+    fn is_served(&self) -> bool {
+        self.on_list.load(Ordering::Relaxed) && !self.rekeyed.load(Ordering::Relaxed)
+    }
+
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in whether there is somebody to ask. Says whether there is now and was not before: then what had passed unasked
+    /// has to pass again.
+    fn reach(&self, can_ask: bool) -> bool {
+        let mut gate = self.gate();
+        let newly = can_ask && !gate.can_ask;
+        if newly && gate.passage == Passage::Unchecked {
+            gate.passage = Passage::Closed;
+        }
+        gate.can_ask = can_ask;
+        newly
+    }
+
+    fn seen(&self) -> Seen {
+        self.newest.borrow().as_ref().map_or(self.first, |newest| Seen::of(&newest.held))
     }
 }
 

@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
+use epigraph_core::progress::Proposal;
 use epigraph_core::{Clock, UnixMillis};
 use epigraph_rpc::peer::{OpenTermAnswer, SignerHead};
 use epigraph_signer::gate::{Seen, Vantage, WentBack, judge, look_around};
 use epigraph_signer::handle::SignerHandle;
 use epigraph_signer::signer::{Answer, Request, Signer, SignerError};
+use epigraph_signer::status::{Gate, Kind};
 use epigraph_store::file::Dir;
 use epigraph_store::head::HeadStore;
 
 use crate::support::*;
 
-fn in_this_term(term: u64, proposal: epigraph_core::progress::Proposal) -> Request {
+fn in_this_term(term: u64, proposal: Proposal) -> Request {
     Request { origin: origin(), term, proposal }
 }
 
@@ -204,4 +206,45 @@ async fn proposals_that_wait_together_are_each_answered() {
     assert!(matches!(first.unwrap(), Answer::Signed(_)));
     assert!(matches!(second.unwrap(), Answer::Signed(_)));
     assert_eq!(third.unwrap(), Answer::Stale(head(&tree, 7)));
+}
+
+/// What is told of a log is what its signer is bound to, and each refusal counts as what it is. Broken to see it fail: the held
+/// head is told before it is durable, and a refusal counts as a signature.
+#[test]
+fn it_tells_what_it_is_bound_to_what_it_signed_and_what_it_refused() {
+    let (ours, other) = (tree(20, 20, 1), tree(20, 3, 2));
+    let memory = store();
+    let (heads, _) = HeadStore::open(Arc::new(memory.clone())).unwrap();
+    let mut signer = Signer::new(vec![key()], heads);
+    let status = signer.status();
+    let look = || status.look().remove(&origin()).unwrap();
+    assert_eq!((look().gate, look().held.term), (Gate::Waiting, TERM));
+    signer.sign_checkpoint(in_term(proposal(&ours, 0, 5)), NOW).unwrap_err();
+    signer.pass_gate(&origin(), &[]).unwrap();
+    let expected = signer.head(&origin()).unwrap();
+    signer.open_term(&origin(), &expected).unwrap();
+    signer.open_term(&origin(), &expected).unwrap();
+    assert_eq!((look().gate, look().held.term), (Gate::Passed, TERM + 1));
+
+    let term = TERM + 1;
+    signer.sign_checkpoint(in_this_term(term, proposal(&ours, 0, 5)), NOW).unwrap();
+    signer.sign_checkpoint(in_this_term(TERM, proposal(&ours, 5, 6)), NOW).unwrap_err();
+    signer.sign_checkpoint(in_this_term(term + 1, proposal(&ours, 5, 6)), NOW).unwrap_err();
+    signer.sign_checkpoint(in_this_term(term, proposal(&ours, 4, 6)), NOW).unwrap();
+    signer.sign_checkpoint(in_this_term(term, proposal(&other, 5, 5)), NOW).unwrap();
+    let garbage = Proposal { proof: proof(&other, 5, 6), ..proposal(&ours, 5, 6) };
+    signer.sign_checkpoint(in_this_term(term, garbage), NOW).unwrap();
+    let kinds = [Kind::Gated, Kind::Stale, Kind::Fenced, Kind::TermNotOpened, Kind::Conflict, Kind::Rejected];
+    assert_eq!(kinds.map(|kind| look().refused(kind)), [1, 2, 1, 1, 1, 1]);
+    assert_eq!((look().signed, look().held), (1, SignerHead { head: head(&ours, 5), term }));
+
+    // After a restart what is held is told at once; a gate that is shut says why.
+    let (heads, _) = HeadStore::open(Arc::new(memory)).unwrap();
+    let mut signer = Signer::new(vec![key()], heads);
+    let status = signer.status();
+    let seen = Seen { by: "a mirror".into(), head: head(&ours, 6) };
+    signer.pass_gate(&origin(), &[seen]).unwrap_err();
+    let shut = status.look().remove(&origin()).unwrap();
+    assert_eq!(shut.held, SignerHead { head: head(&ours, 5), term });
+    assert!(matches!(&shut.gate, Gate::Shut(why) if why.contains("went back")), "{shut:?}");
 }
