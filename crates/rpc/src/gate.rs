@@ -1,4 +1,4 @@
-//! The gate in front of every handler: who calls, may they, how long may it take, how much may they send. It runs
+//! The gate in front of every handler: who calls, may they, how long may it take, how much may they send and leave unread. It runs
 //! before the body is decoded, and answers in the words of [`Refusal`] also where the gRPC library refuses.
 
 use std::convert::Infallible;
@@ -21,6 +21,7 @@ use crate::authorize::{Authorizer, Caller, RULES, Rule, unauthenticated};
 use crate::identity::SpiffeId;
 use crate::observe::{Hooks, UNKNOWN_RPC, Watched};
 use crate::quota::{Exceeded, Quota, Share};
+use crate::sending::Sending;
 use crate::status::{Reason, Refusal};
 use crate::tls::why;
 
@@ -38,13 +39,14 @@ const OVERLOADED_RETRY: Duration = Duration::from_millis(500);
 pub(crate) struct GateLayer {
     authorizer: Authorizer,
     receiving: Arc<Quota<SpiffeId>>,
+    sending: Sending,
     hooks: Hooks,
 }
 
 impl GateLayer {
     pub(crate) fn new(authorizer: Authorizer, hooks: Hooks) -> GateLayer {
         let receiving = Quota::new(MAX_RECEIVING_BYTES, MAX_RECEIVING_BYTES_PER_IDENTITY);
-        GateLayer { authorizer, receiving, hooks }
+        GateLayer { authorizer, receiving, sending: Sending::new(), hooks }
     }
 
     fn admit(
@@ -59,6 +61,7 @@ impl GateLayer {
         let rule =
             rule.ok_or_else(|| Refusal::new(Reason::UnknownRpc, format!("there is no call {path:?} here")))?;
         let caller = self.authorizer.check(Arc::clone(peer), rule)?;
+        self.sending.check(&peer.spiffe).map_err(|exceeded| unread(&exceeded))?;
         let share = self.receiving.take(peer.spiffe.clone(), 0).map_err(|exceeded| overloaded(&exceeded))?;
         Ok((rule, caller, share))
     }
@@ -73,6 +76,11 @@ fn revoked(peer: &PeerIdentity, error: &rustls::Error) -> Refusal {
 fn overloaded(exceeded: &Exceeded) -> Refusal {
     Refusal::new(Reason::Overloaded, format!("too many bytes of requests are on their way: {exceeded}"))
         .retry_after(OVERLOADED_RETRY)
+}
+
+fn unread(exceeded: &Exceeded) -> Refusal {
+    let text = format!("too many bytes of answers wait to be read: {exceeded}; read them");
+    Refusal::new(Reason::Overloaded, text).retry_after(OVERLOADED_RETRY)
 }
 
 impl<S> Layer<S> for GateLayer {
@@ -118,6 +126,7 @@ where
             }
         };
         let deadline = rule.deadline.min(asked_timeout(request.headers()).unwrap_or(Duration::MAX));
+        let (sending, holder) = (self.layer.sending.clone(), caller.identity().clone());
         request.extensions_mut().insert(caller);
         let span = watched.span().clone();
         let answer = self
@@ -131,7 +140,7 @@ where
                     Status::from(Refusal::new(Reason::DeadlineExceeded, text)).into_http()
                 }
             };
-            Ok(watched.answer(response))
+            Ok(watched.answer(response.map(|body| sending.count(holder, body))))
         };
         Box::pin(handled.instrument(span))
     }

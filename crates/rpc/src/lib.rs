@@ -17,6 +17,7 @@ pub mod observe;
 pub mod peer;
 mod quota;
 pub mod request_id;
+mod sending;
 pub mod server;
 pub mod status;
 pub mod tls;
@@ -29,6 +30,7 @@ pub use identity::{SpiffeError, SpiffeId, Usage};
 pub use observe::{Hooks, OnAcceptPaused, OnAnswer, OnCall, OnConnections, OnTrace};
 pub use quota::{Exceeded, Quota, Share};
 pub use request_id::{RequestId, RequestIds, TraceParent};
+pub use sending::{MAX_SENDING_BYTES, MAX_SENDING_BYTES_PER_IDENTITY};
 pub use server::{log_service, serve, signer_service, witness_service};
 pub use status::{CallError, Reason, Refusal};
 pub use tls::{

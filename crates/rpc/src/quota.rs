@@ -54,6 +54,11 @@ impl<K: Ord + Clone> Quota<K> {
 }
 
 impl<K> Quota<K> {
+    /// Units in the hands of all holders.
+    pub fn in_use(&self) -> usize {
+        self.used().total
+    }
+
     fn used(&self) -> MutexGuard<'_, Used<K>> {
         // Every change under the lock is made of steps that cannot panic half way.
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
@@ -63,6 +68,9 @@ impl<K> Quota<K> {
 impl<K: Ord + Clone> Share<K> {
     /// Takes `units` more; after an error the share is what it was.
     pub(crate) fn grow(&mut self, units: usize) -> Result<(), Exceeded> {
+        if units == 0 {
+            return Ok(());
+        }
         let mut used = self.quota.used();
         let total = used.total.saturating_add(units);
         let held = used.by_holder.get(&self.holder).copied().unwrap_or(0).saturating_add(units);
@@ -130,6 +138,8 @@ mod tests {
         drop(a);
         assert!(quota.take('c', 3).is_ok());
         drop(b);
+        // Who holds nothing is not remembered, or names alone could fill the memory.
+        drop(quota.take('d', 0).unwrap());
         let used = quota.used();
         assert_eq!((used.total, used.by_holder.len()), (0, 0));
     }

@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use epigraph_core::checkpoint::LogSigned;
-use epigraph_core::{Checkpoint, Origin, Policy, TreeHead, TreeSize, UnixMillis, Verified};
+use epigraph_core::{Checkpoint, Hash, Origin, Policy, TreeHead, TreeSize, UnixMillis, Verified};
+use epigraph_rpc::Quota;
 use epigraph_store::history::History;
 use epigraph_store::tree::Tree;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::lookup;
-use crate::machine::{Condition, Event, Limits};
+use crate::machine::{Condition, Event, Limits, share};
 use crate::status::{self, LookupStatus, NotReady, Status};
 
 pub(crate) use append::{Answer, Ticket};
@@ -37,9 +38,15 @@ pub use stream::{
 /// proof: 2 KiB in the largest tree, half of that in one of a billion entries.
 pub const MAX_WAITING_ENTRIES: usize = 256 * 1024;
 
+/// The same of one identity, so that others can wait beside it (A11).
+pub const MAX_WAITING_ENTRIES_PER_IDENTITY: usize = share(MAX_WAITING_ENTRIES);
+
 /// Bytes of entries that are on their way to the disk: eight full batches, so that whoever comes after waits about as
 /// long as eight syncs take, or is told to.
 const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
+
+/// The same of one identity: eleven of the largest calls, and room for four of others beside them (A11).
+const MAX_IN_FLIGHT_BYTES_PER_IDENTITY: usize = share(MAX_IN_FLIGHT_BYTES);
 
 /// Entries appended since the start that the tree may lag behind: what it hashes in a few seconds. More than that
 /// means that its store does not keep up, and then the log must not run away from what it can prove.
@@ -95,8 +102,10 @@ pub struct Log {
     lookup: lookup::Shared,
     /// The durable size at the start.
     started_at: TreeSize,
-    waiters: Arc<Semaphore>,
-    in_flight: Arc<Semaphore>,
+    /// In entries, by identity.
+    waiters: Arc<Quota<Hash>>,
+    /// In bytes, by identity.
+    in_flight: Arc<Quota<Hash>>,
     entry_reads: Arc<Semaphore>,
     stopped: AtomicBool,
     comparisons: Semaphore,
@@ -148,8 +157,8 @@ impl Log {
             policy,
             lookup,
             started_at,
-            waiters: Arc::new(Semaphore::new(MAX_WAITING_ENTRIES)),
-            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES)),
+            waiters: Quota::new(MAX_WAITING_ENTRIES, MAX_WAITING_ENTRIES_PER_IDENTITY),
+            in_flight: Quota::new(MAX_IN_FLIGHT_BYTES, MAX_IN_FLIGHT_BYTES_PER_IDENTITY),
             entry_reads: Arc::new(Semaphore::new(MAX_ENTRY_READS)),
             stopped: AtomicBool::new(false),
             comparisons: Semaphore::new(MAX_COMPARISONS),
@@ -175,7 +184,7 @@ impl Log {
             published,
             tree_lag,
             publication_behind_ms: condition.behind_since.map_or(0, |since| now.0.saturating_sub(since.0)),
-            in_flight_bytes: MAX_IN_FLIGHT_BYTES - self.in_flight.available_permits(),
+            in_flight_bytes: self.in_flight.in_use(),
             tile_bytes: self.tree.tile_bytes(),
             tiles: self.tree.counters(),
             lookup: self.lookup.get().map(|lookup| LookupStatus {

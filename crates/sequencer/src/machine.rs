@@ -16,15 +16,25 @@ use bytes::Bytes;
 use epigraph_core::bundle::{self, LENGTH_BYTES};
 use epigraph_core::{Frontier, Hash, LeafIndex, TreeHead, TreeSize, UnixMillis};
 use epigraph_store::journal::{
-    Batch, Claim, MARK_BYTES, MAX_FRAME_BYTES, Objection, ProducerKey, ProducerMark, ProducerTable, Standing,
+    Batch, Claim, MARK_BYTES, MAX_FRAME_BYTES, MAX_PRODUCERS, Objection, ProducerKey, ProducerMark,
+    ProducerTable, Standing,
 };
 use thiserror::Error;
+
+mod room;
+
+use room::Room;
+pub(crate) use room::share;
 
 /// Bytes of encoded entries and producer marks in one batch: what a frame of the journal holds.
 pub const MAX_BATCH_BYTES: usize = MAX_FRAME_BYTES as usize;
 
 /// Entries in one batch. Empty entries cost two bytes each, so the bytes alone would allow four million tickets.
 pub const MAX_BATCH_ENTRIES: usize = 64 * 1024;
+
+/// Producers of one identity: a quarter of those that a log keeps, so that nobody's made-up ids keep the others out (A11).
+/// Those that a journal has already are kept, however many.
+pub const MAX_PRODUCERS_PER_IDENTITY: usize = MAX_PRODUCERS / 4;
 
 /// How far the log runs ahead of its last published checkpoint before it stops accepting.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +56,8 @@ pub struct Submission<T> {
     pub numbers: Option<Numbers>,
     /// The calls that it must not overtake.
     pub line: Option<Line>,
+    /// SHA-256 of the name of whoever sends them.
+    pub identity: Hash,
     /// Where the answer goes.
     pub ticket: T,
 }
@@ -141,7 +153,7 @@ pub enum Effect<T> {
 /// Why entries were not taken. In every case this call has appended none of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum Refused {
-    /// The next batch is full.
+    /// The next batch is full, or this caller's share of it.
     #[error("the log is taking entries as fast as its disk allows; try again shortly")]
     Overloaded,
     /// The journal's disk is full.
@@ -162,6 +174,12 @@ pub enum Refused {
     /// The numbers are neither new nor those of one earlier call.
     #[error(transparent)]
     Numbers(#[from] Objection),
+    /// One caller names too many producers.
+    #[error(
+        "the log keeps the numbers of at most {MAX_PRODUCERS_PER_IDENTITY} producers of one identity, and has that many of \
+         yours: use a producer id that it knows, or leave `producer` out"
+    )]
+    TooManyProducers,
     /// The numbers stand for other entries.
     #[error(
         "number {0} of this producer stands for an entry with other bytes, and an entry cannot be changed: send what was \
@@ -214,8 +232,7 @@ pub struct Machine<T> {
     limits: Limits,
     durable: Frontier,
     pool: Vec<(Vec<Bytes>, Option<Claim>, Taken<T>)>,
-    pool_entries: usize,
-    pool_bytes: usize,
+    room: Room,
     staged: Option<Staged<T>>,
     /// The leaf hashes of everything that was taken and is not durable: of two batches at most.
     leaves: VecDeque<Hash>,
@@ -245,8 +262,7 @@ impl<T> Machine<T> {
             limits,
             durable,
             pool: Vec::new(),
-            pool_entries: 0,
-            pool_bytes: 0,
+            room: Room::default(),
             staged: None,
             leaves: VecDeque::new(),
             expected: producers.clone(),
@@ -302,7 +318,7 @@ impl<T> Machine<T> {
             return;
         }
         let mut after = self.durable.clone();
-        let mut body = Vec::with_capacity(self.pool_bytes);
+        let mut body = Vec::with_capacity(self.room.bytes());
         let (mut marks, mut taken) = (Vec::new(), Vec::with_capacity(self.pool.len()));
         // `submit` checked both: the entry's length and that the log is not full.
         for (entries, claim, call) in self.pool.drain(..) {
@@ -319,7 +335,7 @@ impl<T> Machine<T> {
             let pushed = after.push(*leaf).is_ok();
             debug_assert!(pushed);
         }
-        (self.pool_entries, self.pool_bytes) = (0, 0);
+        self.room.clear();
         let before = self.durable.head();
         let batch = Batch { before, after: after.clone(), time: now, marks: marks.clone(), entries: body };
         effects.push(Effect::Write(batch));
@@ -327,12 +343,12 @@ impl<T> Machine<T> {
     }
 
     fn submit(&mut self, submission: Submission<T>, now: UnixMillis, effects: &mut Vec<Effect<T>>) {
-        let Submission { entries, leaves, numbers, line, ticket } = submission;
+        let Submission { entries, leaves, numbers, line, identity, ticket } = submission;
         let claim = numbers.map(|Numbers { producer, epoch, first_sequence }| {
             let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
             Claim { producer, epoch, first_sequence, count }
         });
-        match self.place(&entries, &leaves, claim.as_ref(), line.as_ref(), now) {
+        match self.place(&entries, &leaves, claim.as_ref(), line.as_ref(), &identity, now) {
             Err(why) => {
                 line.inspect(Line::break_off);
                 effects.push(Effect::Refuse { ticket, why });
@@ -348,8 +364,7 @@ impl<T> Machine<T> {
                     let taken = self.expected.take(claim, first_index);
                     debug_assert_eq!(taken, Ok(Standing::New));
                 }
-                self.pool_entries += entries.len();
-                self.pool_bytes += bytes;
+                self.room.take(identity, entries.len(), bytes);
                 self.leaves.extend(leaves);
                 self.pool.push((entries, claim, Taken { ticket, line, first_index, size_after }));
             }
@@ -386,7 +401,7 @@ impl<T> Machine<T> {
             call.line.inspect(Line::break_off);
             effects.push(Effect::Refuse { ticket: call.ticket, why: Refused::NoSpace });
         }
-        (self.pool_entries, self.pool_bytes) = (0, 0);
+        self.room.clear();
         self.leaves.clear();
         self.expected.clone_from(&self.committed);
         self.tell(effects);
@@ -414,6 +429,7 @@ impl<T> Machine<T> {
         leaves: &[Hash],
         claim: Option<&Claim>,
         line: Option<&Line>,
+        identity: &Hash,
         now: UnixMillis,
     ) -> Result<Place, Refused> {
         if line.is_some_and(Line::is_broken) {
@@ -425,8 +441,15 @@ impl<T> Machine<T> {
         match claim.map(|claim| (claim, self.expected.judge(claim))) {
             Some((_, Err(objection))) => Err(objection.into()),
             Some((claim, Ok(Standing::Repeat(first_index)))) => self.repeat(claim, first_index, leaves, line),
-            Some((_, Ok(Standing::New))) => self.admit(entries, MARK_BYTES, now),
-            None => self.admit(entries, 0, now),
+            Some((claim, Ok(Standing::New))) => {
+                if self.expected.get(&claim.producer).is_none()
+                    && self.expected.count_of(&claim.producer.identity) >= MAX_PRODUCERS_PER_IDENTITY
+                {
+                    return Err(Refused::TooManyProducers);
+                }
+                self.admit(entries, MARK_BYTES, identity, now)
+            }
+            None => self.admit(entries, 0, identity, now),
         }
     }
 
@@ -456,14 +479,19 @@ impl<T> Machine<T> {
     }
 
     /// Whether the next batch has room, and for what.
-    fn admit(&self, entries: &[Bytes], mark: usize, now: UnixMillis) -> Result<Place, Refused> {
+    fn admit(
+        &self,
+        entries: &[Bytes],
+        mark: usize,
+        identity: &Hash,
+        now: UnixMillis,
+    ) -> Result<Place, Refused> {
         let bytes = mark + entries.iter().map(|entry| LENGTH_BYTES + entry.len()).sum::<usize>();
-        if self.pool_bytes + bytes > MAX_BATCH_BYTES || self.pool_entries + entries.len() > MAX_BATCH_ENTRIES
-        {
+        if !self.room.has(identity, entries.len(), bytes) {
             return Err(Refused::Overloaded);
         }
         let staged = self.staged.as_ref().map_or(self.durable.size(), |staged| staged.after.size());
-        let taken = staged.checked_add(self.pool_entries as u64).ok_or(Refused::LogFull)?;
+        let taken = staged.checked_add(self.room.entries() as u64).ok_or(Refused::LogFull)?;
         // One short of the largest size, so that there is always a next index.
         let size_after = taken.checked_add(entries.len() as u64).filter(|size| *size < TreeSize::MAX);
         let (Some(first_index), Some(size_after)) = (taken.next_index(), size_after) else {

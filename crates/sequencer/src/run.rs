@@ -22,7 +22,7 @@ use crate::lookup;
 use crate::machine::{Condition, Effect, Event, Limits, Machine, NoSpace};
 
 /// Events that wait for the sequencer's task; more calls than that at once are refused.
-const EVENT_QUEUE: usize = 16 * 1024;
+pub(crate) const EVENT_QUEUE: usize = 16 * 1024;
 
 /// Events taken at once, so that answers do not starve.
 const EVENTS_PER_TURN: usize = 1024;

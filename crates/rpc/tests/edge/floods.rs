@@ -1,6 +1,8 @@
 //! HTTP/2 as it is not meant (RELIABILITY N3, N4, N5): frames by hand (RFC 9113) over TLS, from somebody whose certificate
 //! is good. The connection is closed, and whoever is served beside it notices nothing.
 
+use epigraph_rpc::{CallError, MAX_SENDING_BYTES_PER_IDENTITY, Reason, v1};
+use prost::Message;
 use rustls::version::TLS13;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -205,6 +207,59 @@ async fn a_call_that_is_dribbled_is_given_up_at_its_deadline() {
     let deadline = epigraph_rpc::limits::CALL_DEADLINE;
     let took = start.elapsed();
     assert!(took >= deadline && took < deadline * 2, "{took:?}");
+}
+
+/// N1: a client that asks for large answers and never opens its window. Broken to see it fail: no check in the gate, the share
+/// given back with the body instead of the bytes.
+#[tokio::test]
+async fn answers_that_nobody_reads_do_not_fill_the_memory() {
+    let ca = Ca::new();
+    let server = Server::start(&ca).await;
+    let own = ca.issue(client_leaf(READER));
+    let stream = server.connect(&ca.raw(Some(&own), &TLS13)).await.unwrap();
+    let mut closed = h2::client::Builder::new();
+    let (sender, connection) = closed.initial_window_size(0).handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let request = v1::GetEntriesRequest { origin: ORIGIN.into(), first_index: 105, max_entries: 65 };
+    let answer_bytes = 65 * 65_535;
+    let message = [&[0, 0, 0, 0, u8::try_from(request.encoded_len()).unwrap()], &request.encode_to_vec()[..]];
+    let message = bytes::Bytes::from(message.concat());
+    let mut unread = Vec::new();
+    let mut sender = sender.ready().await.unwrap();
+    loop {
+        let head = http::Request::post("https://localhost/epigraph.v1.LogService/GetEntries")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        sender = sender.ready().await.unwrap();
+        let (answer, mut sending) = sender.send_request(head.body(()).unwrap(), false).unwrap();
+        sending.send_data(message.clone(), true).unwrap();
+        let answer = answer.await.unwrap();
+        if let Some(status) = answer.headers().get("grpc-status") {
+            assert_eq!(status, "8", "RESOURCE_EXHAUSTED");
+            break;
+        }
+        unread.push(answer);
+        assert!(unread.len() * answer_bytes < MAX_SENDING_BYTES_PER_IDENTITY, "it takes whatever is asked");
+    }
+    assert!(
+        (unread.len() + 4) * answer_bytes > MAX_SENDING_BYTES_PER_IDENTITY - (16 << 20),
+        "{}",
+        unread.len()
+    );
+    // The same name on another connection has no more; another name is served.
+    let same = server.log(&ca.client(READER));
+    assert!(
+        matches!(same.checkpoint(ORIGIN).await, Err(CallError::Refused(refusal)) if refusal.reason() == Reason::Overloaded)
+    );
+    assert_eq!(server.log(&ca.client(APPENDER)).checkpoint(ORIGIN).await.unwrap(), CHECKPOINT);
+    // Whoever goes away gives it back.
+    drop((unread, sender));
+    driver.abort();
+    let mut asked = 0;
+    while same.checkpoint(ORIGIN).await.is_err() {
+        asked += 1;
+        assert!(asked < 10_000, "nothing is given back");
+    }
 }
 
 /// N3: 40 MB of header in seventeen kilobytes, by reference to one large field. Broken to see it fail: no limit on the

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use epigraph_core::bundle::MAX_ENTRY_BYTES;
-use epigraph_core::hash::leaf_hash;
+use epigraph_core::hash::{leaf_hash, sha256};
 use epigraph_core::proof::{InclusionProof, Nodes, prove_inclusion};
 use epigraph_core::{Checkpoint, Hash, LeafIndex, TreeSize, Verified};
+use epigraph_rpc::Share;
 use epigraph_rpc::limits::{MAX_APPEND_BYTES, MAX_APPEND_ENTRIES};
 use epigraph_store::journal::ProducerKey;
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Log, MAX_TREE_LAG_ENTRIES, ReadError};
@@ -24,14 +25,17 @@ const ENTRY_OVERHEAD_BYTES: usize = 64;
 /// Proofs that are made before other tasks get their turn.
 const PROOFS_PER_TURN: usize = 256;
 
-/// What a question about a producer takes in memory, so that there are not many at one time.
-const QUESTION_BYTES: usize = 4 * 1024;
+/// What a call or a question about a producer takes in memory beside its entries: its task, its stream, its place in the
+/// queue to the sequencer, which no identity can fill alone in this way.
+const CALL_BYTES: usize = 4 * 1024;
+
+const _: () = assert!(super::MAX_IN_FLIGHT_BYTES / CALL_BYTES <= crate::run::EVENT_QUEUE);
 
 /// Where the driver answers a submission. It keeps the submission's room in memory until then, whether or not the caller
 /// is still there.
 pub(crate) struct Ticket {
     caller: oneshot::Sender<Result<Answer, Refused>>,
-    _in_flight: OwnedSemaphorePermit,
+    _in_flight: Share<Hash>,
 }
 
 /// What the sequencer says to a caller.
@@ -71,6 +75,8 @@ pub struct Call {
     pub numbers: Option<Numbers>,
     /// The calls that it must not overtake, if there are any.
     pub line: Option<Line>,
+    /// SHA-256 of the name of whoever calls, who gets no more than a share of what all callers have.
+    pub identity: Hash,
 }
 
 /// What a caller waits for.
@@ -139,17 +145,17 @@ pub struct Submitted {
     count: u32,
     first_sequence: u64,
     wait: Wait,
-    _waiting: Option<OwnedSemaphorePermit>,
+    _waiting: Option<Share<Hash>>,
 }
 
 impl Log {
-    /// Appends entries: all or none, without gaps between them, in the order given. A caller that gives up waiting does
-    /// not take its entries back.
+    /// Appends entries for this process itself, as [`Log::call`] does for those who call it.
     pub async fn append(&self, entries: Vec<Bytes>, wait: Wait) -> Result<Appended, AppendError> {
-        self.call(Call { entries, wait, numbers: None, line: None }).await
+        self.call(Call { entries, wait, numbers: None, line: None, identity: sha256(b"") }).await
     }
 
-    /// As [`Log::append`], under numbers or in a line.
+    /// Appends entries: all or none, without gaps between them, in the order given. A caller that gives up waiting does
+    /// not take its entries back.
     pub async fn call(&self, call: Call) -> Result<Appended, AppendError> {
         let submitted = self.submit(call)?;
         self.answer(submitted).await
@@ -157,7 +163,7 @@ impl Log {
 
     /// Hands the entries to the sequencer; [`Log::answer`] waits for what comes of them.
     pub fn submit(&self, call: Call) -> Result<Submitted, AppendError> {
-        let Call { entries, wait, numbers, line } = call;
+        let Call { entries, wait, numbers, line, identity } = call;
         let bytes = check_call(&entries)?;
         if self.gated() {
             return Err(AppendError::Gated);
@@ -170,13 +176,12 @@ impl Log {
         let waiting = match wait {
             Wait::Durable => None,
             Wait::Published(_) => {
-                let waiters = Arc::clone(&self.waiters).try_acquire_many_owned(count);
-                Some(waiters.map_err(|_| AppendError::TooManyWaiters)?)
+                Some(self.waiters.take(identity, entries.len()).map_err(|_| AppendError::TooManyWaiters)?)
             }
         };
-        let (ticket, answer) = self.ticket(bytes + entries.len() * ENTRY_OVERHEAD_BYTES)?;
+        let (ticket, answer) = self.ticket(identity, bytes + entries.len() * ENTRY_OVERHEAD_BYTES)?;
         let leaves: Vec<Hash> = entries.iter().map(|entry| leaf_hash(entry)).collect();
-        self.send(Event::Submit(Submission { entries, leaves, numbers, line, ticket }))?;
+        self.send(Event::Submit(Submission { entries, leaves, numbers, line, identity, ticket }))?;
         let first_sequence = numbers.map_or(0, |numbers| numbers.first_sequence);
         Ok(Submitted { answer, count, first_sequence, wait, _waiting: waiting })
     }
@@ -205,7 +210,7 @@ impl Log {
 
     /// What is durable of a producer, once nothing of it is on its way to the disk.
     pub async fn producer(&self, producer: ProducerKey) -> Result<ProducerState, AppendError> {
-        let (ticket, answer) = self.ticket(QUESTION_BYTES)?;
+        let (ticket, answer) = self.ticket(producer.identity, 0)?;
         self.send(Event::Ask(producer, ticket))?;
         match answer.await.map_err(|_| AppendError::Stopped)?? {
             Answer::Producer(state) => Ok(state),
@@ -213,11 +218,14 @@ impl Log {
         }
     }
 
-    fn ticket(&self, bytes: usize) -> Result<(Ticket, oneshot::Receiver<Result<Answer, Refused>>), Refused> {
-        let in_flight = u32::try_from(bytes).map_err(|_| Refused::Overloaded)?;
-        let in_flight = Arc::clone(&self.in_flight).try_acquire_many_owned(in_flight);
+    fn ticket(
+        &self,
+        identity: Hash,
+        bytes: usize,
+    ) -> Result<(Ticket, oneshot::Receiver<Result<Answer, Refused>>), Refused> {
+        let in_flight = self.in_flight.take(identity, CALL_BYTES + bytes).map_err(|_| Refused::Overloaded)?;
         let (caller, answer) = oneshot::channel();
-        Ok((Ticket { caller, _in_flight: in_flight.map_err(|_| Refused::Overloaded)? }, answer))
+        Ok((Ticket { caller, _in_flight: in_flight }, answer))
     }
 
     fn send(&self, event: Event<Ticket>) -> Result<(), Refused> {

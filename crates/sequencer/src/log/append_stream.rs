@@ -7,19 +7,29 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
+use epigraph_core::Hash;
+use epigraph_core::bundle::LENGTH_BYTES;
+use epigraph_rpc::limits::{MAX_APPEND_BYTES, MAX_APPEND_ENTRIES};
+use epigraph_store::journal::MARK_BYTES;
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt};
 
 use super::{AppendError, Appended, Call, Log, Wait};
-use crate::machine::{Line, Numbers, Refused};
+use crate::machine::{Line, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, Numbers, Refused, share};
 
 /// Requests of one stream under way: half of the ranges that are kept of a producer, so that whatever was not answered when a
 /// stream broke off is still recognised.
 pub const MAX_AHEAD: usize = 64;
 
-/// What the entries under way may take before no more are read. With one more largest request they are below one batch, so
-/// that a stream alone is never refused because the log is busy.
-pub const MAX_AHEAD_BYTES: usize = 2 << 20;
+/// What the entries under way may take before no more are read. With one more largest request they are below one caller's
+/// share of a batch, so that a stream alone is never refused because the log is busy.
+pub const MAX_AHEAD_BYTES: usize = (2 << 20) - (16 << 10);
+
+const _: () = assert!(
+    MAX_AHEAD_BYTES + MAX_APPEND_BYTES + MAX_APPEND_ENTRIES * LENGTH_BYTES + MAX_AHEAD * MARK_BYTES
+        <= share(MAX_BATCH_BYTES)
+        && MAX_AHEAD_BYTES / ENTRY_OVERHEAD_BYTES + MAX_APPEND_ENTRIES <= share(MAX_BATCH_ENTRIES)
+);
 
 /// What an entry counts beside its bytes: so many of the smallest are below the entries of one batch.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
@@ -47,6 +57,7 @@ impl Log {
     /// drains, or a request was answered before and is to be sent first in another stream.
     pub async fn append_stream<E>(
         self: Arc<Log>,
+        identity: Hash,
         wait: Wait,
         numbers: Option<Numbers>,
         mut requests: impl Stream<Item = Result<Vec<Bytes>, E>> + Unpin,
@@ -54,6 +65,7 @@ impl Log {
         answers: &mpsc::Sender<Result<Appended, StreamError<E>>>,
     ) -> Result<(), StreamError<E>> {
         let mut lane = Lane {
+            identity,
             wait,
             numbers,
             line: numbers.is_none().then(Line::default),
@@ -99,6 +111,7 @@ fn ended_by<E>(error: AppendError) -> Result<(), StreamError<E>> {
 /// The requests of one stream that are under way.
 struct Lane {
     log: Arc<Log>,
+    identity: Hash,
     wait: Wait,
     /// Of the next request.
     numbers: Option<Numbers>,
@@ -127,7 +140,8 @@ impl Lane {
         let count = entries.len();
         let bytes = entries.iter().map(|entry| entry.len() + ENTRY_OVERHEAD_BYTES).sum();
         let (numbers, line) = (self.numbers, self.line.clone());
-        let submitted = self.log.submit(Call { entries, wait: self.wait, numbers, line })?;
+        let submitted =
+            self.log.submit(Call { entries, wait: self.wait, numbers, line, identity: self.identity })?;
         if let Some(numbers) = &mut self.numbers {
             numbers.first_sequence = numbers.first_sequence.saturating_add(count as u64);
         }

@@ -1,6 +1,7 @@
 //! Appends on the wire.
 
 use bytes::Bytes;
+use epigraph_core::Hash;
 use epigraph_core::hash::sha256;
 use epigraph_rpc::{Reason, Refusal, SpiffeId, convert, v1};
 use epigraph_store::journal::{Objection, ProducerKey};
@@ -16,7 +17,8 @@ pub(super) async fn append(
     request: v1::AppendRequest,
 ) -> Result<v1::AppendResponse, Refusal> {
     let (numbers, wait) = (numbers(caller, request.producer.as_ref())?, wait(&request)?);
-    let call = Call { entries: request.entries, wait, numbers, line: None };
+    let identity = identity(caller);
+    let call = Call { entries: request.entries, wait, numbers, line: None, identity };
     log.call(call).await.map(to_wire).map_err(refusal)
 }
 
@@ -49,7 +51,12 @@ pub(super) fn numbers(
 
 /// Under its caller's name, so that nobody can use up the numbers of another one.
 fn key(caller: &SpiffeId, id: [u8; convert::PRODUCER_ID_BYTES]) -> ProducerKey {
-    ProducerKey { identity: sha256(caller.as_str().as_bytes()), id }
+    ProducerKey { identity: identity(caller), id }
+}
+
+/// What the log tells its callers apart by.
+pub(super) fn identity(caller: &SpiffeId) -> Hash {
+    sha256(caller.as_str().as_bytes())
 }
 
 pub(super) fn to_wire(appended: Appended) -> v1::AppendResponse {
@@ -97,6 +104,7 @@ pub(super) fn refusal(error: AppendError) -> Refusal {
             });
             refusal.at("producer")
         }
+        AppendError::Refused(Refused::TooManyProducers) => refusal(Reason::ProducersFull).at("producer"),
         AppendError::Refused(Refused::Reused(_)) => refusal(Reason::SequenceReused).at("producer"),
         AppendError::Refused(Refused::BeingWritten) => refusal(Reason::Overloaded).retry_after(RETRY_SOON),
         // Of a stream, and it ends with the refusal before it.

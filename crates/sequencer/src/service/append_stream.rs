@@ -14,7 +14,7 @@ use tokio::time::sleep_until;
 use tokio_stream::{Stream, StreamExt};
 
 use super::LogServer;
-use super::append::{numbers, refusal, to_wire, wait};
+use super::append::{identity, numbers, refusal, to_wire, wait};
 use crate::log::{Appended, StreamError};
 
 /// Answers that are made and not sent. They hold proofs, so there is one.
@@ -60,7 +60,7 @@ async fn run(
     };
     let (log, wait, numbers) = terms().map_err(StreamError::Request)?;
     let requests = tokio_stream::once(Ok(first.entries)).chain(requests.map(|request| rest(request?)));
-    log.append_stream(wait, numbers, requests, leave, answers).await
+    log.append_stream(identity(caller.identity()), wait, numbers, requests, leave, answers).await
 }
 
 /// The entries of a request that is not the first.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use epigraph_core::Hash;
+use epigraph_core::hash::sha256;
 use epigraph_sequencer::log::{AppendError, Appended, Call, MAX_AHEAD, MAX_AHEAD_BYTES, StreamError, Wait};
 use epigraph_sequencer::machine::{Numbers, Refused};
 use epigraph_store::file::memory::MemoryDir;
@@ -69,7 +70,8 @@ async fn run(
 ) -> (Vec<u64>, Result<(), StreamError<Infallible>>) {
     let (send, answers) = mpsc::channel(1);
     let log = Arc::clone(&running.log);
-    let stream = async move { log.append_stream(Wait::Durable, numbers, requests, leave, &send).await };
+    let stream =
+        async move { log.append_stream(sha256(b""), Wait::Durable, numbers, requests, leave, &send).await };
     let (ended, indexes) = tokio::join!(stream, indexes(answers));
     (indexes, ended)
 }
@@ -86,7 +88,8 @@ async fn so_much_is_read_ahead_and_no_more() {
         let (send, _answers) = mpsc::channel(1);
         // Nothing is published, so nothing is answered.
         let stream = Arc::clone(&running.log);
-        let stream = stream.append_stream(PUBLISHED, None, requests, std::future::pending(), &send);
+        let stream =
+            stream.append_stream(sha256(b""), PUBLISHED, None, requests, std::future::pending(), &send);
         let mut stream = Box::pin(stream);
         for _ in 0..100 {
             assert!(poll_times(stream.as_mut(), 1).await.is_none());
@@ -134,7 +137,13 @@ async fn repeats_come_first_and_one_in_the_midst_of_new_ones_ends_the_stream_wel
     let (told, ended) = run(&running, numbers(0), all(0..30), std::future::pending()).await;
     assert_eq!((told, ended), (Vec::from_iter(0..30), Ok(())));
     // Somebody was here before.
-    let call = Call { entries: request(32), wait: Wait::Durable, numbers: numbers(32), line: None };
+    let call = Call {
+        entries: request(32),
+        wait: Wait::Durable,
+        numbers: numbers(32),
+        line: None,
+        identity: sha256(b""),
+    };
     assert_eq!(running.log.call(call).await.unwrap().first_index.get(), 30);
     let (told, ended) = run(&running, numbers(30), all(30..40), std::future::pending()).await;
     assert_eq!(

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use epigraph_core::hash::leaf_hash;
-use epigraph_core::{Frontier, TreeSize, UnixMillis, bundle};
+use epigraph_core::{Frontier, Hash, TreeSize, UnixMillis, bundle};
 use epigraph_sequencer::machine::{
     Effect, Event, Limits, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, Machine, NoSpace, Refused, Submission,
 };
@@ -42,6 +42,11 @@ fn op() -> impl Strategy<Value = Op> {
         6 => Just(Op::Stage),
         1 => prop_oneof![9 => Just(Op::Stage), 1 => Just(Op::Drain)],
     ]
+}
+
+/// Several callers, so that the whole batch is theirs.
+fn of(ticket: usize) -> Hash {
+    Hash::from_bytes([(ticket % 3) as u8; 32])
 }
 
 /// A machine, and what it must come to.
@@ -90,7 +95,14 @@ impl Model {
                 self.sent.push(entries.clone());
                 self.answered.push(false);
                 self.pooled.push_back(ticket);
-                Some(Event::Submit(Submission { entries, leaves, numbers: None, line: None, ticket }))
+                Some(Event::Submit(Submission {
+                    entries,
+                    leaves,
+                    numbers: None,
+                    line: None,
+                    identity: of(ticket),
+                    ticket,
+                }))
             }
             Op::Written => Some(Event::Written),
             Op::NotWritten => Some(Event::NotWritten(NoSpace)),
@@ -227,7 +239,14 @@ fn a_batch_has_no_more_entries_than_its_limit_however_small_they_are() {
     let call = MAX_BATCH_ENTRIES / 16;
     let submit = |ticket| {
         let (entries, leaves) = (vec![Bytes::new(); call], vec![leaf_hash(b""); call]);
-        Event::Submit(Submission { entries, leaves, numbers: None, line: None, ticket })
+        Event::Submit(Submission {
+            entries,
+            leaves,
+            numbers: None,
+            line: None,
+            identity: Hash::from_bytes([ticket as u8; 32]),
+            ticket,
+        })
     };
     (0..17).for_each(|ticket| machine.step(submit(ticket), UnixMillis(0), &mut effects));
     assert_eq!(effects, [Effect::Refuse { ticket: 16, why: Refused::Overloaded }]);

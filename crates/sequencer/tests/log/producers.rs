@@ -8,7 +8,7 @@ use epigraph_core::hash::leaf_hash;
 use epigraph_core::{Frontier, Hash, LeafIndex, TreeSize, UnixMillis, bundle};
 use epigraph_sequencer::log::{Call, Wait};
 use epigraph_sequencer::machine::{
-    Effect, Event, Limits, Line, Machine, NoSpace, Numbers, Refused, Submission,
+    Effect, Event, Limits, Line, MAX_PRODUCERS_PER_IDENTITY, Machine, NoSpace, Numbers, Refused, Submission,
 };
 use epigraph_store::file::memory::Survival;
 use epigraph_store::journal::{Batch, Objection, ProducerKey, ProducerTable};
@@ -46,7 +46,7 @@ impl Send {
         let entries = self.entries();
         let leaves = entries.iter().map(|entry| leaf_hash(entry)).collect();
         let numbers = Numbers { producer: key(self.producer), epoch: self.epoch, first_sequence: self.first };
-        Submission { entries, leaves, numbers: Some(numbers), line, ticket }
+        Submission { entries, leaves, numbers: Some(numbers), line, identity: key(1).identity, ticket }
     }
 }
 
@@ -238,8 +238,13 @@ async fn a_repeat_after_a_crash_finds_what_was_durable_and_appends_what_was_not(
         });
         let sent = send(0, 3);
         let numbers = Numbers { producer: key(1), epoch: 1, first_sequence: 0 };
-        let call =
-            || Call { entries: sent.entries(), wait: Wait::Durable, numbers: Some(numbers), line: None };
+        let call = || Call {
+            entries: sent.entries(),
+            wait: Wait::Durable,
+            numbers: Some(numbers),
+            line: None,
+            identity: key(1).identity,
+        };
         let first = running.log.call(call()).await.unwrap();
         assert!(!first.repeated);
         running.stop().await.unwrap();
@@ -357,4 +362,38 @@ fn a_question_is_answered_when_nothing_of_the_producer_is_on_its_way() {
     let effects = run(Event::Written);
     assert_eq!(effects.last(), Some(&tell(8, Some(5), 3)));
     assert!(effects.contains(&Effect::Durable { ticket: 1, first_index: LeafIndex::new(0).unwrap() }));
+}
+
+/// A11. Broken to see it fail: no limit for one identity, a limit also for those that are known, a count over all
+/// identities.
+#[test]
+fn one_identity_has_a_quarter_of_the_producers() {
+    let mut machine = Machine::new(LIMITS, Frontier::new(), ProducerTable::default(), TreeSize::ZERO, NOW);
+    let numbers = |identity: u8, id: usize, first_sequence: u64| {
+        let mut producer = ProducerKey { identity: Hash::from_bytes([identity; 32]), id: [0; 16] };
+        producer.id[..8].copy_from_slice(&(id as u64).to_be_bytes());
+        Numbers { producer, epoch: 1, first_sequence }
+    };
+    let mut check = |identity, id, first, expected: Result<(), Refused>| {
+        let submission =
+            Submission { numbers: Some(numbers(identity, id, first)), ..send(0, 1).submission(0, None) };
+        let mut effects = Vec::new();
+        machine.step(Event::Submit(submission), NOW, &mut effects);
+        let refused = effects.iter().find_map(|effect| match effect {
+            Effect::Refuse { why, .. } => Some(*why),
+            _ => None,
+        });
+        assert_eq!(refused.map_or(Ok(()), Err), expected, "{identity} {id}");
+    };
+    for identity in 1..=4 {
+        for id in 0..MAX_PRODUCERS_PER_IDENTITY {
+            check(identity, id, 0, Ok(()));
+        }
+        if identity < 4 {
+            check(identity, MAX_PRODUCERS_PER_IDENTITY, 0, Err(Refused::TooManyProducers));
+        }
+        // One that is known goes on.
+        check(identity, 0, 1, Ok(()));
+    }
+    check(5, 0, 0, Err(Objection::Full.into()));
 }

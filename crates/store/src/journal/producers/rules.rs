@@ -7,7 +7,7 @@
 //! are kept. So a number below the lowest missing one is committed, whether or not it is still known where; one above
 //! it is committed only if a range says so. A higher epoch counts from its first new number on.
 
-use epigraph_core::{LeafIndex, TreeSize};
+use epigraph_core::{Hash, LeafIndex, TreeSize};
 use thiserror::Error;
 
 use super::{
@@ -102,6 +102,12 @@ impl ProducerTable {
     /// What is known of a producer; `None` if nothing of it was ever committed.
     pub fn get(&self, producer: &ProducerKey) -> Option<&Producer> {
         self.producers.get(producer)
+    }
+
+    /// How many producers send under an identity.
+    pub fn count_of(&self, identity: &Hash) -> usize {
+        let [first, last] = [0, u8::MAX].map(|byte| ProducerKey { identity: *identity, id: [byte; 16] });
+        self.producers.range(first..=last).count()
     }
 
     /// What the numbers of a claim are.
