@@ -1,6 +1,7 @@
 //! HTTP/2 as it is not meant (RELIABILITY N3, N4, N5): frames by hand (RFC 9113) over TLS, from somebody whose certificate
 //! is good. The connection is closed, and whoever is served beside it notices nothing.
 
+use epigraph_rpc::connection::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 use epigraph_rpc::{CallError, MAX_SENDING_BYTES_PER_IDENTITY, Reason, v1};
 use prost::Message;
 use rustls::version::TLS13;
@@ -262,6 +263,21 @@ async fn answers_that_nobody_reads_do_not_fill_the_memory() {
     }
 }
 
+/// N1: a header that is begun and never ended. Between its frames no other is allowed (RFC 9113 section 6.10), so whoever
+/// dribbles one cannot answer the server's ping.
+#[tokio::test(start_paused = true)]
+async fn a_header_that_is_dribbled_ends_the_connection() {
+    let ca = Ca::new();
+    let server = Server::start(&ca).await;
+    let mut stream = connected(&server, &ca).await;
+    let start = tokio::time::Instant::now();
+    stream.write_all(&frame(HEADERS, 0, 1, &call(CHECKPOINT_PATH))).await.unwrap();
+    ended(&mut stream).await;
+    let took = start.elapsed();
+    assert!(took <= 2 * (KEEPALIVE_INTERVAL + KEEPALIVE_TIMEOUT), "{took:?}");
+    assert_eq!(server.log(&ca.client(READER)).checkpoint(ORIGIN).await.unwrap(), CHECKPOINT);
+}
+
 /// N3: 40 MB of header in seventeen kilobytes, by reference to one large field. Broken to see it fail: no limit on the
 /// header.
 #[tokio::test]
@@ -285,7 +301,8 @@ async fn a_bomb_of_header_fields_is_not_unpacked() {
     assert_eq!(server.log(&ca.client(READER)).checkpoint(ORIGIN).await.unwrap(), CHECKPOINT);
 }
 
-/// N3: each of these frames asks for an answer. Nobody else has to wait for theirs.
+/// N3: each of these frames asks for an answer. Nobody else has to wait for theirs. The HTTP/2 library sends no GOAWAY for
+/// them: it takes no more frames while an answer waits to be written, so they fill no memory.
 #[tokio::test]
 async fn floods_of_pings_and_settings_keep_nobody_from_being_served() {
     const PING: u8 = 6;

@@ -4,7 +4,8 @@ use epigraph_rpc::accept::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS_PER_IDENTITY, MAX_
 use epigraph_rpc::peer::Log;
 use epigraph_rpc::{CallError, ClientTls, ServerTls, TlsError, Usage};
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
 };
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,8 +16,12 @@ use crate::support::*;
 /// Shows the certificate and expects the server to refuse it for this reason, and to say so with an alert.
 async fn check_refused(params: CertificateParams, issuer: Option<&Ca>, reason: &str) {
     let ca = Ca::new();
-    let mut server = Server::start(&ca).await;
     let own = issuer.unwrap_or(&ca).issue(params);
+    check_shown(&ca, own, reason).await;
+}
+
+async fn check_shown(ca: &Ca, own: Issued, reason: &str) {
+    let mut server = Server::start(ca).await;
     let mut stream = server.connect(&ca.raw(Some(&own), &TLS13)).await.unwrap();
     let error = stream.read_u8().await.unwrap_err();
     assert!(error.to_string().contains("received fatal alert"), "{error}");
@@ -33,6 +38,14 @@ async fn check_refused(params: CertificateParams, issuer: Option<&Ca>, reason: &
 async fn a_certificate_from_another_ca_is_refused() {
     check_refused(client_leaf(READER), Some(&Ca::named("other CA")), "UnknownIssuer").await;
     check_refused(client_leaf(READER), Some(&Ca::new()), "BadSignature").await;
+}
+
+/// T1. Broken to see it fail: the CA vouches for it.
+#[tokio::test]
+async fn a_certificate_that_vouches_for_itself_is_refused() {
+    let key = KeyPair::generate().unwrap();
+    let chain = client_leaf(READER).self_signed(&key).unwrap().pem();
+    check_shown(&Ca::new(), Issued { chain, key: key.serialize_pem() }, "UnknownIssuer").await;
 }
 
 #[tokio::test]

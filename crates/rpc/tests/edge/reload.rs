@@ -56,7 +56,7 @@ impl Files {
     }
 }
 
-/// T5, at the start. Broken to see it fail: a missing list taken for an empty one.
+/// T5, at the start. Broken to see it fail: a file that cannot be read taken for an empty one, in both places that read.
 #[test]
 fn files_of_no_use_refuse_the_start() {
     let ca = Ca::new();
