@@ -1,10 +1,12 @@
-//! The driver: keeps a number of calls in flight for a while and times each. The same code for both sides of a
-//! comparison.
+//! The drivers: keep a number of calls in flight, or a stream busy, for a while and time each. The same code for both
+//! sides of a comparison.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tonic::Status;
+use tonic::{Status, Streaming};
 
 use crate::clock;
 use crate::process::Served;
@@ -20,6 +22,8 @@ pub(crate) trait Call: Clone + Send + 'static {
 pub(crate) struct Load {
     /// From the first request to the last answer.
     pub(crate) elapsed: Duration,
+    /// What was done, in the unit of the comparison.
+    pub(crate) done: u64,
     /// Of each call, in no order.
     pub(crate) latencies: Vec<Duration>,
     /// What the server's process used of the processors meanwhile.
@@ -27,9 +31,9 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Calls per second.
+    /// What was done in a second.
     pub(crate) fn rate(&self) -> f64 {
-        self.latencies.len() as f64 / self.elapsed.as_secs_f64()
+        self.done as f64 / self.elapsed.as_secs_f64()
     }
 }
 
@@ -62,6 +66,71 @@ pub(crate) async fn drive<C: Call>(
         load.latencies.extend(ended??);
     }
     load.elapsed = start.elapsed();
+    load.done = load.latencies.len() as u64;
     load.server_cpu = server.cpu()? - cpu;
     Ok(load)
+}
+
+/// Both ends of a stream of requests and answers: its first request is under way.
+pub(crate) struct Exchange<Q, A> {
+    pub(crate) requests: mpsc::Sender<Q>,
+    pub(crate) answers: Streaming<A>,
+}
+
+/// Keeps `window` requests in flight on each stream for `time`. The answer to the first request of a stream was taken.
+pub(crate) async fn drive_streams<Q: Clone + Send + Sync + 'static, A: Send + 'static>(
+    server: &Served,
+    streams: &mut Vec<Exchange<Q, A>>,
+    request: &Q,
+    window: usize,
+    time: Duration,
+) -> anyhow::Result<Load> {
+    let cpu = server.cpu()?;
+    let start = clock::now();
+    let mut running = JoinSet::new();
+    for mut stream in streams.drain(..) {
+        let request = request.clone();
+        running.spawn(async move {
+            let mut latencies = Vec::with_capacity(1024);
+            let mut sent = VecDeque::with_capacity(window);
+            for _ in 0..window {
+                sent.push_back(clock::now());
+                stream.requests.send(request.clone()).await?;
+            }
+            while let Some(at) = sent.pop_front() {
+                anyhow::ensure!(stream.answers.message().await?.is_some(), "a stream ended");
+                latencies.push(at.elapsed());
+                if start.elapsed() < time {
+                    sent.push_back(clock::now());
+                    stream.requests.send(request.clone()).await?;
+                }
+            }
+            Ok((stream, latencies))
+        });
+    }
+    let mut load = Load::default();
+    while let Some(ended) = running.join_next().await {
+        let (stream, latencies) = ended??;
+        streams.push(stream);
+        load.latencies.extend(latencies);
+    }
+    load.elapsed = start.elapsed();
+    load.done = load.latencies.len() as u64;
+    load.server_cpu = server.cpu()? - cpu;
+    Ok(load)
+}
+
+/// Runs yardstick and subject in turn, and each once before to warm up.
+pub(crate) async fn alternate(
+    plan: &crate::Plan,
+    mut yardstick: impl AsyncFnMut(Duration) -> anyhow::Result<Load>,
+    mut subject: impl AsyncFnMut(Duration) -> anyhow::Result<Load>,
+) -> anyhow::Result<Vec<[Load; 2]>> {
+    yardstick(plan.warm_up).await?;
+    subject(plan.warm_up).await?;
+    let mut rounds = Vec::with_capacity(plan.rounds);
+    for _ in 0..plan.rounds {
+        rounds.push([yardstick(plan.half_round).await?, subject(plan.half_round).await?]);
+    }
+    Ok(rounds)
 }

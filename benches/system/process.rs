@@ -45,6 +45,18 @@ impl Served {
         Ok(TICK * ticks)
     }
 
+    /// The name of its folder in /proc.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it at once, as a crash would.
+    pub(crate) fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Lets it finish; whoever is connected must have gone.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         drop(self.stdin.take());

@@ -57,6 +57,8 @@ pub(crate) fn disk(file_system: &FileSystem, mut syncs: Vec<Duration>) {
 pub(crate) struct Comparison {
     /// What is compared with what, under which load.
     pub(crate) title: String,
+    /// What the rates count.
+    pub(crate) unit: &'static str,
     /// The names of yardstick and subject.
     pub(crate) names: [&'static str; 2],
     /// The ratio that the project set out to reach first. Shown, never asserted.
@@ -69,7 +71,7 @@ impl Comparison {
     /// Prints every round, then both sides and their ratio.
     pub(crate) fn print(&self) {
         let [yardstick, subject] = self.names;
-        println!("\n{}", self.title);
+        println!("\n{}: {}/s", self.title, self.unit);
         println!(
             "{:>7} {:>12} {:>12} {:>7}",
             "round",

@@ -440,6 +440,7 @@ impl CheckedEntries<'_> {
         let Some((index, entry)) = entries.next_entry()? else { return Ok(None) };
         let wanted = self.tree.node(0, index.get())?;
         if leaf_hash(entry) != wanted {
+            self.tree.entries.forget();
             return Err(EntryError::DataLoss { index, wanted });
         }
         Ok(Some((index, entry.to_vec())))

@@ -19,6 +19,10 @@ use crate::file::Dir;
 /// Open segments that are kept: a few readers far apart, and one file handle each.
 const MAX_SEGMENTS: usize = 8;
 
+/// Frames that are kept after they were read, 16 MiB at most: a stream takes a large frame in many small steps, and each would
+/// read and check all of it again.
+const MAX_FRAMES: usize = 2;
+
 /// Bytes between two remembered places of a segment: a walk between them reads at most 64 headers, and a segment of
 /// the largest size has 16,384 of them, 1.5 MB.
 const PLACE_EVERY: u64 = 64 << 10;
@@ -31,6 +35,8 @@ pub struct EntryReader {
     firsts: Mutex<Vec<TreeSize>>,
     /// Those read last, the latest at the end.
     segments: Mutex<VecDeque<Arc<Indexed>>>,
+    /// Those read last, the latest at the end.
+    frames: Mutex<VecDeque<Arc<OwnedFrame>>>,
 }
 
 struct Indexed {
@@ -42,7 +48,8 @@ struct Indexed {
 impl EntryReader {
     /// For the journal in `dir`. Nothing is read yet.
     pub fn new(dir: Arc<dyn Dir>, origin_hash: Hash) -> EntryReader {
-        EntryReader { dir, origin_hash, firsts: Mutex::default(), segments: Mutex::default() }
+        let (firsts, segments, frames) = (Mutex::default(), Mutex::default(), Mutex::default());
+        EntryReader { dir, origin_hash, firsts, segments, frames }
     }
 
     /// The entries from index `first` on, in order, up to `end` and never beyond `durable`, which the caller knows
@@ -68,6 +75,28 @@ impl EntryReader {
         drop(places);
         let start = nearest.ok_or(JournalError::NoJournal)?;
         Ok((indexed, start))
+    }
+
+    /// A frame that is kept and contains the entry.
+    fn kept(&self, index: LeafIndex) -> Option<Arc<OwnedFrame>> {
+        let frames = lock(&self.frames);
+        let contains = |frame: &&Arc<OwnedFrame>| {
+            !frame.before().size.contains(index) && frame.after().size.contains(index)
+        };
+        frames.iter().find(contains).cloned()
+    }
+
+    /// Reads every frame from the disk again: an entry of a kept one was found wrong, and memory may be at fault.
+    pub(crate) fn forget(&self) {
+        lock(&self.frames).clear();
+    }
+
+    fn keep(&self, frame: &Arc<OwnedFrame>) {
+        let mut frames = lock(&self.frames);
+        if frames.len() >= MAX_FRAMES {
+            frames.pop_front();
+        }
+        frames.push_back(frame.clone());
     }
 
     fn open(&self, first: TreeSize) -> Result<Arc<Indexed>, JournalError> {
@@ -108,7 +137,7 @@ pub struct Entries<'a> {
     next: LeafIndex,
     end: TreeSize,
     place: Option<(Arc<Indexed>, Cursor)>,
-    frame: Option<(OwnedFrame, usize)>,
+    frame: Option<(Arc<OwnedFrame>, usize)>,
 }
 
 impl Entries<'_> {
@@ -136,8 +165,23 @@ impl Entries<'_> {
         Ok(Some((index, entry)))
     }
 
-    /// Reads the frame that contains the entry; with it, where in its bundle the entry starts.
-    fn frame_of(&mut self, index: LeafIndex) -> Result<(OwnedFrame, usize), JournalError> {
+    /// The frame that contains the entry; with it, where in its bundle the entry starts.
+    fn frame_of(&mut self, index: LeafIndex) -> Result<(Arc<OwnedFrame>, usize), JournalError> {
+        let frame = match self.reader.kept(index) {
+            Some(frame) => frame,
+            None => {
+                let frame = Arc::new(self.read_frame(index)?);
+                self.reader.keep(&frame);
+                frame
+            }
+        };
+        let skipped = index.get().saturating_sub(frame.before().size.get());
+        let bytes = frame.entries().take(usize::try_from(skipped).unwrap_or(usize::MAX));
+        let at = bytes.map(|entry| bundle::LENGTH_BYTES + entry.len()).sum();
+        Ok((frame, at))
+    }
+
+    fn read_frame(&mut self, index: LeafIndex) -> Result<OwnedFrame, JournalError> {
         let (mut indexed, mut cursor) = match self.place.take() {
             Some(place) => place,
             None => self.reader.find(index)?,
@@ -152,10 +196,7 @@ impl Entries<'_> {
                             other => return Err(not_a_frame(&indexed.segment, &cursor, &other)),
                         };
                         self.place = Some((indexed, after));
-                        let skipped = index.get().saturating_sub(frame.before().size.get());
-                        let bytes = frame.entries().take(usize::try_from(skipped).unwrap_or(usize::MAX));
-                        let at = bytes.map(|entry| bundle::LENGTH_BYTES + entry.len()).sum();
-                        return Ok((frame, at));
+                        return Ok(frame);
                     }
                     cursor = after;
                 }
@@ -308,6 +349,35 @@ mod tests {
         check(&reader, durable, durable + 5, durable);
         check(&reader, 7, 3, durable);
         assert!(lock(&reader.segments).len() <= MAX_SEGMENTS);
+    }
+
+    #[test]
+    fn a_frame_is_read_once_for_all_of_its_steps_and_again_when_it_was_forgotten() {
+        let mut log = Log::new();
+        (0..6).for_each(|_| log.append(40));
+        let reader = log.reader();
+        let at = |n| reader.read(index(n), size(n + 1), size(240)).next().unwrap();
+        let read = |n| at(n).map(|(_, bytes)| bytes).ok();
+        for n in 0..40 {
+            assert_eq!(read(n), Some(entry(n)));
+        }
+        // For the rest of the frame nobody looks at the disk.
+        let name = segment::name_of(TreeSize::ZERO);
+        let length = log.dir.content(&name).unwrap().len();
+        log.dir.damage(&name, 0, &vec![0xff; length]).unwrap();
+        assert_eq!(read(7), Some(entry(7)));
+        assert_eq!(lock(&reader.frames).len(), 1);
+        reader.forget();
+        assert_eq!(read(7), None);
+    }
+
+    #[test]
+    fn no_more_frames_are_kept_than_said() {
+        let log = Log::of_batches(50);
+        let durable = log.frontier.size().get();
+        let reader = log.reader();
+        check(&reader, 0, durable, durable);
+        assert_eq!(lock(&reader.frames).len(), MAX_FRAMES);
     }
 
     #[test]
