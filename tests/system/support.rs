@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::UNIX_EPOCH;
 
 use epigraph_client::Client;
@@ -106,6 +107,8 @@ impl Ended {
 /// A log with its signer, its client and their keys, as `quickstart` makes them, in a directory of its own.
 pub struct House {
     dir: TempDir,
+    /// So that each process has a file for its messages, also beside another one.
+    starts: AtomicU32,
 }
 
 impl House {
@@ -116,7 +119,7 @@ impl House {
 
     /// A house that nothing is in yet.
     pub fn empty() -> House {
-        let house = House { dir: TempDir::new().unwrap() };
+        let house = House { dir: TempDir::new().unwrap(), starts: AtomicU32::new(0) };
         fs::create_dir(house.path("")).unwrap();
         house
     }
@@ -124,7 +127,7 @@ impl House {
     /// An entry for each line. Later starts of the log choose a port anew, so that two tests never meet on one.
     pub fn with_lines(lines: &[u8]) -> House {
         let dir = TempDir::new().unwrap();
-        let house = House { dir };
+        let house = House { dir, starts: AtomicU32::new(0) };
         let input = house.dir.path().join("input");
         fs::write(&input, lines).unwrap();
         let home = house.path("");
@@ -220,7 +223,8 @@ impl House {
 
     /// Starts a role with a configuration of this house. It refuses, or says where it listens.
     pub fn start(&self, role: &str, config: &str) -> Result<Serving, Ended> {
-        let messages = self.outside(&format!("messages-{config}"));
+        let messages =
+            self.outside(&format!("messages-{}-{config}", self.starts.fetch_add(1, Ordering::Relaxed)));
         let mut child = command(&[&"serve", &role, &"--until-stdin-closes", &"--config", &self.path(config)])
             .stdin(Stdio::piped())
             .stderr(File::create(&messages).unwrap())
