@@ -3,6 +3,7 @@
 
 pub mod listener;
 mod process;
+pub mod publication;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +26,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::watch;
 
 use process::Process;
+use publication::{Publication, Publications};
 
 use crate::runtime::Stopwatch;
 use crate::scrub::Scrubbed;
@@ -195,7 +197,7 @@ pub struct Metrics {
 #[derive(Clone)]
 pub enum Source {
     /// It was opened.
-    Running(Arc<Log>, watch::Receiver<Scrubbed>),
+    Running(Arc<Log>, watch::Receiver<Scrubbed>, watch::Receiver<Publication>),
     /// It could not be opened.
     Stopped,
 }
@@ -219,6 +221,7 @@ impl Metrics {
         registry.register("lost_spans", "Spans that no collector took", spans.lost.clone());
         registry.register_collector(Box::new(Process));
         registry.register_collector(Box::new(logs.clone()));
+        registry.register_collector(Box::new(Publications(Arc::clone(&logs.sources))));
         Metrics { logs, registry }
     }
 
@@ -258,7 +261,7 @@ impl Logs {
     fn look(&self) -> impl Iterator<Item = (&Origin, Option<(Status, Scrubbed)>)> {
         let now = self.clock.now();
         self.sources.iter().map(move |(origin, source)| match source {
-            Source::Running(log, scrubbed) => (origin, Some((log.status(now), *scrubbed.borrow()))),
+            Source::Running(log, scrubbed, _) => (origin, Some((log.status(now), *scrubbed.borrow()))),
             Source::Stopped => (origin, None),
         })
     }

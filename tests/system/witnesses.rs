@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::metrics::get_any;
+use crate::metrics::{get, get_any, sample};
 use crate::signer::{Door, wait_until_ready};
 use crate::support::{House, Serving, epigraph};
 
@@ -164,6 +164,22 @@ fn three_of_four_publish_and_two_do_not() {
     let why = wait_until_not_ready(&log, "too few witnesses");
     assert!(why.contains("w2") && why.contains("w3") && !why.contains("w1"), "{why}");
     assert_eq!(village.published(), 5);
+    let text = get(&log, "/metrics", 200);
+    let shows = |text: &str, name: &str, label: &str, value: f64| {
+        assert_eq!(sample(text, &format!("epigraph_log_{name}"), label), value, "{name} {label}");
+    };
+    shows(&text, "quorum_met", "", 0.0);
+    shows(&text, "pending_entries", "", 6.0);
+    shows(&text, "cosigned_witnesses", "", 2.0);
+    shows(&text, "missing_witnesses", "", 1.0);
+    shows(&text, "witness_lag_entries", "w1\"", 0.0);
+    shows(&text, "witness_lag_entries", "w2\"", 1.0);
+    assert!(sample(&text, "epigraph_log_witness_cosignatures_total", "w1\"") >= 3.0, "{text}");
+    assert!(sample(&text, "epigraph_log_witness_troubles_total", "w2\",kind=\"unavailable\"") > 0.0);
+    let answered = |name| sample(&text, "epigraph_log_witness_last_answer_timestamp_seconds", name);
+    assert!(answered("w1\"") >= answered("w3\"") && answered("w3\"") > 0.0, "{text}");
+    let published_at = |text: &str| sample(text, "epigraph_log_last_publication_timestamp_seconds", "");
+    let before = published_at(&text);
     village.append("seven\n");
 
     let _back = village.witness(2);
@@ -171,6 +187,10 @@ fn three_of_four_publish_and_two_do_not() {
     // One head is in flight at a time, so the last entry may be published with the next one.
     while village.published() < 7 {}
     village.publish("eight\n");
+    let text = get(&log, "/metrics", 200);
+    shows(&text, "quorum_met", "", 1.0);
+    shows(&text, "missing_witnesses", "", 0.0);
+    assert!(published_at(&text) > before, "{text}");
     log.stop();
 }
 
