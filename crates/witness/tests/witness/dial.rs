@@ -100,7 +100,7 @@ fn note(tree: &MemoryTree, at: u64) -> Vec<u8> {
 }
 
 /// It asks for proofs from what it holds, hands in cosignatures that verify, and says what it holds when it calls again.
-/// Seen to fail with proofs always asked from size 0.
+/// Seen to fail with proofs left out.
 #[tokio::test(start_paused = true)]
 async fn it_cosigns_what_grows_and_says_what_it_holds() {
     let ours = tree(30, 30, 1);
@@ -139,7 +139,7 @@ async fn what_was_not_taken_is_handed_in_again() {
 }
 
 /// W5: garbage, foreign signatures, proofs that fail, old heads and another history end the connection or are passed over; nothing is
-/// handed in for them, and the next head is cosigned. Seen to fail with an unreadable note ending `follow`.
+/// handed in for them, and the next head is cosigned. Seen to fail with `follow` ending at an unreadable note.
 #[tokio::test(start_paused = true)]
 async fn whatever_the_log_shows_costs_one_connection() {
     let (ours, theirs) = (tree(30, 30, 1), tree(30, 3, 2));
