@@ -6,7 +6,7 @@ use std::fs;
 use epigraph_core::checkpoint::encode_text;
 use epigraph_core::cosignature::CosignedAt;
 use epigraph_core::{CosigningKey, KeyName, Origin, TreeHead, TreeSize};
-use epigraph_rpc::{CallError, Reason, peer};
+use epigraph_rpc::{CallError, Reason, peer, v1};
 use epigraph_signer::keys;
 use zeroize::Zeroizing;
 
@@ -361,5 +361,51 @@ fn garbage_that_is_handed_in_is_refused_and_costs_nothing() {
     let _calling = village.witness(1);
     wait_until_ready(&log);
     village.publish("six\n");
+    log.stop();
+}
+
+/// D2, W5: directory, signer and key of a log were copied, and both logs run. The witnesses hold what came first: that branch is
+/// published on, the other never, its log stops, names both heads, and leaves evidence that judges itself. Seen to fail with
+/// evidence that is named and not written.
+#[test]
+fn of_two_logs_with_one_key_one_reaches_the_quorum_and_the_other_stops_with_evidence() {
+    let village = Village::new();
+    let house = &village.house;
+    let _witnesses: Vec<_> = (0..4).map(|number| village.witness(number)).collect();
+    let log = village.ready_log();
+    village.publish("four\n");
+    log.stop();
+    for directory in ["log", "signer"] {
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .args([house.path(directory), house.path(&format!("{directory}-copy"))])
+            .status();
+        assert!(copied.unwrap().success());
+    }
+    fs::copy(house.path("log.toml"), house.path("copy.toml")).unwrap();
+    house.edit("copy.toml", "directory = \"log\"", "directory = \"log-copy\"");
+    house.edit("copy.toml", "directory = \"signer\"", "directory = \"signer-copy\"");
+
+    let log = village.ready_log();
+    let mut copy = house.start("log", "copy.toml").unwrap_or_else(|ended| panic!("{ended}"));
+    wait_until_ready(&copy);
+    village.publish("five\n");
+    block_on(async {
+        let entries = vec![b"another five".as_slice().into()];
+        let request = v1::AppendRequest { entries, ..Default::default() };
+        house.raw_client(&copy).append(request).await.unwrap();
+    });
+    let says = ["holds size 5 (root ", "this log has signed size 5 (root ", "nothing was published"];
+    copy.ended().refused(5, &says);
+
+    let checkpoints = house.path("log-copy").join(house.origin().hash().to_string()).join("checkpoints");
+    let files = fs::read_dir(checkpoints).unwrap().map(|entry| entry.unwrap().path());
+    let evidence: Vec<_> =
+        files.filter(|file| file.extension().is_some_and(|end| end == "evidence")).collect();
+    assert_eq!(evidence.len(), 1, "{evidence:?}");
+    epigraph(&[&"verify", &evidence[0], &"--vkey", &house.vkey()]).succeeded(&["proven:", "size 5"]);
+
+    village.publish("six\n");
+    assert_eq!(village.published(), 6);
     log.stop();
 }

@@ -227,7 +227,12 @@ impl<W: AskWitness> Gatherer<W> {
                     let witness = self.policy.witnesses().get(place).map_or("", |witness| &witness.name);
                     tracing::warn!(log = %self.origin, %witness, kind = trouble.kind(), %trouble, "a witness");
                 }
-                Effect::Keep { held, proposed } => self.keep(held, proposed).await,
+                Effect::Keep { place, held, proposed } => {
+                    let heads = self.keep(held, proposed).await;
+                    if let Some(why) = heads.and_then(|heads| self.machine.elsewhere(place, heads)) {
+                        return Err(PublishError::Diverged(why));
+                    }
+                }
                 Effect::Stop(why) => return Err(PublishError::Diverged(why)),
             }
         }
@@ -320,8 +325,9 @@ impl<W: AskWitness> Gatherer<W> {
         Ok(())
     }
 
-    /// Keeps two notes of the log as evidence, if they are. What cannot be kept does not stop the log.
-    async fn keep(&mut self, held: String, proposed: String) {
+    /// Keeps two notes of the log as evidence, if they are, and returns their heads then. That it cannot be kept does not stop
+    /// the log.
+    async fn keep(&mut self, held: String, proposed: String) -> Option<[TreeHead; 2]> {
         let (policy, prove, root_at) =
             (self.policy.clone(), Arc::clone(&self.prove), Arc::clone(&self.root_at));
         let dir = Arc::clone(&self.evidence);
@@ -333,18 +339,27 @@ impl<W: AskWitness> Gatherer<W> {
                 .find(Result::is_ok);
             let evidence =
                 evidence.unwrap_or_else(|| Err("the two notes are not of two histories".into()))?;
-            store_evidence(&*dir, &evidence).map(|name| (name, evidence))
+            Ok((store_evidence(&*dir, &evidence), evidence))
         });
-        match kept.await.map_err(|error| error.to_string()).and_then(|kept| kept) {
-            Ok((file, evidence)) => {
-                self.evidence_files =
-                    self.evidence.list().map_or(self.evidence_files, |names| evidence_files(&names));
+        let (file, evidence): (Result<String, String>, Evidence) =
+            match kept.await.map_err(|error| error.to_string()).and_then(|kept| kept) {
+                Ok(kept) => kept,
+                Err(why) => {
+                    tracing::error!(log = %self.origin, %why, "a witness's conflict is no evidence");
+                    return None;
+                }
+            };
+        match file {
+            Ok(file) => {
+                let names = self.evidence.list();
+                self.evidence_files = names.map_or(self.evidence_files, |names| evidence_files(&names));
                 tracing::error!(log = %self.origin, %file, %evidence, "evidence against the holder of this log's key");
             }
             Err(why) => {
-                tracing::error!(log = %self.origin, %why, "a witness's conflict was not kept as evidence");
+                tracing::error!(log = %self.origin, %why, %evidence, "evidence against the holder of this log's key was not kept");
             }
         }
+        Some(evidence.heads())
     }
 }
 

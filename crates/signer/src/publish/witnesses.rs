@@ -121,6 +121,8 @@ pub enum Effect {
     },
     /// Keep two notes under the log's own signature that may show two histories.
     Keep {
+        /// The place of the witness that shows it.
+        place: usize,
         /// The note that a witness holds.
         held: String,
         /// The note that it was asked to cosign.
@@ -190,6 +192,8 @@ struct Peer {
     trouble: Option<Trouble>,
     /// The head of the last conflict that was kept: it is kept once.
     kept: Option<TreeHead>,
+    /// What it holds was found to be of another history, for certain.
+    elsewhere: bool,
 }
 
 /// The state of all witnesses.
@@ -222,6 +226,7 @@ impl Witnesses {
             troubles: BTreeMap::new(),
             trouble: None,
             kept: None,
+            elsewhere: false,
         };
         let known = policy.witnesses().len();
         let asked = peers.into_iter().filter(|(place, _)| *place < known);
@@ -262,6 +267,26 @@ impl Witnesses {
             }
         }
         (std::mem::take(&mut self.effects), taken)
+    }
+
+    /// The two notes of [`Effect::Keep`] are of two histories, for certain. Says why to stop, if the witnesses that hold the other one
+    /// are so many that this one can never be published: this log is the copy that came too late.
+    pub fn elsewhere(&mut self, place: usize, [held, here]: [TreeHead; 2]) -> Option<String> {
+        self.peers.get_mut(&place)?.elsewhere = true;
+        let with_us =
+            self.peers.iter().filter(|(_, peer)| !peer.elsewhere).map(|(place, _)| *place).collect();
+        if self.policy.is_met_by(with_us) {
+            return None;
+        }
+        Some(format!(
+            "too many witnesses hold another history under this log's own key for this one to be published: {} holds size {} \
+             (root {}), and this log has signed size {} (root {})",
+            self.name(place),
+            held.size,
+            held.root,
+            here.size,
+            here.root
+        ))
     }
 
     /// How they are doing. The machine knows nothing of files and of what is late.
@@ -447,7 +472,7 @@ impl Witnesses {
         // The same held note beside each new head would fill the disk and show nothing more.
         let first = peer.is_some_and(|peer| peer.kept.replace(shown.head()) != Some(shown.head()));
         if let (Some(proposed), true) = (proposed, first) {
-            self.effects.push(Effect::Keep { held: shown.note().to_owned(), proposed });
+            self.effects.push(Effect::Keep { place, held: shown.note().to_owned(), proposed });
         }
         if self.is_signed_elsewhere(&shown) {
             return self.stop(place, &shown);
@@ -486,6 +511,7 @@ impl Witnesses {
     fn fine(&mut self, place: usize, held: TreeSize) {
         if let Some(peer) = self.peers.get_mut(&place) {
             peer.held = held;
+            peer.elsewhere = false;
             peer.failures = 0;
             peer.trouble = None;
         }

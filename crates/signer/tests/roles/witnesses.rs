@@ -215,7 +215,7 @@ fn a_conflict_is_kept_and_told_and_not_asked_again() {
     assert_eq!(
         effects,
         [
-            Effect::Keep { held: log_note(&theirs(4)), proposed: log_note(&ours(5)) },
+            Effect::Keep { place: 0, held: log_note(&theirs(4)), proposed: log_note(&ours(5)) },
             Effect::Tell { place: 0, trouble: Trouble::Conflict { held: theirs(4), proposed: ours(5) } },
         ]
     );
@@ -229,6 +229,23 @@ fn a_conflict_is_kept_and_told_and_not_asked_again() {
     let note = Some(log_note(&theirs(7)).into_bytes());
     let effects = machine.step(Event::Replied(0, Reply::Stale { held: theirs(7), note }));
     assert_eq!(troubles(&effects), ["conflict"]);
+}
+
+/// D2: a witness that certainly holds another history is an alarm; so many that no quorum is left mean that this log is the one that
+/// came too late. One that cosigns after all counts again. Seen to fail with `elsewhere` never set back, and with a stop at the
+/// first.
+#[test]
+fn a_log_that_can_never_be_published_stops_and_names_both_heads() {
+    let mut machine = machine();
+    machine.step(signed(&ours(5)));
+    assert_eq!(machine.elsewhere(0, [theirs(4), ours(5)]), None);
+    assert_eq!(machine.elsewhere(0, [theirs(4), ours(5)]), None);
+    machine.step(cosigned(0, &ours(5)));
+    assert_eq!(machine.elsewhere(1, [theirs(4), ours(5)]), None);
+    let why = machine.elsewhere(3, [theirs(4), ours(5)]).unwrap();
+    for head in [theirs(4), ours(5)] {
+        assert!(why.contains(&format!("size {} (root {})", head.size, head.root)), "{why}");
+    }
 }
 
 /// W4: a conflict that shows nothing is told and costs the witness its turn. Seen to fail with `open` replaced by parsing.
