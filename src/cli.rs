@@ -240,6 +240,10 @@ pub struct WitnessAddLog {
     /// Who it must prove to be there: spiffe://audit.example/epigraph/log/NAME
     #[arg(long, value_name = "URI", requires = "address")]
     pub server: Option<SpiffeId>,
+
+    /// The log cannot call this witness: the witness follows it, and hands in its cosignatures
+    #[arg(long, requires = "address")]
+    pub dial: bool,
 }
 
 #[derive(Args)]

@@ -3,6 +3,7 @@
 
 pub mod listener;
 mod process;
+pub mod publication;
 mod samples;
 pub mod signer;
 pub mod witness;
@@ -28,6 +29,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::watch;
 
 use process::Process;
+use publication::{Publication, Publications};
 
 use crate::runtime::Stopwatch;
 use crate::scrub::Scrubbed;
@@ -207,7 +209,7 @@ pub trait Role {
 #[derive(Clone)]
 pub enum Source {
     /// It was opened.
-    Running(Arc<Log>, watch::Receiver<Scrubbed>),
+    Running(Arc<Log>, watch::Receiver<Scrubbed>, watch::Receiver<Publication>),
     /// It could not be opened.
     Stopped,
 }
@@ -273,7 +275,7 @@ impl Logs {
     fn look(&self) -> impl Iterator<Item = (&Origin, Option<(Status, Scrubbed)>)> {
         let now = self.clock.now();
         self.sources.iter().map(move |(origin, source)| match source {
-            Source::Running(log, scrubbed) => (origin, Some((log.status(now), *scrubbed.borrow()))),
+            Source::Running(log, scrubbed, _) => (origin, Some((log.status(now), *scrubbed.borrow()))),
             Source::Stopped => (origin, None),
         })
     }
@@ -289,6 +291,10 @@ impl Role for Logs {
         });
         let reasons: Vec<String> = reasons.collect();
         if reasons.is_empty() { Ok(()) } else { Err(reasons.join("\n")) }
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register_collector(Box::new(Publications(Arc::clone(&self.sources))));
     }
 }
 

@@ -88,7 +88,10 @@ async fn serve(
         let origin = log.origin.to_origin();
         match log::open(&config, log, calling.as_ref(), &entropy, terminal).await {
             Ok(log) => {
-                sources.insert(origin, Source::Running(Arc::clone(&log.log), log.scrubbed.clone()));
+                sources.insert(
+                    origin,
+                    Source::Running(Arc::clone(&log.log), log.scrubbed.clone(), log.publication.clone()),
+                );
                 opened.push(log);
             }
             Err(failure) if config.logs.len() == 1 => return Err(failure),

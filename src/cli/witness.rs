@@ -141,11 +141,13 @@ pub fn add_log(args: &WitnessAddLog, terminal: Terminal) -> Outcome {
     let config = WitnessConfig::load(&args.config.config)?;
     let origin = args.origin.clone().unwrap_or_else(|| args.vkey.name().to_origin());
     let address = match (&args.address, &args.server) {
-        (Some(address), Some(server)) => Some(Address { address: address.clone(), server: server.clone() }),
+        (Some(address), Some(server)) => {
+            Some(Address { address: address.clone(), server: server.clone(), dial: args.dial })
+        }
         // The command line takes them together only.
         _ => None,
     };
-    if let Some(Address { address, server }) = &address {
+    if let Some(Address { address, server, .. }) = &address {
         let tls = config.tls.calling(runtime::clock())?.ok_or_else(|| {
             Failure::usage(
                 "an address is of use only with [tls.client] in the configuration; nothing was changed",

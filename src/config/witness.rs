@@ -148,6 +148,8 @@ struct RawListed {
     vkey: String,
     address: Option<String>,
     server: Option<String>,
+    #[serde(default)]
+    dial: bool,
 }
 
 /// Where a log is asked what it has published.
@@ -157,6 +159,8 @@ pub struct Address {
     pub address: String,
     /// The exact name in its certificate.
     pub server: SpiffeId,
+    /// Whether its heads are followed, because it cannot call this witness.
+    pub dial: bool,
 }
 
 /// Reads the list of logs. `can_call`: whether the witness has a certificate to call logs with.
@@ -167,6 +171,9 @@ pub fn load_list(path: &Path, can_call: bool) -> Outcome<Vec<(Listed, Option<Add
         let in_log = |what: String| format!("[[log]] {origin}: {what}");
         let vkey: VKey = log.vkey.parse().map_err(|error| in_log(format!("vkey: {error}")))?;
         let address = match (log.address, log.server) {
+            (None, None) if log.dial => {
+                return Err(in_log("dial takes an address and a server: where the log is called".into()));
+            }
             (None, None) => None,
             (Some(address), Some(server)) => {
                 if !can_call {
@@ -175,7 +182,7 @@ pub fn load_list(path: &Path, can_call: bool) -> Outcome<Vec<(Listed, Option<Add
                     ));
                 }
                 let server = server.parse().map_err(|error| in_log(format!("server: {error}")))?;
-                Some(Address { address, server })
+                Some(Address { address, server, dial: log.dial })
             }
             _ => {
                 return Err(in_log(
@@ -229,6 +236,7 @@ mod tests {
         check("[[log]]\norigin = \"a\"\nvkey = \"a+00000000+AQ\"", Err("[[log]] a: vkey"));
         check(&format!("{log}address = \"x:1\""), Err("address and server go together"));
         check(&format!("{log}address = \"x:1\"\nserver = \"spiffe://td/x\""), Err("[tls.client]"));
+        check(&format!("{log}dial = true"), Err("dial takes an address"));
         check(&format!("{log}more = 1"), Err("more"));
     }
 }

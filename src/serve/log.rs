@@ -26,6 +26,7 @@ use super::gate::Gate;
 use super::witnesses::{self, RemoteWitness, WitnessGate, Witnessed};
 use crate::config::{LogConfig, ProcessConfig, SignerConfig};
 use crate::failure::{Failure, Outcome};
+use crate::metrics::publication::{self, Publication};
 use crate::preflight;
 use crate::runtime;
 use crate::scrub::{self, Scrubbed};
@@ -38,6 +39,7 @@ pub struct Opened {
     /// Entries at the start.
     pub durable: TreeSize,
     pub scrubbed: watch::Receiver<Scrubbed>,
+    pub publication: watch::Receiver<Publication>,
     scrubbing_at: watch::Sender<Scrubbed>,
     scrubber: Scrubber,
     publisher: Publisher<AnySigner, RemoteWitness>,
@@ -156,6 +158,8 @@ pub async fn open(
         ends: dial_in.ends,
     };
     let (witnesses, witnessing) = witnesses::open(&gate, config, calling, witnessed, entropy)?;
+    let publication =
+        publication::observe(runtime::clock(), published.subscribe(), witnessing.status.subscribe());
     let scrubber = Scrubber::new(state.journal_dir, origin.hash(), Arc::clone(&tree));
     let prove = move |old, new| match prove_consistency(&*tree, old, new) {
         Ok(Ok(proof)) => Ok(proof.hashes),
@@ -185,6 +189,7 @@ pub async fn open(
         log,
         durable: durable.size,
         scrubbed,
+        publication,
         scrubbing_at,
         scrubber,
         publisher,

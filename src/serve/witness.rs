@@ -5,16 +5,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use epigraph_core::{Origin, TreeSize};
-use epigraph_rpc::{CallError, ClientTls, Reason, Routes, peer, witness_service};
+use epigraph_core::note::SignatureLine;
+use epigraph_core::{Hash, Origin, TreeSize};
+use epigraph_rpc::{CallError, ClientTls, Reason, Routes, SpiffeId, peer, witness_service};
 use epigraph_signer::keys;
+use epigraph_witness::dial::{self, DialLog, HandedIn, Heads};
 use epigraph_witness::list::{self, Listed};
 use epigraph_witness::service::WitnessServer;
 use epigraph_witness::witness::{self, ApplyError, AskLog, Notes, Witness};
+
+use tokio::task::AbortHandle;
 
 use super::door::{Door, listen};
 use super::{listen_for_watchers, look_inside, told_to_stop};
@@ -49,7 +53,7 @@ pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
 pub fn check(path: &Path, terminal: Terminal) -> Outcome {
     let config = WitnessConfig::load(path)?;
     Door::new(&config.tls, config.grants.clone())?;
-    let logs = Logs { tls: config.tls.calling(runtime::clock())?, known: RwLock::default() };
+    let logs = Logs::new(config.tls.calling(runtime::clock())?);
     let key = fs::exists(&config.key).unwrap_or(true);
     if key {
         keys::load_cosigning(&config.key).map_err(Failure::usage)?;
@@ -86,7 +90,7 @@ async fn serve(
     let stop = runtime::stop_signal().map_err(Failure::state)?;
     let door = Door::new(&config.tls, config.grants.clone())?;
     let clock = runtime::clock();
-    let logs = Arc::new(Logs { tls: config.tls.calling(runtime::clock())?, known: RwLock::default() });
+    let logs = Arc::new(Logs::new(config.tls.calling(runtime::clock())?));
 
     let mut keeper = state::witness::open(&config)?;
     let seen = version(&config.list());
@@ -106,6 +110,7 @@ async fn serve(
     let (witness, failure) =
         Witness::start(keeper, prepared, config.settings, clock, asking).map_err(Failure::state)?;
     let witness = Arc::new(witness);
+    logs.follow(&witness);
 
     let listener = listen(config.listen, "listen").await?;
     let address = listener.local_addr().map_err(Failure::state)?;
@@ -143,7 +148,7 @@ async fn serve(
 /// Takes the list of logs in again whenever it changes. A list that is not one is left alone, loudly.
 async fn reload(
     config: &WitnessConfig,
-    witness: &Witness,
+    witness: &Arc<Witness>,
     logs: &Logs,
     counted: &ListChanges,
     mut seen: Option<Version>,
@@ -169,6 +174,7 @@ async fn reload(
         match taken {
             Ok(changes) => {
                 counted.taken(&changes);
+                logs.follow(witness);
                 let names = |logs: &[Listed]| {
                     logs.iter().map(|log| log.origin.to_string()).collect::<Vec<_>>().join(", ")
                 };
@@ -207,31 +213,106 @@ fn version(path: &Path) -> Option<Version> {
 /// Connections to the logs that can be asked.
 struct Logs {
     tls: Option<ClientTls>,
-    known: RwLock<BTreeMap<Origin, peer::Log>>,
+    known: RwLock<BTreeMap<Origin, (Address, peer::Log)>>,
+    /// Those that cannot call, and the tasks that follow them.
+    followed: Mutex<BTreeMap<Origin, (Address, AbortHandle)>>,
 }
 
 impl Logs {
+    fn new(tls: Option<ClientTls>) -> Logs {
+        Logs { tls, known: RwLock::default(), followed: Mutex::default() }
+    }
+
     /// Learns where the logs of a list are. Logs of one process share a connection.
     fn take(&self, list: Vec<(Listed, Option<Address>)>) -> Outcome<Vec<Listed>> {
-        let mut processes: BTreeMap<Address, peer::Log> = BTreeMap::new();
+        let mut processes: BTreeMap<(&str, &SpiffeId), peer::Log> = BTreeMap::new();
         let mut known = BTreeMap::new();
         for (log, address) in &list {
             let (Some(address), Some(tls)) = (address, &self.tls) else { continue };
-            if !processes.contains_key(address) {
-                let peer = peer::Log::new(&address.address, tls, &address.server).map_err(Failure::usage)?;
-                processes.insert(address.clone(), peer);
-            }
-            known.extend(processes.get(address).map(|peer| (log.origin.clone(), peer.clone())));
+            let process = (address.address.as_str(), &address.server);
+            let peer = match processes.get(&process) {
+                Some(peer) => peer.clone(),
+                None => peer::Log::new(&address.address, tls, &address.server).map_err(Failure::usage)?,
+            };
+            processes.insert(process, peer.clone());
+            known.insert(log.origin.clone(), (address.clone(), peer));
         }
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
         Ok(list.into_iter().map(|(log, _)| log).collect())
     }
+
+    /// Follows the logs of the list that cannot call, and no others any longer.
+    fn follow(&self, witness: &Arc<Witness>) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        followed.retain(|origin, (address, task)| {
+            let stays = known.get(origin).is_some_and(|(listed, _)| listed == address);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for (origin, (address, peer)) in known.iter().filter(|(_, (address, _))| address.dial) {
+            followed.entry(origin.clone()).or_insert_with(|| {
+                let (witness, log, of) = (Arc::clone(witness), CalledLog(peer.clone()), origin.clone());
+                let following = async move { dial::follow(&witness, &of, &log, &*runtime::entropy()).await };
+                (address.clone(), tokio::spawn(following).abort_handle())
+            });
+        }
+    }
+}
+
+/// A log that is followed.
+struct CalledLog(peer::Log);
+
+impl DialLog for CalledLog {
+    type Heads = PendingHeads;
+
+    async fn follow(&self, origin: &Origin, held: Bytes) -> Result<PendingHeads, String> {
+        let heads = self.0.watch_pending(origin.as_str(), held).await;
+        heads.map(PendingHeads).map_err(|error| error.to_string())
+    }
+
+    async fn prove(&self, origin: &Origin, old: TreeSize, new: TreeSize) -> Result<Vec<Hash>, String> {
+        self.0.consistency_proof(origin.as_str(), old, new).await.map_err(|error| error.to_string())
+    }
+
+    async fn hand_in(
+        &self,
+        origin: &Origin,
+        size: TreeSize,
+        line: &SignatureLine,
+    ) -> Result<HandedIn, String> {
+        match self.0.add_cosignature(origin.as_str(), size, std::slice::from_ref(line)).await {
+            Ok(()) => Ok(HandedIn::Taken),
+            Err(error) if is_refused(&error, Reason::NotYetPublished) => Ok(HandedIn::TooLate),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// What a log that is followed has signed.
+struct PendingHeads(peer::Watch);
+
+impl Heads for PendingHeads {
+    async fn next(&mut self) -> Result<Option<Bytes>, String> {
+        self.0.next().await.map_err(|error| error.to_string())
+    }
+}
+
+fn is_refused(error: &CallError, reason: Reason) -> bool {
+    matches!(error, CallError::Refused(refusal) if refusal.reason() == reason)
 }
 
 impl AskLog for Logs {
     fn notes<'a>(&'a self, origin: &'a Origin, above: TreeSize) -> Notes<'a> {
         Box::pin(async move {
-            let log = self.known.read().unwrap_or_else(PoisonError::into_inner).get(origin).cloned();
+            let log = self
+                .known
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(origin)
+                .map(|(_, log)| log.clone());
             let log = log.ok_or("the list does not say where it is")?;
             ask(&log, origin, above).await.map_err(|error| error.to_string())
         })
@@ -240,16 +321,16 @@ impl AskLog for Logs {
 
 /// The newest published checkpoint, and those that the log lists from the held size on.
 async fn ask(log: &peer::Log, origin: &Origin, above: TreeSize) -> Result<Vec<Bytes>, CallError> {
-    let refused = |error: &CallError, reason| matches!(error, CallError::Refused(refusal) if refusal.reason() == reason);
     let mut notes = match log.checkpoint(origin.as_str()).await {
         Ok(note) => vec![note],
         // Nothing is published, so nothing of ours is either.
-        Err(error) if refused(&error, Reason::NotYetPublished) => Vec::new(),
+        Err(error) if is_refused(&error, Reason::NotYetPublished) => Vec::new(),
         Err(error) => return Err(error),
     };
     match log.checkpoints(origin.as_str(), above, LISTED_CHECKPOINTS, "").await {
         Ok(page) => notes.extend(page.checkpoints),
-        Err(error) if refused(&error, Reason::UnknownRpc) || refused(&error, Reason::NotYetPublished) => {}
+        Err(error)
+            if is_refused(&error, Reason::UnknownRpc) || is_refused(&error, Reason::NotYetPublished) => {}
         Err(error) => return Err(error),
     }
     Ok(notes)

@@ -111,7 +111,7 @@ pub fn open(
         dialled: dialled.collect(),
         handed: pass_on(cosignatures),
         pending,
-        status: watch::channel(Vec::new()).0,
+        status: watch::Sender::default(),
         evidence,
         root_at: Arc::new(move |size| root_at(&*tree, size).map_err(|error| error.to_string())),
         entropy: Arc::clone(entropy),

@@ -84,6 +84,8 @@ struct ListedTable<'a> {
     address: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     server: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dial: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -118,6 +120,7 @@ pub fn add_log(config: &WitnessConfig, log: &Listed, address: Option<&Address>) 
         vkey: log.vkey.to_string(),
         address: address.map(|address| address.address.as_str()),
         server: address.map(|address| address.server.as_str()),
+        dial: address.and_then(|address| address.dial.then_some(true)),
     };
     let added = toml::to_string(&ListTables { log: [table] }).map_err(Failure::state)?;
     let gap = match before.as_str() {

@@ -184,7 +184,7 @@ fn wait_until_not_ready(log: &Serving, says: &str) -> String {
 }
 
 /// How a process ended that must end by itself; one that does not is killed, and then fails the test.
-fn ends(process: &mut Serving) -> Ended {
+pub fn ends(process: &mut Serving) -> Ended {
     let pid = process.pid().to_string();
     let (ended, has_ended) = mpsc::channel::<()>();
     let guard = thread::spawn(move || {

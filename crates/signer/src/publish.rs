@@ -234,7 +234,7 @@ impl<S: AskSigner, W: AskWitness> Publisher<S, W> {
                 Some(cosigned) = handed.recv() => gatherer.handed(cosigned).await?.map(Event::Published),
                 () = over(&mut late), if late.is_some() => {
                     late = None;
-                    let why = format!("too few witnesses have cosigned; waiting for {}", gatherer.lacking());
+                    let why = format!("too few witnesses have cosigned; waiting for {}", gatherer.late());
                     tracing::warn!(log = %origin, %why, "nothing can be published");
                     on_trouble(Some(&why));
                     Some(Event::Late)

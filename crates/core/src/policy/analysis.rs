@@ -123,6 +123,11 @@ impl Policy {
         Ok(quorums.unwrap_or_else(|| vec![WitnessSet::EMPTY]))
     }
 
+    /// How many more witnesses than these must cosign, at least, until the policy is met.
+    pub fn fewest_missing(&self, cosigned: WitnessSet) -> usize {
+        self.cheapest(cosigned).len()
+    }
+
     /// How many smallest quorums there are, at most `usize::MAX`.
     fn count_quorums(&self) -> usize {
         let ways = |group: &Group, members: Vec<usize>| {

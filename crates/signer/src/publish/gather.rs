@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use tracing::Instrument;
 
 use super::ask::{AskWitness, Reply};
-use super::witnesses::{Effect, Event, NotTaken, WitnessStatus, Witnesses};
+use super::witnesses::{Effect, Event, NotTaken, Status, Witnesses};
 use super::{AskError, Prove, PublishError, Published};
 
 /// How long a witness has for its answer. It waits for its disk, and perhaps for this log's own published checkpoint; a witness
@@ -74,7 +74,7 @@ pub struct Witnessing<W> {
     /// Where the newest signed head is shown.
     pub pending: Pending,
     /// Where it is shown how they are doing.
-    pub status: watch::Sender<Vec<WitnessStatus>>,
+    pub status: watch::Sender<Status>,
     /// Where evidence against whoever signs with the log's key is kept.
     pub evidence: Arc<dyn Dir>,
     /// The log's own tree.
@@ -110,7 +110,7 @@ pub(super) struct Gatherer<W> {
     /// Open questions and rests. Ended with the publisher.
     open: JoinSet<Event>,
     pending: Pending,
-    status: watch::Sender<Vec<WitnessStatus>>,
+    status: watch::Sender<Status>,
     evidence: Arc<dyn Dir>,
     root_at: Arc<RootAt>,
     entropy: Arc<dyn Entropy>,
@@ -122,6 +122,8 @@ pub(super) struct Gatherer<W> {
     published: Published,
     /// The proofs to one size: witnesses that hold the same size share one.
     proofs: (TreeSize, BTreeMap<TreeSize, Vec<Hash>>),
+    late: bool,
+    evidence_files: usize,
 }
 
 impl<W: AskWitness> Gatherer<W> {
@@ -135,6 +137,8 @@ impl<W: AskWitness> Gatherer<W> {
         let already = published.borrow().as_ref().map(|checkpoint| checkpoint.head());
         let sizes = dialled.iter().map(|dialled| (dialled.place, dialled.held));
         let machine = Witnesses::new(policy.clone(), already, sizes);
+        // Shown, and nothing else depends on it.
+        let evidence_files = evidence.list().map_or(0, |names| evidence_files(&names));
         let gatherer = Gatherer {
             machine,
             asked: dialled.into_iter().map(|dialled| (dialled.place, dialled.witness)).collect(),
@@ -151,7 +155,10 @@ impl<W: AskWitness> Gatherer<W> {
             history,
             published,
             proofs: (TreeSize::ZERO, BTreeMap::new()),
+            late: false,
+            evidence_files,
         };
+        gatherer.show();
         (gatherer, handed)
     }
 
@@ -188,13 +195,20 @@ impl<W: AskWitness> Gatherer<W> {
         Ok(published)
     }
 
-    /// Whose cosignatures the newest signed head lacks.
-    pub(super) fn lacking(&self) -> String {
+    /// The newest signed head waits too long. Says whose cosignatures it lacks.
+    pub(super) fn late(&mut self) -> String {
+        self.late = true;
+        self.show();
+        self.lacking()
+    }
+
+    fn lacking(&self) -> String {
         self.machine.lacking()
     }
 
     async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<Option<TreeHead>, PublishError> {
         let mut published = None;
+        let before = self.published.borrow().as_ref().map(|checkpoint| checkpoint.head().size);
         for effect in effects {
             match effect {
                 Effect::Ask { place, old, head, note } => self.ask(place, old, head, note),
@@ -213,17 +227,29 @@ impl<W: AskWitness> Gatherer<W> {
                     let witness = self.policy.witnesses().get(place).map_or("", |witness| &witness.name);
                     tracing::warn!(log = %self.origin, %witness, kind = trouble.kind(), %trouble, "a witness");
                 }
-                Effect::Keep { held, proposed } => self.keep(held, proposed).await,
+                Effect::Keep { place, held, proposed } => {
+                    let heads = self.keep(held, proposed).await;
+                    if let Some(why) = heads.and_then(|heads| self.machine.elsewhere(place, heads)) {
+                        return Err(PublishError::Diverged(why));
+                    }
+                }
                 Effect::Stop(why) => return Err(PublishError::Diverged(why)),
             }
         }
-        let status = self.machine.status();
+        // One more cosignature under what is published helps nobody who waits.
+        self.late &= published.is_none_or(|head| Some(head.size) <= before);
+        self.show();
+        Ok(published)
+    }
+
+    fn show(&self) {
+        let (late, evidence_files) = (self.late, self.evidence_files);
+        let status = Status { late, evidence_files, ..self.machine.status() };
         self.status.send_if_modified(|shown| {
             let changed = *shown != status;
             *shown = status;
             changed
         });
-        Ok(published)
     }
 
     fn ask(&mut self, place: usize, old: TreeSize, head: TreeHead, note: String) {
@@ -299,8 +325,9 @@ impl<W: AskWitness> Gatherer<W> {
         Ok(())
     }
 
-    /// Keeps two notes of the log as evidence, if they are. What cannot be kept does not stop the log.
-    async fn keep(&mut self, held: String, proposed: String) {
+    /// Keeps two notes of the log as evidence, if they are, and returns their heads then. That it cannot be kept does not stop
+    /// the log.
+    async fn keep(&mut self, held: String, proposed: String) -> Option<[TreeHead; 2]> {
         let (policy, prove, root_at) =
             (self.policy.clone(), Arc::clone(&self.prove), Arc::clone(&self.root_at));
         let dir = Arc::clone(&self.evidence);
@@ -312,16 +339,27 @@ impl<W: AskWitness> Gatherer<W> {
                 .find(Result::is_ok);
             let evidence =
                 evidence.unwrap_or_else(|| Err("the two notes are not of two histories".into()))?;
-            store_evidence(&*dir, &evidence).map(|name| (name, evidence))
+            Ok((store_evidence(&*dir, &evidence), evidence))
         });
-        match kept.await.map_err(|error| error.to_string()).and_then(|kept| kept) {
-            Ok((file, evidence)) => {
+        let (file, evidence): (Result<String, String>, Evidence) =
+            match kept.await.map_err(|error| error.to_string()).and_then(|kept| kept) {
+                Ok(kept) => kept,
+                Err(why) => {
+                    tracing::error!(log = %self.origin, %why, "a witness's conflict is no evidence");
+                    return None;
+                }
+            };
+        match file {
+            Ok(file) => {
+                let names = self.evidence.list();
+                self.evidence_files = names.map_or(self.evidence_files, |names| evidence_files(&names));
                 tracing::error!(log = %self.origin, %file, %evidence, "evidence against the holder of this log's key");
             }
             Err(why) => {
-                tracing::error!(log = %self.origin, %why, "a witness's conflict was not kept as evidence");
+                tracing::error!(log = %self.origin, %why, %evidence, "evidence against the holder of this log's key was not kept");
             }
         }
+        Some(evidence.heads())
     }
 }
 
@@ -345,6 +383,10 @@ fn judge(
     Evidence::old_root(key, held.as_bytes(), proposed.as_bytes(), carried).map_err(|e| e.to_string())
 }
 
+fn evidence_files<'a>(names: impl IntoIterator<Item = &'a String>) -> usize {
+    names.into_iter().filter(|name| name.ends_with(EVIDENCE)).count()
+}
+
 /// The file's name. The same evidence is kept once.
 fn store_evidence(dir: &dyn Dir, evidence: &Evidence) -> Result<String, String> {
     let bytes = evidence.encode();
@@ -353,7 +395,7 @@ fn store_evidence(dir: &dyn Dir, evidence: &Evidence) -> Result<String, String> 
     if present.contains(&name) {
         return Ok(name);
     }
-    if present.iter().filter(|name| name.ends_with(EVIDENCE)).count() >= MAX_EVIDENCE_FILES {
+    if evidence_files(&present) >= MAX_EVIDENCE_FILES {
         return Err(format!("{MAX_EVIDENCE_FILES} evidence files are there already: look at them"));
     }
     let write = || {

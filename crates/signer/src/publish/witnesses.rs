@@ -55,6 +55,10 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// Every [`Trouble::kind`].
+    pub const KINDS: [&str; 6] =
+        ["unavailable", "refused", "bad_signature", "bad_size", "false_conflict", "conflict"];
+
     /// Its kind, for counting: one word.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -117,6 +121,8 @@ pub enum Effect {
     },
     /// Keep two notes under the log's own signature that may show two histories.
     Keep {
+        /// The place of the witness that shows it.
+        place: usize,
         /// The note that a witness holds.
         held: String,
         /// The note that it was asked to cosign.
@@ -126,6 +132,23 @@ pub enum Effect {
     Stop(String),
 }
 
+/// How publication is doing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Status {
+    /// The size of the newest signed head, published or not.
+    pub pending: TreeSize,
+    /// How many witnesses have cosigned it.
+    pub cosigned: usize,
+    /// How many more must, at least, before it may be published.
+    pub missing: usize,
+    /// Whether it has waited too long for the quorum, and nothing was published since.
+    pub late: bool,
+    /// Evidence files in the log's directory.
+    pub evidence_files: usize,
+    /// The witnesses in the order of the policy, whether they are asked or dial in.
+    pub witnesses: Vec<WitnessStatus>,
+}
+
 /// How a witness is doing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WitnessStatus {
@@ -133,6 +156,12 @@ pub struct WitnessStatus {
     pub name: String,
     /// The size that it is known to hold.
     pub held: TreeSize,
+    /// Answers of whatever kind, and cosignatures that it handed in.
+    pub answers: u64,
+    /// Cosignatures of it that were verified and taken.
+    pub cosignatures: u64,
+    /// Whether it is not asked again for the newest head.
+    pub skipped: bool,
     /// What it did that was of no use, by [`Trouble::kind`].
     pub troubles: BTreeMap<&'static str, u64>,
     /// The last of them, if nothing good came after it.
@@ -148,6 +177,10 @@ struct Gathering {
 }
 
 struct Peer {
+    /// Whether it is asked; else it dials in.
+    dialled: bool,
+    answers: u64,
+    cosignatures: u64,
     /// The size to prove from: what it said last, if that can be.
     held: TreeSize,
     asked: Option<TreeHead>,
@@ -159,6 +192,8 @@ struct Peer {
     trouble: Option<Trouble>,
     /// The head of the last conflict that was kept: it is kept once.
     kept: Option<TreeHead>,
+    /// What it holds was found to be of another history, for certain.
+    elsewhere: bool,
 }
 
 /// The state of all witnesses.
@@ -179,7 +214,10 @@ impl Witnesses {
         already: Option<TreeHead>,
         peers: impl IntoIterator<Item = (usize, TreeSize)>,
     ) -> Witnesses {
-        let peer = |held| Peer {
+        let peer = |dialled, held| Peer {
+            dialled,
+            answers: 0,
+            cosignatures: 0,
             held,
             asked: None,
             corrected: false,
@@ -188,16 +226,14 @@ impl Witnesses {
             troubles: BTreeMap::new(),
             trouble: None,
             kept: None,
+            elsewhere: false,
         };
         let known = policy.witnesses().len();
-        let peers = peers.into_iter().filter(|(place, _)| *place < known);
-        Witnesses {
-            peers: peers.map(|(place, held)| (place, peer(held))).collect(),
-            policy,
-            pending: VecDeque::new(),
-            published: already,
-            effects: Vec::new(),
-        }
+        let asked = peers.into_iter().filter(|(place, _)| *place < known);
+        let mut peers: BTreeMap<_, _> =
+            (0..known).map(|place| (place, peer(false, TreeSize::ZERO))).collect();
+        peers.extend(asked.map(|(place, held)| (place, peer(true, held))));
+        Witnesses { peers, policy, pending: VecDeque::new(), published: already, effects: Vec::new() }
     }
 
     /// Takes one event, and says what is to be done, in this order.
@@ -233,15 +269,51 @@ impl Witnesses {
         (std::mem::take(&mut self.effects), taken)
     }
 
-    /// How the witnesses are doing that are asked.
-    pub fn status(&self) -> Vec<WitnessStatus> {
+    /// The two notes of [`Effect::Keep`] are of two histories, for certain. Says why to stop, if the witnesses that hold the other one
+    /// are so many that this one can never be published: this log is the copy that came too late.
+    pub fn elsewhere(&mut self, place: usize, [held, here]: [TreeHead; 2]) -> Option<String> {
+        self.peers.get_mut(&place)?.elsewhere = true;
+        let with_us =
+            self.peers.iter().filter(|(_, peer)| !peer.elsewhere).map(|(place, _)| *place).collect();
+        if self.policy.is_met_by(with_us) {
+            return None;
+        }
+        Some(format!(
+            "too many witnesses hold another history under this log's own key for this one to be published: {} holds size {} \
+             (root {}), and this log has signed size {} (root {})",
+            self.name(place),
+            held.size,
+            held.root,
+            here.size,
+            here.root
+        ))
+    }
+
+    /// How they are doing. The machine knows nothing of files and of what is late.
+    pub fn status(&self) -> Status {
+        let newest = self.pending.back();
+        let skipped = newest.map_or(WitnessSet::EMPTY, |newest| newest.skipped);
+        let cosigned = newest.map_or(WitnessSet::EMPTY, |newest| newest.cosigned);
         let status = |(place, peer): (&usize, &Peer)| WitnessStatus {
             name: self.name(*place),
             held: peer.held,
+            answers: peer.answers,
+            cosignatures: peer.cosignatures,
+            skipped: skipped.contains(*place),
             troubles: peer.troubles.clone(),
             trouble: peer.trouble.clone(),
         };
-        self.peers.iter().map(status).collect()
+        Status {
+            pending: newest
+                .map(|newest| newest.signed.head().size)
+                .or(self.published.map(|head| head.size))
+                .unwrap_or_default(),
+            cosigned: cosigned.len(),
+            missing: newest.map_or(0, |_| self.policy.fewest_missing(cosigned)),
+            late: false,
+            evidence_files: 0,
+            witnesses: self.peers.iter().map(status).collect(),
+        }
     }
 
     /// Whose cosignatures the newest signed head lacks, and why, as far as is known.
@@ -278,7 +350,7 @@ impl Witnesses {
         let head = newest.signed.head();
         let done = newest.cosigned.union(newest.skipped);
         for (place, peer) in &mut self.peers {
-            if peer.asked.is_some() || peer.resting || done.contains(*place) {
+            if !peer.dialled || peer.asked.is_some() || peer.resting || done.contains(*place) {
                 continue;
             }
             peer.asked = Some(head);
@@ -292,6 +364,7 @@ impl Witnesses {
         let Some(peer) = self.peers.get_mut(&place) else { return };
         // An answer that nobody asked for is none.
         let Some(head) = peer.asked.take() else { return };
+        peer.answers += u64::from(!matches!(reply, Reply::Unavailable(_)));
         match reply {
             Reply::Cosigned(lines) => self.cosigned(place, head, &lines),
             Reply::Stale { held, note } => self.stale(place, head, held, note),
@@ -327,6 +400,13 @@ impl Witnesses {
         let Some(note) = add_cosignature(&gathering.note, line, &witness.vkey)? else { return Ok(()) };
         gathering.note = note;
         gathering.cosigned = gathering.cosigned.union([place].into_iter().collect());
+        if let Some(peer) = self.peers.get_mut(&place) {
+            peer.cosignatures += 1;
+            if !peer.dialled {
+                peer.answers += 1;
+                peer.held = peer.held.max(size);
+            }
+        }
         self.publish_if_enough(size);
         Ok(())
     }
@@ -392,7 +472,7 @@ impl Witnesses {
         // The same held note beside each new head would fill the disk and show nothing more.
         let first = peer.is_some_and(|peer| peer.kept.replace(shown.head()) != Some(shown.head()));
         if let (Some(proposed), true) = (proposed, first) {
-            self.effects.push(Effect::Keep { held: shown.note().to_owned(), proposed });
+            self.effects.push(Effect::Keep { place, held: shown.note().to_owned(), proposed });
         }
         if self.is_signed_elsewhere(&shown) {
             return self.stop(place, &shown);
@@ -431,6 +511,7 @@ impl Witnesses {
     fn fine(&mut self, place: usize, held: TreeSize) {
         if let Some(peer) = self.peers.get_mut(&place) {
             peer.held = held;
+            peer.elsewhere = false;
             peer.failures = 0;
             peer.trouble = None;
         }

@@ -120,7 +120,7 @@ pub fn alone(tree: &Arc<MemoryTree>) -> Witnessing<Nobody> {
         dialled: Vec::new(),
         handed: mpsc::channel(1).1,
         pending: watch::channel(None).0,
-        status: watch::channel(Vec::new()).0,
+        status: watch::Sender::default(),
         evidence: Arc::new(MemoryDir::new()),
         root_at: root_of(tree),
         entropy: Arc::new(Nine),

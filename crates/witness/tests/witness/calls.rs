@@ -23,13 +23,13 @@ const SETTINGS: Settings =
 
 /// What all logs show, and how often they were asked.
 #[derive(Default)]
-struct Show {
+pub struct Show {
     notes: Mutex<Option<Vec<Bytes>>>,
     asked: AtomicUsize,
 }
 
 impl Show {
-    fn nothing() -> Arc<Show> {
+    pub fn nothing() -> Arc<Show> {
         Show::these(vec![])
     }
 
@@ -60,7 +60,7 @@ fn start_with(
     (witness, clock)
 }
 
-fn start(memory: &MemoryDir, logs: usize, show: Arc<Show>) -> (Witness, Arc<TestClock>) {
+pub fn start(memory: &MemoryDir, logs: usize, show: Arc<Show>) -> (Witness, Arc<TestClock>) {
     start_with(memory, (0..logs).map(listed).collect(), SETTINGS, show)
 }
 

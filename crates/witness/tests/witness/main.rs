@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "whatever does not work here is a failed test")]
 
 mod calls;
+mod dial;
 mod forks;
 mod keeper;
 mod support;
