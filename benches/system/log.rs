@@ -37,7 +37,7 @@ impl Log {
     /// Sets up a new log in `dir` and starts it. Its messages go to `log.txt` beside.
     pub(crate) fn start(dir: &Path) -> anyhow::Result<Log> {
         let mut quickstart = Command::new(PROGRAM);
-        quickstart.args(["quickstart", "--once", "--dir"]).arg(dir).stdout(Stdio::null());
+        quickstart.args(["quickstart", "--once", "--alone", "--dir"]).arg(dir).stdout(Stdio::null());
         anyhow::ensure!(quickstart.status()?.success(), "quickstart failed; what it said is above");
         let messages = fs::File::create(dir.with_file_name("log.txt"))?;
         let mut serve = Command::new(PROGRAM);
