@@ -36,4 +36,5 @@ mod tracing;
 mod tree;
 mod verify;
 mod witness;
+mod witnessed_quickstart;
 mod witnesses;
