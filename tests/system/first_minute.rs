@@ -41,17 +41,20 @@ impl Quickstart {
         Quickstart { _stdin: child.stdin.take().unwrap(), child, stdout, text }
     }
 
-    /// Reads on until it has printed this.
-    pub fn says(&mut self, text: &str) {
-        let mut said = String::new();
-        while !said.contains(text) {
-            assert_ne!(self.stdout.read_line(&mut said).unwrap(), 0, "{said}");
+    /// The next line that has this text.
+    pub fn says(&mut self, text: &str) -> String {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.stdout.read_line(&mut line).unwrap(), 0, "it ended and never said {text:?}");
+            if line.contains(text) {
+                return line;
+            }
         }
     }
 
-    /// Asks it to stop, and waits for its end.
+    /// Ctrl-C, as a terminal sends it: to the whole group.
     pub fn stop(self) -> Ended {
-        signal("INT", &self.child.id().to_string());
+        signal("INT", &format!("-{}", self.child.id()));
         self.end()
     }
 
