@@ -341,9 +341,9 @@ fn show_next(args: &Quickstart, directory: &Directory, example: &Example, termin
             .line(format_args!("  {program} serve witness --config {}", shell(&directory.config(second))));
     }
     terminal.line(
-        "\nNot proven yet: that the witnesses are independent. All of them run on this machine, and whoever runs it could keep\n\
-         four more for somebody else and a second history; witnesses count for as much as those who run them are apart. And\n\
-         nobody reads along yet: monitors, who look for what should not be in a log, are still to come.",
+        "\nNot proven yet: that the witnesses are independent. All of them run on this machine, and whoever runs it has all their\n\
+         keys; witnesses count for as much as those who run them are apart. And nobody reads along yet: monitors, who look for\n\
+         what should not be in a log, are still to come.",
     );
 }
 

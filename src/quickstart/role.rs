@@ -7,7 +7,8 @@ use super::directory::TRUST_DOMAIN;
 /// How many witnesses there are.
 const WITNESSES: u8 = 4;
 
-/// So many of them must cosign. With four, one may lie and one may be down, though not both at the same time.
+/// So many of them must cosign: then one may lie without a second history being believed, and one may be down without anything
+/// having to wait.
 pub const THRESHOLD: usize = 3;
 
 /// So many of them may lie at a start of the log.
