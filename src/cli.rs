@@ -42,7 +42,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Try everything on this machine: a throw-away CA, a log, entries, receipts, verification
+    /// Try everything on this machine: a log, its signer and four witnesses, entries, receipts, verification
     Quickstart(Quickstart),
     /// Create the state of a role, once; `serve` never does
     #[command(subcommand)]
@@ -118,6 +118,10 @@ pub struct Quickstart {
     /// Stop when everything is shown, instead of serving until Ctrl-C
     #[arg(long)]
     pub once: bool,
+
+    /// One process, for small machines: a log with its signer inside, and no witnesses
+    #[arg(long)]
+    pub alone: bool,
 }
 
 #[derive(Subcommand)]

@@ -1,9 +1,13 @@
 //! `epigraph quickstart`: the whole house on loopback, with throw-away keys, and a look at why to believe it.
 //!
-//! The log is a child process from the first day, as it would be in production; this process is its client.
+//! Log, signer and witnesses are child processes from the first day, as they would be in production; this process is the log's
+//! client.
 
+mod create;
 mod directory;
 mod process;
+mod processes;
+mod role;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -25,7 +29,8 @@ use crate::receipts::ReceiptDir;
 use crate::runtime::{self, Stopwatch};
 use crate::terminal::Terminal;
 use directory::Directory;
-use process::LogProcess;
+use processes::Processes;
+use role::{Role, THRESHOLD};
 
 /// Audit events to begin with, where no input is given.
 const SAMPLE: &[u8] = include_bytes!("quickstart/sample.jsonl");
@@ -57,33 +62,47 @@ async fn show(args: &Quickstart, lines: Lines<Box<dyn std::io::BufRead>>, termin
     let mut phases = Phases { terminal, json: Vec::new() };
 
     let watch = Stopwatch::start();
-    let directory = Directory::prepare(&args.dir)?;
+    let directory = Directory::prepare(&args.dir, args.alone)?;
+    let parts = if directory.alone { "" } else { ", with a signer and four witnesses" };
     phases.done(
         if directory.is_new { "keys and certificates" } else { "directory found" },
         watch.elapsed(),
-        format_args!("log {}", directory.origin),
+        format_args!("log {}{parts}", directory.origin),
     );
+    if directory.alone && !args.alone {
+        terminal.line(
+            "    this log was made without witnesses, and goes on as it was; for one that has four, choose another --dir",
+        );
+    }
 
-    let watch = Stopwatch::start();
-    let mut log = LogProcess::start(&directory).await?;
-    let state =
-        if directory.is_new { "new".to_owned() } else { format!("continues with {} entries", log.entries) };
-    phases.done("log is serving", watch.elapsed(), format_args!("{}, mutual TLS 1.3, {state}", log.address));
-
-    let shown = tokio::select! {
-        // First: Ctrl-C in a terminal reaches the log as well, which then ends as it should.
+    let stopped =
+        || Failure::usage("stopped before everything was appended; the same command goes on with this log");
+    let mut processes = tokio::select! {
         biased;
-        () = &mut stop => {
-            log.stop().await;
-            return Err(Failure::usage("stopped before everything was appended; the same command goes on with this log"));
+        () = &mut stop => return Err(stopped()),
+        started = Processes::start(&directory, &mut phases) => started?,
+    };
+    let metrics_address = processes.metrics_address.clone();
+    let showing = async {
+        if let (false, Some(address)) = (directory.alone, &metrics_address) {
+            let watch = Stopwatch::start();
+            processes::ready(address, terminal).await?;
+            let detail =
+                format!("log, signer and witnesses hold one history; {THRESHOLD} witnesses must cosign");
+            phases.done("all agree", watch.elapsed(), detail);
         }
-        shown = append_and_verify(&directory, lines, &mut phases) => shown,
-        failure = log.ended() => Err(failure),
+        append_and_verify(&directory, lines, &mut phases).await
+    };
+    let shown = tokio::select! {
+        biased;
+        () = &mut stop => Err(stopped()),
+        shown = showing => shown,
+        failure = processes.ended(&directory, terminal) => Err(failure),
     };
     let shown = match shown {
         Ok(shown) => shown,
         Err(failure) => {
-            log.stop().await;
+            processes.stop().await;
             return Err(failure);
         }
     };
@@ -95,8 +114,9 @@ async fn show(args: &Quickstart, lines: Lines<Box<dyn std::io::BufRead>>, termin
         "directory": args.dir,
         "continued": !directory.is_new,
         "origin": directory.origin,
-        "address": log.address,
-        "metrics_address": log.metrics_address,
+        "address": processes.address,
+        "metrics_address": processes.metrics_address,
+        "processes": processes.list(),
         "phases": phases.json,
         "appended": shown.totals.entries,
         "bytes": shown.totals.bytes,
@@ -112,15 +132,18 @@ async fn show(args: &Quickstart, lines: Lines<Box<dyn std::io::BufRead>>, termin
     if !args.once {
         terminal.line(format_args!(
             "\nServing on {} until Ctrl-C. Come back with the same command: the log continues where it was.",
-            log.address
+            processes.address
         ));
         tokio::select! {
             biased;
             () = stop => {}
-            failure = log.ended() => return Err(failure),
+            failure = processes.ended(&directory, terminal) => {
+                processes.stop().await;
+                return Err(failure);
+            }
         }
     }
-    log.stop().await;
+    processes.stop().await;
     if !args.once {
         terminal.line(format_args!(
             "\nStopped. The log is in {}; to go on: {} quickstart --dir {}",
@@ -228,11 +251,13 @@ async fn append_and_verify(
             rate(totals.entries, appending)
         ),
     );
+    let quorum =
+        if directory.alone { String::new() } else { format!(", each cosigned by {THRESHOLD} witnesses") };
     phases.done(
         "receipts verified",
         verifying,
         format_args!(
-            "{verified} of {}, offline, with public keys alone; {kept} kept as files",
+            "{verified} of {}, offline, with public keys alone{quorum}; {kept} kept as files",
             totals.entries
         ),
     );
@@ -270,21 +295,55 @@ fn show_tampering(example: &Example, terminal: Terminal) -> Outcome<String> {
 /// Commands that can be pasted as they stand, and what is not proven yet.
 fn show_next(args: &Quickstart, directory: &Directory, example: &Example, terminal: Terminal) {
     let (program, dir, receipt) = (shell(&program()), shell(&args.dir), shell(&example.path));
+    let policy = shell(&args.dir.join("policy"));
+    let commands = match (args.once, directory.alone) {
+        (false, true) => [
+            format!("{program} verify {receipt} --vkey {}", directory.vkey),
+            format!("echo 'it was me' | {program} append --profile {dir}"),
+            format!("{program} checkpoint --profile {dir}"),
+        ],
+        (false, false) => [
+            format!("{program} verify {receipt} --policy {policy}"),
+            format!("echo 'it was me' | {program} append --profile {dir}"),
+            format!("{program} checkpoint --explain --profile {dir}"),
+        ],
+        (true, true) => [
+            format!("{program} verify {receipt} --vkey {}", directory.vkey),
+            format!("{program} verify {receipt} --profile {dir} --leaf-hash {}", leaf_hash(&example.entry)),
+            format!("{program} quickstart --once --dir {dir}"),
+        ],
+        (true, false) => [
+            format!("{program} verify {receipt} --policy {policy}"),
+            format!("{program} policy explain {policy} --on {receipt}"),
+            format!("{program} quickstart --once --dir {dir}"),
+        ],
+    };
     terminal.line("\nTry it yourself:");
-    terminal.line(format_args!("  {program} verify {receipt} --vkey {}", directory.vkey));
+    commands.iter().for_each(|command| terminal.line(format_args!("  {command}")));
+    if directory.alone {
+        terminal.line(
+            "\nNot proven yet: that everybody sees this same history. One operator with the log's key could still show two\n\
+             histories to two people; independent witnesses make that impossible, and this log has none.",
+        );
+        return;
+    }
     if !args.once {
-        terminal.line(format_args!("  echo 'it was me' | {program} append --profile {dir}"));
-        terminal.line(format_args!("  {program} checkpoint --profile {dir}"));
-    } else {
-        terminal.line(format_args!(
-            "  {program} verify {receipt} --profile {dir} --leaf-hash {}",
-            leaf_hash(&example.entry)
-        ));
-        terminal.line(format_args!("  {program} quickstart --once --dir {dir}"));
+        let pid = |role| shell(&directory.run_file(role, "pid"));
+        let (first, second) = (Role::Witness(4), Role::Witness(3));
+        terminal.line("\nKill a witness, and nothing changes:");
+        terminal.line(format_args!("  kill $(cat {})", pid(first)));
+        terminal.line(format_args!("  echo 'three saw it' | {program} append --profile {dir}"));
+        terminal.line("\nKill a second one: entries are still taken, and nothing is published any more:");
+        terminal.line(format_args!("  kill $(cat {})", pid(second)));
+        terminal.line(format_args!("  echo 'two saw it' | {program} append --wait durable --profile {dir}"));
+        terminal.line("\nStart one again, in another terminal, and what waits is published:");
+        terminal
+            .line(format_args!("  {program} serve witness --config {}", shell(&directory.config(second))));
     }
     terminal.line(
-        "\nNot proven yet: that everybody sees this same history. One operator with the log's key could still show two\n\
-         histories to two people; independent witnesses make that impossible, and this log has none.",
+        "\nNot proven yet: that the witnesses are independent. All of them run on this machine, and whoever runs it has all their\n\
+         keys; witnesses count for as much as those who run them are apart. And nobody reads along yet: monitors, who look for\n\
+         what should not be in a log, are still to come.",
     );
 }
 

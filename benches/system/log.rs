@@ -47,7 +47,7 @@ impl Log {
     /// Sets up a new log in `dir` and starts it. Its messages go to `log.txt` beside.
     pub(crate) fn start(dir: &Path) -> anyhow::Result<Log> {
         let mut quickstart = Command::new(PROGRAM);
-        quickstart.args(["quickstart", "--once", "--dir"]).arg(dir).stdout(Stdio::null());
+        quickstart.args(["quickstart", "--once", "--alone", "--dir"]).arg(dir).stdout(Stdio::null());
         anyhow::ensure!(quickstart.status()?.success(), "quickstart failed; what it said is above");
         Log::start_again(dir)
     }

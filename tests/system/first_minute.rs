@@ -11,18 +11,23 @@ use tempfile::TempDir;
 use crate::support::{Ended, command, epigraph, signal};
 
 /// A quickstart that serves until it is told to stop, as a terminal runs it: in a process group of its own.
-struct Quickstart {
+pub struct Quickstart {
     child: Child,
     stdout: BufReader<ChildStdout>,
     _stdin: ChildStdin,
     /// What it printed until it served.
-    text: String,
+    pub text: String,
 }
 
 impl Quickstart {
     /// Runs it within `dir` on the directory `home` there.
-    fn start(dir: &Path, home: &str) -> Quickstart {
-        let mut child = command(&[&"quickstart", &"--dir", &home])
+    pub fn start(dir: &Path, home: &str) -> Quickstart {
+        Quickstart::start_with(dir, &["--dir", home])
+    }
+
+    fn start_with(dir: &Path, args: &[&str]) -> Quickstart {
+        let mut child = command(&[&"quickstart"])
+            .args(args)
             .current_dir(dir)
             .stdin(Stdio::piped())
             .process_group(0)
@@ -36,6 +41,23 @@ impl Quickstart {
         Quickstart { _stdin: child.stdin.take().unwrap(), child, stdout, text }
     }
 
+    /// The next line that has this text.
+    pub fn says(&mut self, text: &str) -> String {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.stdout.read_line(&mut line).unwrap(), 0, "it ended and never said {text:?}");
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// Ctrl-C, as a terminal sends it: to the whole group.
+    pub fn stop(self) -> Ended {
+        signal("INT", &format!("-{}", self.child.id()));
+        self.end()
+    }
+
     fn end(mut self) -> Ended {
         let (mut out, mut err) = (String::new(), String::new());
         self.stdout.read_to_string(&mut out).unwrap();
@@ -46,73 +68,93 @@ impl Quickstart {
 
 impl Drop for Quickstart {
     fn drop(&mut self) {
-        // With its log, which is in the same group. After a test that went well there is nobody left to be found.
+        // Its processes end when it does not hold their standard input any more. After a test that went well there is nobody left
+        // to be found.
         let group = format!("-{}", self.child.id());
         let _ = Command::new("kill").args(["-s", "KILL", "--", &group]).stderr(Stdio::null()).status();
         let _ = self.child.wait();
     }
 }
 
+/// The commands below a line of the text, as they stand.
+pub fn proposed(text: &str, below: &str) -> Vec<String> {
+    let (_, after) = text.split_once(&format!("\n{below}\n")).unwrap_or_else(|| panic!("{below:?}: {text}"));
+    after.lines().map_while(|line| line.strip_prefix("  ")).map(ToOwned::to_owned).collect()
+}
+
+/// Runs a command where it was printed.
+pub fn run_in(dir: &Path, command: &str) -> Ended {
+    let ended: Ended = Command::new("sh").args(["-c", command]).current_dir(dir).output().unwrap().into();
+    assert_eq!(ended.code, Some(0), "{command}\n{ended}");
+    ended
+}
+
 /// Runs the commands that the text proposes, as they stand, where the text was printed.
 fn run_proposed(text: &str, dir: &Path) -> Vec<Ended> {
-    let (_, after) = text.split_once("\nTry it yourself:\n").unwrap();
-    let commands: Vec<_> = after.lines().map_while(|line| line.strip_prefix("  ")).collect();
+    let commands = proposed(text, "Try it yourself:");
     assert_eq!(commands.len(), 3, "{text}");
-    let run = |command: &&str| {
-        let ended: Ended = Command::new("sh").args(["-c", command]).current_dir(dir).output().unwrap().into();
-        assert_eq!(ended.code, Some(0), "{command}\n{ended}");
-        ended
-    };
-    commands.iter().map(run).collect()
+    commands.iter().map(|command| run_in(dir, command)).collect()
 }
+
+const APPENDED: &str = "1 entries appended, indexes 48 to 48: published, and each receipt is verified";
 
 #[test]
 fn the_proposed_commands_work_as_they_stand_while_it_serves() {
     let dir = TempDir::new().unwrap();
-    for home in ["home", "a directory, isn't it"] {
-        let quickstart = Quickstart::start(dir.path(), home);
+    let check = |args: &[&str], checkpoint: &str| {
+        let quickstart = Quickstart::start_with(dir.path(), args);
         let ended = run_proposed(&quickstart.text, dir.path());
         ended[0].succeeded(&["verified: entry 3 is in the log"]);
-        ended[1]
-            .succeeded(&["1 entries appended, indexes 48 to 48: published, and each receipt is verified"]);
-        ended[2].succeeded(&["\n49\n", "verified: signed by the log"]);
+        ended[1].succeeded(&[APPENDED]);
+        ended[2].succeeded(&["49", checkpoint]);
+    };
+    for home in ["home", "a directory, isn't it"] {
+        check(&["--dir", home], "enough: the quorum witnesses is met");
+        check(&["--alone", "--dir", &format!("alone {home}")], "verified: signed by the log");
     }
 }
 
 #[test]
 fn the_proposed_commands_work_as_they_stand_after_a_single_run() {
     let dir = TempDir::new().unwrap();
-    let home = "it's here";
-    let ended: Ended = command(&[&"quickstart", &"--once", &"--dir", &home])
-        .current_dir(dir.path())
-        .output()
-        .unwrap()
-        .into();
-    let ended = run_proposed(&ended.succeeded(&[]).out, dir.path());
-    ended[0].succeeded(&["verified: entry 3 is in the log"]);
-    ended[1].succeeded(&["verified: entry 3 is in the log"]);
-    ended[2].succeeded(&["continues with 48 entries"]);
+    let check = |args: &[&str], second: &str| {
+        let mut command = command(&[&"quickstart", &"--once"]);
+        let ended: Ended = command.args(args).current_dir(dir.path()).output().unwrap().into();
+        let ended = run_proposed(&ended.succeeded(&[]).out, dir.path());
+        ended[0].succeeded(&["verified: entry 3 is in the log"]);
+        ended[1].succeeded(&[second]);
+        ended[2].succeeded(&["continues with 48 entries"]);
+    };
+    check(&["--dir", "it's here"], "enough: the quorum witnesses is met");
+    check(&["--alone", "--dir", "it's there"], "verified: entry 3 is in the log");
 }
 
 #[test]
 fn it_says_what_is_thrown_away_shows_what_is_refused_and_names_what_is_not_proven() {
     let dir = TempDir::new().unwrap();
-    let home = dir.path().join("home");
-    let ended = epigraph(&[&"quickstart", &"--once", &"--dir", &home]);
-    let first = ended.succeeded(&[]).out.lines().next().unwrap();
-    assert!(first.contains(home.to_str().unwrap()) && first.contains("throw-away"), "{first}");
-    for phase in ["keys and certificates", "log is serving", "entries appended", "receipts verified"] {
-        let line = ended.out.lines().find(|line| line.contains(phase)).unwrap();
-        assert!(line.contains('✓') && line.contains(" ms "), "{line}");
-    }
-    ended.succeeded(&[
-        "refused: entry 3 is not proven",
-        "verified at index 3, under a checkpoint of size 48",
-        "entries/s",
-        "Not proven yet",
-        "witnesses",
-    ]);
-    assert!(fs::read_to_string(home.join("README.txt")).unwrap().contains("THROW-AWAY"));
+    let check = |name: &str, mode: &[&str], phases: &[&str], not_proven: &str| {
+        let home = dir.path().join(name);
+        let mut command = command(&[&"quickstart", &"--once", &"--dir", &home]);
+        let ended: Ended = command.args(mode).output().unwrap().into();
+        let first = ended.succeeded(&[]).out.lines().next().unwrap();
+        assert!(first.contains(home.to_str().unwrap()) && first.contains("throw-away"), "{first}");
+        let always = ["keys and certificates", "log is serving", "entries appended", "receipts verified"];
+        for phase in always.iter().chain(phases) {
+            let line = ended.out.lines().find(|line| line.contains(phase)).unwrap();
+            assert!(line.contains('✓') && line.contains(" ms "), "{line}");
+        }
+        ended.succeeded(&[
+            "refused: entry 3 is not proven",
+            "verified at index 3, under a checkpoint of size 48",
+            "entries/s",
+            "Not proven yet",
+            not_proven,
+        ]);
+        assert!(fs::read_to_string(home.join("README.txt")).unwrap().contains("THROW-AWAY"));
+    };
+    check("alone", &["--alone"], &[], "independent witnesses make that impossible, and this log has none");
+    let others = ["signer is", "witness-1 is", "witness-2 is", "witness-3 is", "witness-4 is", "all agree"];
+    check("home", &[], &others, "that the witnesses are independent. All of them run on this machine");
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod policy;
 mod producers;
 mod python;
 mod quickstart;
+mod quickstart_witnessed;
 mod receipts;
 mod several;
 mod signer;

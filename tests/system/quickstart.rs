@@ -84,21 +84,39 @@ fn standard_input_is_an_input() {
 #[test]
 fn json_is_one_object_with_the_documented_keys() {
     let dir = TempDir::new().unwrap();
-    let home = dir.path().join("home");
-    let ended = epigraph(&[&"quickstart", &"--once", &"--json", &"--dir", &home]);
-    let object = ended.succeeded(&[]).object();
-    let keys: BTreeSet<_> = object.as_object().unwrap().keys().map(String::as_str).collect();
-    // The table of docs/json.md below this command's heading names each field between backquotes in its first column.
+    let run = |name: &str, mode: &[&str]| {
+        let home = dir.path().join(name);
+        let mut command = command(&[&"quickstart", &"--once", &"--json", &"--dir", &home]);
+        let ended: Ended = command.args(mode).output().unwrap().into();
+        assert_eq!(ended.succeeded(&[]).err, "");
+        let object = ended.object();
+        let keys: BTreeSet<_> = object.as_object().unwrap().keys().cloned().collect();
+        assert_eq!(keys, documented());
+        let phases = object["phases"].as_array().unwrap();
+        assert!(phases.iter().all(|phase| phase["ms"].is_u64()));
+        assert_eq!((&object["continued"], &object["skipped_lines"]), (&false.into(), &serde_json::json!([])));
+        assert!(object["tampering_refused"].as_str().unwrap().contains("entry 3 is not proven"));
+        let texts = |list: &str, key: &str| {
+            let list = object[list].as_array().unwrap();
+            list.iter().map(|item| item[key].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        (texts("phases", "name"), texts("processes", "role"))
+    };
+    let (phases, roles) = run("alone", &["--alone"]);
+    assert_eq!(phases, ["keys and certificates", "log is serving", "entries appended", "receipts verified"]);
+    assert_eq!(roles, ["log"]);
+    let (phases, roles) = run("home", &[]);
+    assert_eq!(phases[1..3], ["signer is serving", "witness-1 is serving"]);
+    assert_eq!(phases[6..8], ["log is serving", "all agree"]);
+    assert_eq!(roles, ["log", "signer", "witness-1", "witness-2", "witness-3", "witness-4"]);
+}
+
+/// The table of docs/json.md below this command's heading names each field between backquotes in its first column.
+fn documented() -> BTreeSet<String> {
     let documentation = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/json.md")).unwrap();
     let table = documentation.split("\n## ").find(|section| section.starts_with("quickstart\n")).unwrap();
     let fields = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
-    assert_eq!(keys, fields.flat_map(|(fields, _)| fields.split("`, `")).collect());
-    let phases: Vec<_> = object["phases"].as_array().unwrap().iter().map(|phase| &phase["name"]).collect();
-    assert_eq!(phases, ["keys and certificates", "log is serving", "entries appended", "receipts verified"]);
-    assert!(object["phases"].as_array().unwrap().iter().all(|phase| phase["ms"].is_u64()));
-    assert_eq!((&object["continued"], &object["skipped_lines"]), (&false.into(), &serde_json::json!([])));
-    assert!(object["tampering_refused"].as_str().unwrap().contains("entry 3 is not proven"));
-    assert_eq!(ended.err, "");
+    fields.flat_map(|(fields, _)| fields.split("`, `")).map(ToOwned::to_owned).collect()
 }
 
 #[test]
@@ -143,16 +161,25 @@ fn an_input_without_lines_or_without_a_file_is_a_usage_error() {
 
 #[test]
 fn a_second_run_continues_the_same_log_and_says_so() {
-    let dir = TempDir::new().unwrap();
-    let home = dir.path().join("home");
-    let run = |json: &str| epigraph(&[&"quickstart", &"--once", &"--dir", &home, &json]);
-    let first = run("--json").succeeded(&[]).object();
-    let second = run("--json").succeeded(&[]).object();
-    assert_eq!((&first["continued"], &second["continued"]), (&false.into(), &true.into()));
-    assert_eq!((&second["origin"], &second["address"]), (&first["origin"], &first["address"]));
-    assert_eq!(second["first_index"].as_u64().unwrap(), first["last_index"].as_u64().unwrap() + 1);
-    run("--color=never").succeeded(&["directory found", "continues with 96 entries", "indexes 96 to 143"]);
-    epigraph(&[&"verify", &home.join("receipts/000050.tlog-proof"), &"--profile", &home]).succeeded(&[]);
+    for mode in ["--color=auto", "--alone"] {
+        let dir = TempDir::new().unwrap();
+        let home = dir.path().join("home");
+        let run = |json: &str| epigraph(&[&"quickstart", &"--once", &mode, &"--dir", &home, &json]);
+        let first = run("--json").succeeded(&[]).object();
+        let second = run("--json").succeeded(&[]).object();
+        assert_eq!((&first["continued"], &second["continued"]), (&false.into(), &true.into()));
+        assert_eq!((&second["origin"], &second["address"]), (&first["origin"], &first["address"]));
+        let addresses = |object: &serde_json::Value| {
+            let processes = object["processes"].as_array().unwrap();
+            processes.iter().map(|process| process["address"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(addresses(&first), addresses(&second));
+        assert_eq!(second["first_index"].as_u64().unwrap(), first["last_index"].as_u64().unwrap() + 1);
+        let third = epigraph(&[&"quickstart", &"--once", &"--dir", &home]);
+        third.succeeded(&["directory found", "continues with 96 entries", "indexes 96 to 143"]);
+        assert_eq!(third.out.contains("was made without witnesses"), mode == "--alone", "{third}");
+        epigraph(&[&"verify", &home.join("receipts/000050.tlog-proof"), &"--profile", &home]).succeeded(&[]);
+    }
 }
 
 #[test]

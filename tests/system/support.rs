@@ -131,7 +131,7 @@ impl House {
         let input = house.dir.path().join("input");
         fs::write(&input, lines).unwrap();
         let home = house.path("");
-        epigraph(&[&"quickstart", &"--once", &"--dir", &home, &"--input", &input]).succeeded(&[]);
+        epigraph(&[&"quickstart", &"--once", &"--alone", &"--dir", &home, &"--input", &input]).succeeded(&[]);
         let config = fs::read_to_string(house.path("log.toml")).unwrap();
         let is_address = |line: &&str| line.starts_with("address = ");
         for line in config.lines().filter(is_address) {
