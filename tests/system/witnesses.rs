@@ -269,7 +269,8 @@ fn a_whole_machine_that_was_put_back_is_told_so_by_its_witnesses() {
 }
 
 /// Issue 4, W6: of two witnesses that must both cosign, one is behind a firewall and calls the log. Killed, nothing is published;
-/// back, it catches up. What it says it holds counts for the log's gate: with one that may lie the log needs both.
+/// back, it catches up. What it says it holds counts for the log's gate: with one that may lie the log needs both. Seen to fail with
+/// logs that are not followed.
 #[test]
 fn a_witness_that_calls_the_log_helps_to_reach_the_quorum() {
     let village = Village::of(2, 2, 0, &[1]);
