@@ -29,6 +29,16 @@ pub struct Terminal {
     json: bool,
 }
 
+/// Whoever closes the other end, as `head` does, has read enough; that is no reason to fail.
+fn say(text: impl Display) {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("epigraph: cannot write to standard output: {error}");
+        }
+        _ => {}
+    }
+}
+
 impl Terminal {
     pub fn new(color: Color, json: bool) -> Terminal {
         let terminal = io::stdout().is_terminal();
@@ -45,7 +55,7 @@ impl Terminal {
     pub fn line(self, text: impl Display) {
         if !self.json {
             self.clear();
-            println!("{text}");
+            say(text);
         }
     }
 
@@ -64,7 +74,7 @@ impl Terminal {
     /// The one JSON object; nothing without `--json`.
     pub fn object(self, object: &serde_json::Value) {
         if self.json {
-            println!("{object}");
+            say(object);
         }
     }
 

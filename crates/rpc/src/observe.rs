@@ -108,7 +108,7 @@ impl Watched {
         let code = code_of(response.headers());
         let took = answered(code);
         // Whoever hears less has nobody to tell, and writing both into the span costs as much as the span.
-        if tracing::enabled!(tracing::Level::DEBUG) {
+        if tracing::span_enabled!(tracing::Level::DEBUG) {
             span.record("code", code).record("duration_ms", took.as_secs_f64() * 1000.0);
             tracing::debug!(parent: &span, "answered");
         }
