@@ -9,6 +9,7 @@
     reason = "a test says what it skipped, and from which seed it can be played again"
 )]
 
+mod authority;
 mod bad_input;
 mod by_hand;
 mod certificates;
@@ -30,6 +31,7 @@ mod producers;
 mod python;
 mod quickstart;
 mod receipts;
+mod reload;
 mod several;
 mod signer;
 mod support;
