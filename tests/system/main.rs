@@ -31,6 +31,7 @@ mod producers;
 mod python;
 mod quickstart;
 mod receipts;
+mod reflection;
 mod reload;
 mod several;
 mod signer;
