@@ -238,7 +238,7 @@ fn reads_of_what_cannot_be_are_refused_each_with_its_reason() {
     serving.stop();
 }
 
-/// N4: one byte less than a request may have, as many, and one more.
+/// N4: one byte less than a request may have, as many, and one more. Seen to fail when one byte more was read.
 #[test]
 fn a_request_is_read_up_to_the_limit_of_the_wire() {
     let house = House::new();
