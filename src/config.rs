@@ -37,7 +37,7 @@ const MAX_SEGMENT_MIB: u64 = 1024;
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     directory: PathBuf,
-    listen: RawListen,
+    listen: RawDoor,
     metrics: Option<RawListen>,
     #[serde(default)]
     tracing: RawTracing,
@@ -52,6 +52,15 @@ struct RawConfig {
 #[serde(deny_unknown_fields)]
 struct RawListen {
     address: SocketAddr,
+}
+
+/// The `[listen]` table.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDoor {
+    address: SocketAddr,
+    #[serde(default)]
+    reflection: bool,
 }
 
 /// The `[tls]` table of clients.
@@ -137,6 +146,8 @@ pub struct ProcessConfig {
     pub directory: PathBuf,
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Whether it says which calls there are.
+    pub reflection: bool,
     /// Where health, readiness and metrics are, without TLS; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
     /// What it says while it runs, and where its traces go.
@@ -228,6 +239,7 @@ impl ProcessConfig {
         Ok(ProcessConfig {
             directory,
             listen: raw.listen.address,
+            reflection: raw.listen.reflection,
             metrics: raw.metrics.map(|metrics| metrics.address),
             tracing: raw.tracing.check().map_err(bad)?,
             tls: raw.tls.relative_to(base).map_err(bad)?,

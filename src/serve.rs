@@ -48,7 +48,7 @@ pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
 /// Reads a configuration as [`run`] would, and the files that it names; opens no state and listens nowhere.
 pub fn check(path: &Path, terminal: Terminal) -> Outcome {
     let config = ProcessConfig::load(path)?;
-    Door::new(&config.tls, config.grants.clone())?;
+    Door::new(&config.tls, config.grants.clone(), config.reflection)?;
     config.tls.calling(runtime::clock())?;
     let mut logs = Vec::new();
     for log in &config.logs {
@@ -77,7 +77,7 @@ async fn serve(
     terminal: Terminal,
 ) -> Outcome {
     let stop = runtime::stop_signal().map_err(Failure::state)?;
-    let door = Door::new(&config.tls, config.grants.clone())?;
+    let door = Door::new(&config.tls, config.grants.clone(), config.reflection)?;
     let calling = config.tls.calling(runtime::clock())?;
 
     state::open_process(&config)?;
@@ -132,8 +132,7 @@ async fn serve(
                 log.drain().await;
             }
         };
-        door.serve(listener, Routes::new(log_service(server)), shutdown).await;
-        Ok(())
+        door.serve(listener, Routes::new(log_service(server)), shutdown).await
     };
     tokio::select! {
         ended = async { tokio::try_join!(server, run_all(opened)) } => drop(ended?),

@@ -9,7 +9,7 @@ use epigraph_rpc::{Grant, SpiffeId};
 use serde::Deserialize;
 
 use super::tls::ProcessTls;
-use super::{MAX_LOGS, RawGrant, RawListen, load_toml};
+use super::{MAX_LOGS, RawDoor, RawGrant, RawListen, load_toml};
 use crate::failure::{Failure, Outcome};
 use crate::observe::{RawTracing, Tracing};
 
@@ -17,7 +17,7 @@ use crate::observe::{RawTracing, Tracing};
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     directory: PathBuf,
-    listen: RawListen,
+    listen: RawDoor,
     metrics: Option<RawListen>,
     #[serde(default)]
     tracing: RawTracing,
@@ -41,6 +41,8 @@ pub struct SignerProcessConfig {
     pub directory: PathBuf,
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Whether it says which calls there are.
+    pub reflection: bool,
     /// Where health, readiness and metrics are, without TLS; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
     /// How it wants to be heard.
@@ -92,6 +94,7 @@ impl SignerProcessConfig {
         Ok(SignerProcessConfig {
             directory: base.join(raw.directory),
             listen: raw.listen.address,
+            reflection: raw.listen.reflection,
             metrics: raw.metrics.map(|metrics| metrics.address),
             tracing: raw.tracing.check().map_err(bad)?,
             tls: raw.tls.relative_to(base).map_err(bad)?,

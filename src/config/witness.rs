@@ -11,7 +11,7 @@ use epigraph_witness::witness::Settings;
 use serde::Deserialize;
 
 use super::tls::ProcessTls;
-use super::{MAX_CONFIG_BYTES, RawGrant, RawListen, load_toml, load_toml_of};
+use super::{MAX_CONFIG_BYTES, RawDoor, RawGrant, RawListen, load_toml, load_toml_of};
 use crate::failure::{Failure, Outcome};
 use crate::observe::{RawTracing, Tracing};
 
@@ -29,7 +29,7 @@ struct RawConfig {
     name: String,
     directory: PathBuf,
     key: Option<PathBuf>,
-    listen: RawListen,
+    listen: RawDoor,
     metrics: Option<RawListen>,
     #[serde(default)]
     tracing: RawTracing,
@@ -79,6 +79,8 @@ pub struct WitnessConfig {
     pub key: PathBuf,
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Whether it says which calls there are.
+    pub reflection: bool,
     /// Where health, readiness and metrics are, without TLS; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
     /// How it wants to be heard.
@@ -115,6 +117,7 @@ impl WitnessConfig {
             name,
             directory,
             listen: raw.listen.address,
+            reflection: raw.listen.reflection,
             metrics: raw.metrics.map(|metrics| metrics.address),
             tracing: raw.tracing.check().map_err(bad)?,
             tls,

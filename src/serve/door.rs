@@ -18,16 +18,17 @@ pub struct Door {
     reloader: Reloader,
     reload_interval: Duration,
     authorizer: Authorizer,
+    reflection: bool,
     calls: Calls,
 }
 
 impl Door {
-    /// Reads certificates and grants.
-    pub fn new(tls: &ProcessTls, grants: Vec<Grant>) -> Outcome<Door> {
+    /// Reads certificates and grants. With `reflection` it says to whoever is granted anything which calls there are.
+    pub fn new(tls: &ProcessTls, grants: Vec<Grant>, reflection: bool) -> Outcome<Door> {
         let reloader = tls.accepting(runtime::clock())?;
         let calls = Calls::new(reloader.tls());
         let authorizer = Authorizer::new(grants).map_err(Failure::usage)?;
-        Ok(Door { reloader, reload_interval: tls.reload_interval(), authorizer, calls })
+        Ok(Door { reloader, reload_interval: tls.reload_interval(), authorizer, reflection, calls })
     }
 
     /// What is counted here.
@@ -41,8 +42,10 @@ impl Door {
         listener: TcpListener,
         routes: Routes,
         shutdown: impl Future<Output = ()> + Send,
-    ) {
-        let Door { reloader, reload_interval, authorizer, calls } = self;
+    ) -> Outcome {
+        let Door { reloader, reload_interval, authorizer, reflection, calls } = self;
+        let routes =
+            if reflection { epigraph_rpc::with_reflection(routes).map_err(Failure::state)? } else { routes };
         let (tls, entropy) = (reloader.tls().clone(), runtime::entropy());
         let served =
             epigraph_rpc::serve(listener, tls, authorizer, routes, calls.hooks(&*entropy), entropy, shutdown);
@@ -55,6 +58,7 @@ impl Door {
             () = served => {}
             _ = reloading => {}
         }
+        Ok(())
     }
 }
 

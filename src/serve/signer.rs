@@ -37,7 +37,7 @@ pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
 /// Reads a configuration as [`run`] would, and the files that it names; opens no state and listens nowhere.
 pub fn check(path: &Path, terminal: Terminal) -> Outcome {
     let config = SignerProcessConfig::load(path)?;
-    Door::new(&config.tls, config.grants.clone())?;
+    Door::new(&config.tls, config.grants.clone(), config.reflection)?;
     config.tls.calling(runtime::clock())?;
     let mut logs = Vec::new();
     for log in &config.logs {
@@ -61,7 +61,7 @@ async fn serve(
     terminal: Terminal,
 ) -> Outcome {
     let stop = runtime::stop_signal().map_err(Failure::state)?;
-    let door = Door::new(&config.tls, config.grants.clone())?;
+    let door = Door::new(&config.tls, config.grants.clone(), config.reflection)?;
     let calling =
         config.tls.calling(runtime::clock())?.ok_or_else(|| Failure::usage("[tls.client] is missing"))?;
 
@@ -101,7 +101,7 @@ async fn serve(
         }
     };
     tokio::select! {
-        () = server => Ok(()),
+        ended = server => ended,
         failure = failed => Err(failure),
         failure = all_refused(gates) => Err(failure),
         never = look_inside(watched, metrics) => match never {},

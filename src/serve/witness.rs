@@ -52,7 +52,7 @@ pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
 /// nowhere.
 pub fn check(path: &Path, terminal: Terminal) -> Outcome {
     let config = WitnessConfig::load(path)?;
-    Door::new(&config.tls, config.grants.clone())?;
+    Door::new(&config.tls, config.grants.clone(), config.reflection)?;
     let logs = Logs::new(config.tls.calling(runtime::clock())?);
     let key = fs::exists(&config.key).unwrap_or(true);
     if key {
@@ -88,7 +88,7 @@ async fn serve(
     terminal: Terminal,
 ) -> Outcome {
     let stop = runtime::stop_signal().map_err(Failure::state)?;
-    let door = Door::new(&config.tls, config.grants.clone())?;
+    let door = Door::new(&config.tls, config.grants.clone(), config.reflection)?;
     let clock = runtime::clock();
     let logs = Arc::new(Logs::new(config.tls.calling(runtime::clock())?));
 
@@ -135,7 +135,7 @@ async fn serve(
     let routes = Routes::new(witness_service(WitnessServer::new(Arc::clone(&witness))));
     let server = door.serve(listener, routes, shutdown);
     tokio::select! {
-        () = server => Ok(()),
+        ended = server => ended,
         fatal = failure => match fatal {
             Ok(fatal) => Err(Failure::state(fatal)),
             Err(_) => Err(Failure::state("the witness's thread has ended; this is a fault of the program")),

@@ -4,10 +4,12 @@ use std::fs;
 
 use bytes::Bytes;
 use epigraph_rpc::channel::Channel;
+use epigraph_rpc::limits::MAX_REQUEST_BYTES;
 use epigraph_rpc::v1::get_proof_request::Target;
 use epigraph_rpc::v1::log_service_client::LogServiceClient;
-use epigraph_rpc::v1::{AppendRequest, GetConsistencyProofRequest, GetProofRequest, Producer};
+use epigraph_rpc::v1::{self, AppendRequest, GetConsistencyProofRequest, GetProofRequest, Producer};
 use epigraph_rpc::{Reason, Refusal, Wait};
+use prost::Message;
 
 use crate::support::{House, Serving, block_on, leaf};
 
@@ -150,6 +152,148 @@ fn proofs_of_what_is_not_there_are_refused() {
         }
         check_unharmed(&house, &serving).await;
     });
+}
+
+/// How a call of a table was refused.
+fn refused<T: std::fmt::Debug>(answer: Result<T, tonic::Status>) -> (Option<Reason>, tonic::Code) {
+    let status = answer.unwrap_err();
+    assert!(!status.message().is_empty(), "{status:?}");
+    (Refusal::from_status(&status).map(|refusal| refusal.reason()), status.code())
+}
+
+/// N6: every read with sizes, indexes and hashes that nothing has. Seen to fail while a size to watch from that no tree has was
+/// called malformed.
+#[test]
+fn reads_of_what_cannot_be_are_refused_each_with_its_reason() {
+    use Target::{LeafHash, LeafIndex};
+    let house = House::new();
+    let serving = house.serve();
+    block_on(async {
+        let mut client = house.raw_client(&serving);
+        let hash = |length: usize| Some(LeafHash(vec![7; length].into()));
+        let first = Some(LeafIndex(0));
+        for (target, tree_size, consistent_from, expected) in [
+            (first.clone(), u64::MAX, 0, Reason::BadSize),
+            (first.clone(), (1 << 63) - 1, 0, Reason::BeyondTree),
+            (first.clone(), SIZE + 1, 0, Reason::BeyondTree),
+            (first.clone(), 0, u64::MAX, Reason::BadSize),
+            (first.clone(), 0, SIZE + 1, Reason::BadSize),
+            (first.clone(), 2, 3, Reason::BadSize),
+            (Some(LeafIndex(2)), 2, 0, Reason::BadSize),
+            (Some(LeafIndex(u64::MAX)), 2, 0, Reason::BeyondTree),
+            (hash(0), 0, 0, Reason::Malformed),
+            (hash(31), 0, 0, Reason::Malformed),
+            (hash(33), 0, 0, Reason::Malformed),
+            (hash(32), 0, 0, Reason::LeafNotFound),
+            (None, 0, 0, Reason::Malformed),
+        ] {
+            let request = GetProofRequest { target, tree_size, consistent_from, ..Default::default() };
+            let asked = format!("{request:?}");
+            assert_eq!(refused(client.get_proof(request).await).0, Some(expected), "{asked}");
+        }
+        for (level, index, width, expected) in [
+            (8, 0, 0, Reason::Malformed),
+            (u32::MAX, 0, 1, Reason::Malformed),
+            (0, u64::MAX, 1, Reason::BeyondTree),
+            (7, u64::MAX, 256, Reason::BeyondTree),
+            (0, 0, 257, Reason::Malformed),
+            (0, 0, u32::MAX, Reason::Malformed),
+            (0, 0, SIZE as u32 + 1, Reason::BeyondTree),
+        ] {
+            let request = v1::GetTileRequest { level, index, width, ..Default::default() };
+            let asked = format!("{request:?}");
+            assert_eq!(refused(client.get_tile(request).await).0, Some(expected), "{asked}");
+        }
+        for first_index in [SIZE, 1 << 63, u64::MAX] {
+            let request = v1::GetEntriesRequest { first_index, ..Default::default() };
+            assert_eq!(refused(client.get_entries(request).await).0, Some(Reason::BeyondTree));
+        }
+        for page_token in ["garbage", "\u{0}", "-1", "18446744073709551616", &"9".repeat(10_000)] {
+            let request = v1::ListCheckpointsRequest { page_token: page_token.into(), ..Default::default() };
+            assert_eq!(
+                refused(client.list_checkpoints(request).await).0,
+                Some(Reason::Malformed),
+                "{page_token}"
+            );
+        }
+        let request = v1::ListCheckpointsRequest { min_size: u64::MAX, ..Default::default() };
+        assert_eq!(refused(client.list_checkpoints(request).await).0, Some(Reason::BadSize));
+        // A page can be asked to be of any size; the answer has what fits.
+        let request = v1::ListCheckpointsRequest { page_size: u32::MAX, ..Default::default() };
+        assert!(!client.list_checkpoints(request).await.unwrap().into_inner().checkpoints.is_empty());
+        for first_index in [1 << 63, u64::MAX] {
+            let request = v1::FollowRequest { first_index, ..Default::default() };
+            assert_eq!(refused(client.follow(request).await).0, Some(Reason::BeyondTree));
+        }
+        for (after_size, include_pending, expected) in [
+            (Some(u64::MAX), false, Reason::BadSize),
+            (Some(1 << 63), false, Reason::BadSize),
+            (None, true, Reason::PermissionDenied),
+        ] {
+            let request = v1::WatchCheckpointsRequest { after_size, include_pending, ..Default::default() };
+            assert_eq!(refused(client.watch_checkpoints(request).await).0, Some(expected), "{after_size:?}");
+        }
+        check_unharmed(&house, &serving).await;
+    });
+    serving.stop();
+}
+
+/// N4: one byte less than a request may have, as many, and one more. Seen to fail when one byte more was read.
+#[test]
+fn a_request_is_read_up_to_the_limit_of_the_wire() {
+    let house = House::new();
+    let serving = house.serve();
+    block_on(async {
+        let mut client = house.raw_client(&serving);
+        // Up to the limit the log has read the request and counts its entries; above it nobody has.
+        for (bytes, unread) in
+            [(MAX_REQUEST_BYTES - 1, false), (MAX_REQUEST_BYTES, false), (MAX_REQUEST_BYTES + 1, true)]
+        {
+            let mut entries = vec![Bytes::from(vec![7; 65_535]); 64];
+            entries.push(Bytes::from(vec![7; 65_535 - 2_000]));
+            let rest = bytes - request(entries.clone()).encoded_len();
+            // A tag and a length of two bytes come before it.
+            entries.push(Bytes::from(vec![7; rest - 3]));
+            let request = request(entries);
+            assert_eq!(request.encoded_len(), bytes);
+            let answer = client.append(request).await;
+            let message = answer.as_ref().unwrap_err().message().to_owned();
+            assert_eq!(refused(answer), (Some(Reason::BatchTooLarge), tonic::Code::OutOfRange), "{bytes}");
+            assert_eq!(message.contains(&format!("{MAX_REQUEST_BYTES}")), unread, "{message}");
+        }
+        check_unharmed(&house, &serving).await;
+    });
+    serving.stop();
+}
+
+/// N6, as a stream: what the first request may not say, and what a later one may not.
+#[test]
+fn a_stream_of_garbage_ends_with_the_reason() {
+    let house = House::new();
+    let serving = house.serve();
+    block_on(async {
+        let mut client = house.raw_client(&serving);
+        let good = || request(vec![]);
+        let producer =
+            |id: &'static [u8]| Some(Producer { id: Bytes::from_static(id), epoch: 1, first_sequence: 0 });
+        for (requests, expected) in [
+            (vec![AppendRequest { origin: "elsewhere.example".into(), ..good() }], Reason::PermissionDenied),
+            (vec![AppendRequest { wait: -1, ..good() }], Reason::Malformed),
+            (vec![AppendRequest { producer: producer(&[1; 15]), ..good() }], Reason::Malformed),
+            (vec![request(vec![Bytes::from(vec![7; 65_536])])], Reason::EntryTooLarge),
+            (vec![request(vec![Bytes::new(); 4_097])], Reason::TooManyEntries),
+            (vec![good()], Reason::NoEntries),
+        ] {
+            let asked = format!("{:.200}", format!("{requests:?}"));
+            let answer = async {
+                let mut answers = client.append_stream(tokio_stream::iter(requests)).await?.into_inner();
+                answers.message().await
+            };
+            assert_eq!(refused(answer.await).0, Some(expected), "{asked}");
+        }
+        check_unharmed(&house, &serving).await;
+    });
+    serving.stop();
 }
 
 #[test]

@@ -4,50 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, date_time_ymd,
-};
+use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
 
+use crate::authority::Authority;
 use crate::support::{Ended, House, SERVER, Serving};
 
 const CLIENT: &str = "spiffe://epigraph.quickstart/epigraph/appender/quickstart";
-
-use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
-
-/// A CA of the test's own.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new(name: &str) -> Authority {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Authority { issuer: Issuer::new(params, key), pem }
-    }
-
-    /// Certificate and key with these URIs as names.
-    fn issue(&self, uris: &[&str], usage: ExtendedKeyUsagePurpose) -> [String; 2] {
-        self.issue_until(2100, uris, usage)
-    }
-
-    fn issue_until(&self, year: i32, uris: &[&str], usage: ExtendedKeyUsagePurpose) -> [String; 2] {
-        let mut params = CertificateParams::default();
-        params.not_after = date_time_ymd(year, 1, 1);
-        params.use_authority_key_identifier_extension = true;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![usage];
-        params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
-        let key = KeyPair::generate().unwrap();
-        [params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem()]
-    }
-}
 
 /// A serving log whose certificates, and its client's, come from a CA that the test holds.
 struct Door {

@@ -9,6 +9,7 @@
     reason = "a test says what it skipped, and from which seed it can be played again"
 )]
 
+mod authority;
 mod bad_input;
 mod by_hand;
 mod certificates;
@@ -31,6 +32,8 @@ mod python;
 mod quickstart;
 mod quickstart_witnessed;
 mod receipts;
+mod reflection;
+mod reload;
 mod several;
 mod signer;
 mod support;

@@ -155,7 +155,12 @@ pub(crate) const RULES: &[Rule] = &[
         deadline: CALL_DEADLINE,
     },
     Rule { path: "/epigraph.v1.WitnessService/ListLogs", roles: COSIGNED_READERS, deadline: CALL_DEADLINE },
+    // Says what everybody can read in the .proto files, to those who may do something here, and only where it is configured.
+    Rule { path: REFLECTION, roles: &Role::ALL, deadline: CALL_DEADLINE },
 ];
+
+/// The one call that is not of our protocol.
+pub(crate) const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
 /// One line of `[[authorize]]`: whoever matches has these roles for these logs.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -384,9 +389,10 @@ mod tests {
 
     #[test]
     fn every_call_of_the_protocol_has_a_rule_and_every_rule_a_call() {
-        let set = prost_types::FileDescriptorSet::decode(crate::DESCRIPTORS).unwrap();
+        let sets = [crate::DESCRIPTORS, tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET]
+            .map(|set| prost_types::FileDescriptorSet::decode(set).unwrap());
         let mut calls = BTreeSet::new();
-        for file in &set.file {
+        for file in sets.iter().flat_map(|set| &set.file) {
             for service in &file.service {
                 for method in &service.method {
                     calls.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
@@ -403,7 +409,7 @@ mod tests {
     fn the_matrix_of_calls_and_roles() {
         use Role::{Appender, Auditor, Log, Monitor, Operator, Reader, Signer, Witness};
         let cosigned: &[Role] = &[Reader, Log, Signer, Witness, Monitor, Auditor, Operator];
-        let expected: [(&str, &[Role]); 19] = [
+        let expected: [(&str, &[Role]); 20] = [
             ("/AddCosignature", &[Witness]),
             ("/Append", &[Appender]),
             ("/AppendStream", &[Appender]),
@@ -423,6 +429,7 @@ mod tests {
             ("WitnessService/GetCheckpoint", cosigned),
             ("WitnessService/WatchCheckpoints", cosigned),
             ("WitnessService/ListLogs", cosigned),
+            ("/ServerReflectionInfo", &Role::ALL),
         ];
         assert_eq!(expected.len(), RULES.len());
         for (call, allowed) in expected {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epigraph_core::Entropy;
+use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -30,6 +31,14 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 /// Connections whose handshake is over and that the server has not yet taken.
 const ACCEPTED_QUEUE: usize = 16;
 
+/// The largest question of reflection: a symbol or the name of a file, and a host.
+const MAX_REFLECTION_BYTES: usize = 4 * 1024;
+
+/// Reflection cannot read the descriptors that it serves.
+#[derive(Debug, Error)]
+#[error("reflection cannot be served: {0}; this is a fault of the program, leave [listen] reflection out")]
+pub struct ReflectionError(#[from] tonic_reflection::server::Error);
+
 /// A log service with the limits of the wire.
 pub fn log_service<T: LogService>(service: T) -> LogServiceServer<T> {
     LogServiceServer::new(service)
@@ -49,6 +58,15 @@ pub fn witness_service<T: WitnessService>(service: T) -> WitnessServiceServer<T>
     WitnessServiceServer::new(service)
         .max_decoding_message_size(MAX_PROPOSAL_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES)
+}
+
+/// Adds reflection, by which stock clients learn the calls of this protocol. Whoever has any role here may ask.
+pub fn with_reflection(routes: Routes) -> Result<Routes, ReflectionError> {
+    let service = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(crate::DESCRIPTORS)
+        .build_v1()?
+        .max_decoding_message_size(MAX_REFLECTION_BYTES);
+    Ok(routes.add_service(service))
 }
 
 /// Serves `routes` on `listener` until `shutdown` is over and the calls in flight have ended, at most [`DRAIN`] later.

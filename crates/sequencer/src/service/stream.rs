@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::read::refusal;
-use super::{Answers, RETRY_LATER, malformed};
+use super::{Answers, RETRY_LATER};
 use crate::log::{Followed, Log, Reach, TooManyStreams};
 
 pub(super) fn follow(
@@ -48,8 +48,8 @@ pub(super) fn watch_checkpoints(
     if request.include_pending {
         return watch_pending(log, reach, caller, request);
     }
-    let after = request.after_size.map(|size| convert::tree_size("after_size", size)).transpose();
-    let watch = log.watch(after.map_err(malformed)?, caller.identity().clone(), caller.leave_by());
+    let after = request.after_size.map(|size| convert::tree_size("after_size", size)).transpose()?;
+    let watch = log.watch(after, caller.identity().clone(), caller.leave_by());
     let mut watch = watch.map_err(too_many)?;
     let (answers, stream) = answers();
     tokio::spawn(async move {
