@@ -210,7 +210,7 @@ pub struct WitnessStatus {
     pub profile: Option<PathBuf>,
 
     /// The witness's own configuration, on its own machine: the address, and the certificate of [tls.client], which its
-    /// the `[[authorize]]` tables must let in
+    /// `[[authorize]]` tables must let in
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
