@@ -31,7 +31,6 @@ fn wait_for(serving: &Serving, path: &str, says: &str) -> String {
     }
 }
 
-/// Seen to fail when the signer's status was told before the gate passed, and with a metric that has no row.
 #[test]
 fn a_signer_tells_its_gate_its_heads_and_its_signatures() {
     let pair = Pair::new();

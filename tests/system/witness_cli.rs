@@ -45,7 +45,7 @@ fn are_documented(object: &Value, section: &str) {
 }
 
 /// A log is added to the list of a running witness, which takes it in, cosigns for it and lists it. Seen to fail when the list was
-/// written anew without its comments, and when the address was left out.
+/// written anew without its comments.
 #[test]
 fn a_log_is_added_to_a_running_witness_which_then_lists_it() {
     let house = witness::house();
@@ -91,7 +91,7 @@ fn a_log_is_added_to_a_running_witness_which_then_lists_it() {
     log.stop();
 }
 
-/// Seen to fail when an origin was compared with its key only, and when the new list was not read before it took the old one's place.
+/// Seen to fail when another key was taken for a duplicate.
 #[test]
 fn add_log_refuses_duplicates_other_keys_and_lists_that_it_cannot_read() {
     let house = witness::house();
@@ -163,7 +163,7 @@ fn fsck(house: &House, role: &str, config: &str, more: &[&str]) -> Ended {
     epigraph(&all)
 }
 
-/// Seen to fail when the cosigned note was not compared with the head, and when a finding did not count as damage.
+/// Seen to fail when the cosigned note was not checked under the listed key.
 #[test]
 fn a_witness_directory_is_checked_and_each_kind_of_damage_is_named() {
     let house = witness::house();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use epigraph_core::Entropy;
+use epigraph_core::backoff::spread_wait;
 
 /// The longest first wait.
 const FIRST: Duration = Duration::from_millis(200);
@@ -38,23 +39,14 @@ impl Backoff {
             *self = Backoff::default();
             return None;
         }
-        let most = FIRST.saturating_mul(1 << self.waits.min(16)).min(LONGEST);
-        self.waits += 1;
-        Some(jittered(most, entropy))
+        self.waits = self.waits.saturating_add(1);
+        Some(spread_wait(FIRST, LONGEST, self.waits, entropy))
     }
 
     /// How long to wait after an end that is in order.
     pub(crate) fn after_end(&self, entropy: &dyn Entropy) -> Duration {
-        jittered(FIRST, entropy)
+        spread_wait(FIRST, LONGEST, 1, entropy)
     }
-}
-
-/// Between half of it and all of it.
-fn jittered(most: Duration, entropy: &dyn Entropy) -> Duration {
-    let mut drawn = [0; 2];
-    entropy.fill(&mut drawn);
-    let half = most / 2;
-    half + half * u32::from(u16::from_le_bytes(drawn)) / u32::from(u16::MAX)
 }
 
 #[cfg(test)]

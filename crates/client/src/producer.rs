@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use epigraph_core::Entropy;
+use epigraph_core::backoff::spread_wait;
 use epigraph_rpc::{CallError, Reason, Wait, convert};
 use tokio::time::{sleep, timeout};
 
@@ -122,12 +123,8 @@ impl Pause {
         true
     }
 
-    /// Between half and the whole of what is due, so that those who were refused together do not come back together.
     fn length(&self, entropy: &dyn Entropy) -> Duration {
-        let mut random = [0];
-        entropy.fill(&mut random);
-        let due = FIRST_PAUSE.saturating_mul(1 << self.attempts.saturating_sub(1).min(16)).min(LONGEST_PAUSE);
-        due / 2 + due.saturating_mul(u32::from(random[0])) / 512
+        spread_wait(FIRST_PAUSE, LONGEST_PAUSE, self.attempts, entropy)
     }
 }
 
@@ -171,11 +168,11 @@ mod tests {
             assert_eq!(length.as_millis() as u64, expected, "{attempts} {random}");
         };
         check(1, 0, 25);
-        check(1, 255, 49);
+        check(1, 255, 50);
         check(2, 0, 50);
         check(8, 0, 3_200);
         check(9, 0, 5_000);
-        check(MAX_ATTEMPTS, 255, 9_980);
+        check(MAX_ATTEMPTS, 255, 10_000);
         check(u32::MAX, 0, 5_000);
     }
 

@@ -4,6 +4,7 @@
 //! cosignatures, `tlog-proof` receipts, policies, *the signing decision*, and evidence. It is sans-IO: it does not know
 //! the clock, randomness, disks, networks or logging. Time enters as [`UnixMillis`].
 
+pub mod backoff;
 pub mod bundle;
 pub mod checkpoint;
 pub mod cosignature;

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use epigraph_core::backoff::spread_wait;
 use epigraph_core::checkpoint::decode_text;
 use epigraph_core::note::{Parsed, SignatureLine};
 use epigraph_core::{Entropy, Hash, Origin, TreeSize};
@@ -101,17 +102,8 @@ pub async fn follow<L: DialLog>(witness: &Witness, origin: &Origin, log: &L, ent
                 tracing::warn!(log = %origin, %error, "following a log");
             }
         }
-        sleep(rest(failures, entropy)).await;
+        sleep(spread_wait(FIRST_REST, LONGEST_REST, failures, entropy)).await;
     }
-}
-
-/// Doubles with the failures up to a bound; between half of it and all of it, so that the witnesses of a log that was
-/// restarted do not come back together.
-fn rest(failures: u32, entropy: &dyn Entropy) -> Duration {
-    let most = FIRST_REST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_REST);
-    let mut drawn = [0; 2];
-    entropy.fill(&mut drawn);
-    most / 2 + most / 2 * u32::from(u16::from_le_bytes(drawn)) / u32::from(u16::MAX)
 }
 
 /// One connection, until the log ends it.

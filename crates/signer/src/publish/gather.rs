@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use epigraph_core::backoff::spread_wait;
 use epigraph_core::checkpoint::LogSigned;
 use epigraph_core::note::SignatureLine;
 use epigraph_core::progress::Proposal;
@@ -296,12 +297,8 @@ impl<W: AskWitness> Gatherer<W> {
         Ok(proof)
     }
 
-    /// Between half of the rest and all of it, so that logs that lost a witness together do not come back together.
     fn rest(&self, failures: u32) -> Duration {
-        let doubled = FIRST_REST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_REST);
-        let mut random = [0; 4];
-        self.entropy.fill(&mut random);
-        doubled / 2 + (doubled / 2).mul_f64(f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX))
+        spread_wait(FIRST_REST, LONGEST_REST, failures, &*self.entropy)
     }
 
     async fn publish(&mut self, note: String) -> Result<(), PublishError> {
