@@ -21,6 +21,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("signer", &["core", "rpc", "store"]),
     ("witness", &["core", "rpc", "store"]),
     ("client", &["core", "rpc"]),
+    ("monitor", &["core", "rpc", "store", "client"]),
+    ("event", &["core"]),
 ];
 
 /// A crate has a name below this prefix; the root package has the bare name and may import every crate.

@@ -1,0 +1,1 @@
+//! The monitor role: it re-reads every published head of a log and tells when two people were shown two histories.
