@@ -20,9 +20,8 @@ pub const TYPE: &[u8] = b"\xffepigraph-source-v1";
 const VKEY_SHAPE: KeyError = KeyError::Shape {
     expected: "source's verifier key: it reads <name>+<8 hex digits>+<base64>, made by `epigraph keygen`",
 };
-const SKEY_SHAPE: KeyError = KeyError::Shape {
-    expected: "source's signing key: it reads PRIVATE+KEY+<name>+<8 hex digits>+<base64>",
-};
+const SKEY_SHAPE: KeyError =
+    KeyError::Shape { expected: "source's signing key: it reads PRIVATE+KEY+<name>+<8 hex digits>+<base64>" };
 
 /// The public half of a source's key, in text `name+hex8(key id)+base64(TYPE || key)`.
 #[derive(Clone, PartialEq, Eq)]
