@@ -110,7 +110,7 @@ pub enum BatchError {
     },
     /// Changed after signing, or signed by another key.
     #[error("the signature does not match the batch: it was changed after signing, or {0} did not sign it")]
-    BadSignature(SourceVKey),
+    BadSignature(Box<SourceVKey>),
     /// Events were taken out or put in.
     #[error("the batch was signed with {signed} events and has {found}: events were taken out or put in")]
     Count {
@@ -157,7 +157,7 @@ impl Signed {
         }
         let message = pre_authentication(&batch.envelope);
         if !key.verify(&message, &batch.signature) {
-            return Err(BatchError::BadSignature(key.clone()));
+            return Err(BatchError::BadSignature(Box::new(key.clone())));
         }
         let (bytes, signature) = (batch.envelope.clone(), batch.signature.clone());
         Ok(Signed { envelope, bytes, signature, hash: sha256(&message) })

@@ -9,6 +9,7 @@
 )]
 
 mod batches;
+mod bundles;
 mod chains;
 mod support;
 mod vectors;
