@@ -73,6 +73,9 @@ pub enum Command {
     /// Try to open a stored tree; `serve` and `fsck` run this in a child process
     #[command(hide = true)]
     TreePreflight(TreePreflight),
+    /// A party that lies, with a key that it makes for itself; `quickstart --demo` runs it to see it caught
+    #[command(subcommand, hide = true)]
+    Adversary(Adversary),
     /// Make a log's signing key and its vkey
     Keygen(Keygen),
     /// A small CA for trying out: certificates with SPIFFE names
@@ -103,6 +106,65 @@ pub struct TreePreflight {
     /// So many entries of the journal are sound
     #[arg(long)]
     pub entries: Option<u64>,
+}
+
+#[derive(Subcommand)]
+pub enum Adversary {
+    /// A log that lies
+    Log(AdversaryLog),
+    /// A witness that cosigns everything
+    Witness(AdversaryWitness),
+}
+
+#[derive(Args)]
+pub struct AdversaryLog {
+    /// The log's name
+    #[arg(long)]
+    pub origin: KeyName,
+
+    /// What it lies about
+    #[arg(long, value_enum)]
+    pub lie: Lie,
+
+    /// Where it writes its vkey; it goes on after a line on standard input
+    #[arg(long, value_name = "FILE")]
+    pub vkey_file: PathBuf,
+
+    /// The configuration of a log, read after that line
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// What a lying log lies about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Lie {
+    /// Two histories for two halves of the clients
+    SplitView,
+    /// An old entry is changed behind valid proofs
+    Rewrite,
+    /// An old head for ever
+    Freeze,
+    /// What is acknowledged is not put into the log
+    Drop,
+}
+
+#[derive(Args)]
+pub struct AdversaryWitness {
+    /// The witness's name
+    #[arg(long)]
+    pub name: KeyName,
+
+    /// Show everybody but the log another head than was cosigned
+    #[arg(long)]
+    pub forges: bool,
+
+    /// Where it writes its vkey; it goes on after a line on standard input
+    #[arg(long, value_name = "FILE")]
+    pub vkey_file: PathBuf,
+
+    /// The configuration of a witness, read after that line
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
 }
 
 #[derive(Args)]
