@@ -135,6 +135,18 @@ pub struct AdversaryLog {
     pub config: PathBuf,
 }
 
+impl Lie {
+    /// As it is written on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Lie::SplitView => "split-view",
+            Lie::Rewrite => "rewrite",
+            Lie::Freeze => "freeze",
+            Lie::Drop => "drop",
+        }
+    }
+}
+
 /// What a lying log lies about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Lie {
@@ -169,9 +181,10 @@ pub struct AdversaryWitness {
 
 #[derive(Args)]
 pub struct Quickstart {
-    /// Where everything is kept; a second run continues there
-    #[arg(long, value_name = "DIR", default_value = "epigraph-quickstart")]
-    pub dir: PathBuf,
+    /// Where everything is kept; a second run continues there. A demo takes a new directory [default: epigraph-quickstart,
+    /// epigraph-demo-NAME]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 
     /// Append the lines of this file, `-` for standard input, instead of the built-in audit events
     #[arg(long, value_name = "FILE")]
@@ -184,6 +197,35 @@ pub struct Quickstart {
     /// One process, for small machines: a log with its signer inside, and no witnesses
     #[arg(long)]
     pub alone: bool,
+
+    /// Watch somebody cheat and be caught, in a new directory; with --once the exit code says whether it went as it must
+    #[arg(long, value_enum, conflicts_with_all = ["alone", "input"])]
+    pub demo: Option<Demo>,
+
+    /// How many seconds a demo waits for the monitor
+    #[arg(long, value_name = "SECONDS", requires = "demo", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub patience: u64,
+
+    /// Give the monitor of a demo another key than the log's: it sees nothing, and the demo must fail
+    #[arg(long, hide = true, requires = "demo")]
+    pub blind: bool,
+}
+
+/// Who cheats, and how.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Demo {
+    /// The log shows two histories to two halves of its clients, with two witnesses on its side
+    SplitView,
+    /// The log changes an old entry behind proofs that stay valid
+    Rewrite,
+    /// The log shows its readers one old head for ever
+    Freeze,
+    /// The log acknowledges an entry and never publishes it
+    Drop,
+    /// A witness cosigns two histories
+    WitnessLiar,
+    /// Nobody: the same length, and no alarm
+    Honest,
 }
 
 #[derive(Subcommand)]

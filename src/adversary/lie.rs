@@ -49,27 +49,23 @@ impl World {
         World { lie, sides: vec![History::default()], frozen: None, witnesses }
     }
 
-    fn has_turned(&self) -> bool {
-        self.sides[0].size() > HONEST_ENTRIES
-    }
-
     /// Takes entries, and says at which index it put the first: or would have.
     pub fn append(&mut self, entries: Vec<Bytes>, wait: Wait) -> Result<u64, Full> {
         let first = self.sides[0].size();
         if self.sides[0].size() as usize + entries.len() > MAX_ENTRIES {
             return Err(Full);
         }
-        let turned = self.has_turned();
-        let turns = !turned && first + entries.len() as u64 > HONEST_ENTRIES;
+        let turned = first >= HONEST_ENTRIES;
+        let splits = turned && self.lie == Lie::SplitView && self.sides.len() == 1;
         match self.lie {
             Lie::Drop if turned && wait == Wait::Durable => return Ok(first),
-            Lie::SplitView if turns => self.sides.push(self.sides[0].clone()),
-            Lie::Freeze if turns => self.frozen = self.sides[0].newest().cloned(),
+            Lie::SplitView if splits => self.sides.push(self.sides[0].clone()),
+            Lie::Freeze if turned && self.frozen.is_none() => self.frozen = self.sides[0].newest().cloned(),
             _ => {}
         }
         for (number, entry) in entries.into_iter().enumerate() {
             if let Some(other) = self.sides.get_mut(1) {
-                other.push(if turns && number == 0 { changed(&entry) } else { entry.clone() });
+                other.push(if splits && number == 0 { changed(&entry) } else { entry.clone() });
             }
             self.sides[0].push(entry);
         }
@@ -97,7 +93,7 @@ impl World {
     pub fn view(&self, caller: &SpiffeId) -> View<'_> {
         let history = &self.sides[self.side(caller)];
         let frozen = self.frozen.as_ref().filter(|_| !appends(caller));
-        let rewritten = self.lie == Lie::Rewrite && self.has_turned();
+        let rewritten = self.lie == Lie::Rewrite && history.size() > HONEST_ENTRIES;
         View { history, newest: frozen.or(history.newest()), rewritten }
     }
 
