@@ -28,6 +28,9 @@ pub const VALID_DAYS: u32 = 365;
 /// Written last, so that a run which was cut off is not taken for a whole one.
 pub const COMPLETE: &str = "README.txt";
 
+/// In a demo, how long nothing new may be shown until the monitor says so: nobody wants to wait an hour.
+pub const STALE_AFTER_MS: u64 = 5_000;
+
 /// The secret that the monitor's webhook shares with its receiver.
 pub const WEBHOOK_SECRET: &str = "webhook.secret";
 

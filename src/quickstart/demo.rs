@@ -20,7 +20,9 @@ use epigraph_core::LeafIndex;
 use epigraph_core::hash::leaf_hash;
 use epigraph_rpc::Wait;
 use tokio::process::Command;
+use tokio::time::{sleep, timeout};
 
+use super::create::STALE_AFTER_MS;
 use super::{Phases, program, shell};
 use crate::cli::{Demo, Quickstart};
 use crate::failure::{Failure, Outcome};
@@ -35,6 +37,13 @@ use webhook::Webhook;
 
 /// Events before anybody cheats, and after.
 const FIRST_EVENTS: usize = 24;
+
+/// While the monitor is waited for, the log is in use.
+const EVENT_EVERY: Duration = Duration::from_millis(250);
+
+/// How long nobody cheats in the demo in which nobody does: longer than the slowest of the others takes, which is to notice that
+/// nothing new is shown.
+const AS_LONG_AS_OTHERS: Duration = Duration::from_millis(STALE_AFTER_MS + 3_000);
 
 pub fn run(args: &Quickstart, demo: Demo, terminal: Terminal) -> Outcome {
     let dir = match &args.dir {
@@ -149,16 +158,26 @@ impl Play<'_> {
         audience.look(self, &events).await?;
 
         let Some(code) = self.script.code else {
+            terminal.line(format_args!(
+                "  for {} s an event every {} ms",
+                AS_LONG_AS_OTHERS.as_secs(),
+                EVENT_EVERY.as_millis()
+            ));
+            if let Ok(failure) = timeout(AS_LONG_AS_OTHERS, self.go_on(&client)).await {
+                return Err(failure);
+            }
             let places = judge.calm(events.len() as u64).await?;
             terminal.line(format_args!(
-                "  the monitor looks from {places} places and has read all {} events: nothing found",
-                events.len()
+                "  the monitor looks from {places} places and has read all events: nothing found"
             ));
             return judge.verdict(None).await;
         };
         terminal.line(format_args!("\n{}", terminal.bold("3. The monitor, which was told nothing")));
         let watch = Stopwatch::start();
-        let alarm = judge.alarm(webhook).await?;
+        let alarm = tokio::select! {
+            alarm = judge.alarm(webhook) => alarm?,
+            failure = self.go_on(&client) => return Err(failure),
+        };
         terminal.line(format_args!(
             "  {} {code}, after {:.1} s: {}",
             terminal.bad("ALARM"),
@@ -185,6 +204,17 @@ impl Play<'_> {
             None => return Err(Failure::unreachable("the events are on disk but were not published in time")),
         }
         Ok(())
+    }
+
+    /// Appends an event now and then, as anybody does whose log is in use. Ends only if that fails.
+    async fn go_on(&self, client: &epigraph_client::Client) -> Failure {
+        for event in script::events().iter().cycle() {
+            sleep(EVENT_EVERY).await;
+            if let Err(error) = client.append(std::slice::from_ref(event), Wait::Published).await {
+                return Failure::from(error);
+            }
+        }
+        Failure::state("there are no events")
     }
 
     /// Shows the evidence, and has another process judge it, which knows one public key and nothing else.
