@@ -11,11 +11,11 @@ use serde::Deserialize;
 use crate::cli::verify::read_policy;
 
 /// A `[[log.witness]]` table.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawWitness {
     name: String,
-    address: String,
+    address: Option<String>,
     server: String,
 }
 
@@ -25,17 +25,26 @@ pub struct WitnessingConfig {
     pub policy: Policy,
     /// How many of the witnesses may lie at a start without the log being misled.
     pub faulty: usize,
-    /// Those that the log calls, each in another place of the policy.
+    /// Those with a table, each in another place of the policy.
     pub witnesses: Vec<WitnessAddress>,
 }
 
-/// Where a witness is.
+impl WitnessingConfig {
+    /// Whether somebody is called.
+    pub fn calls(&self) -> bool {
+        self.witnesses.iter().any(|witness| witness.address.is_some())
+    }
+}
+
+/// Where a witness is, and who.
 pub struct WitnessAddress {
     /// Its place in the policy.
     pub place: usize,
-    /// Where it listens, `host:port`.
-    pub address: String,
-    /// Who it must prove to be.
+    /// What its vkey is called.
+    pub name: String,
+    /// Where it listens, `host:port`; `None`: it cannot be called, and calls by itself.
+    pub address: Option<String>,
+    /// Who it must prove to be, whoever calls whom.
     pub server: SpiffeId,
 }
 
@@ -73,7 +82,7 @@ pub fn check(
             return Err(format!("[[log.witness]] {name}: there are two tables for this witness"));
         }
         let server = server.parse().map_err(|error| format!("[[log.witness]] {name}: server: {error}"))?;
-        checked.push(WitnessAddress { place, address, server });
+        checked.push(WitnessAddress { place, name, address, server });
     }
     Ok(Some(WitnessingConfig { policy, faulty, witnesses: checked }))
 }

@@ -76,9 +76,8 @@ pub fn certificates(alone: bool) -> Vec<Certificate> {
 struct Plan<'a> {
     dir: &'a Path,
     origin: String,
-    /// Of each process, as [`Role::of`] orders them.
-    addresses: Vec<(Role, SocketAddr)>,
-    metrics: SocketAddr,
+    /// Of each process, as [`Role::of`] orders them, and where it shows how it is doing.
+    addresses: Vec<(Role, SocketAddr, SocketAddr)>,
     now: UnixMillis,
 }
 
@@ -88,13 +87,13 @@ pub fn create(dir: &Path, alone: bool) -> anyhow::Result<()> {
     SystemEntropy.fill(&mut random);
     let name = format!("{:08x}", u32::from_be_bytes(random));
     let roles = Role::of(alone);
-    let mut addresses = free_addresses(roles.len() + 1)?;
-    let metrics = addresses.pop().context("no address for the metrics")?;
+    let mut addresses = free_addresses(roles.len() * 2)?;
+    let metrics = addresses.split_off(roles.len());
+    let addresses = roles.into_iter().zip(addresses).zip(metrics);
     let plan = Plan {
         dir,
         origin: format!("{TRUST_DOMAIN}/{name}"),
-        addresses: roles.into_iter().zip(addresses).collect(),
-        metrics,
+        addresses: addresses.map(|((role, address), metrics)| (role, address, metrics)).collect(),
         now: runtime::clock().now(),
     };
     plan.issue_certificates(&name, alone)?;
@@ -129,8 +128,14 @@ fn failed(failure: Failure) -> anyhow::Error {
 
 impl Plan<'_> {
     fn address(&self, role: Role) -> anyhow::Result<SocketAddr> {
-        let found = self.addresses.iter().find(|(of, _)| *of == role);
-        found.map(|(_, address)| *address).with_context(|| format!("no address for the {role}"))
+        Ok(self.addresses_of(role)?.0)
+    }
+
+    fn addresses_of(&self, role: Role) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+        let found = self.addresses.iter().find(|(of, ..)| *of == role);
+        found
+            .map(|(_, address, metrics)| (*address, *metrics))
+            .with_context(|| format!("no address for the {role}"))
     }
 
     fn issue_certificates(&self, name: &str, alone: bool) -> anyhow::Result<()> {
@@ -191,8 +196,10 @@ impl Plan<'_> {
 
     /// The beginning of every configuration of a process that serves.
     fn serving(&self, role: Role) -> anyhow::Result<String> {
-        let address = self.address(role)?;
-        Ok(format!("[listen]\naddress = \"{address}\"\n"))
+        let (address, metrics) = self.addresses_of(role)?;
+        Ok(format!(
+            "[listen]\naddress = \"{address}\"\n# Plain HTTP: /healthz, /readyz, /metrics.\n[metrics]\naddress = \"{metrics}\"\n"
+        ))
     }
 
     fn log_alone(&self) -> anyhow::Result<String> {
@@ -219,30 +226,32 @@ faulty = {FAULTY}
             "signer",
             &self.origin,
         );
+        others += &self.asked_witnesses()?;
         for role in Role::witnesses() {
-            others += &format!(
-                "\n[[log.witness]]\nname = \"{}\"\naddress = \"{}\"\nserver = \"{}\"\n",
-                self.witness_name(role),
-                self.address(role)?,
-                role.spiffe()
-            );
             grants += &grant("So does this witness.", &role.spiffe(), "witness", &self.origin);
         }
         self.log(&tls(Role::Log, true), &others, &grants)
     }
 
+    /// A table for each witness.
+    fn asked_witnesses(&self) -> anyhow::Result<String> {
+        let table = |role: Role| {
+            let (name, address, server) = (self.witness_name(role), self.address(role)?, role.spiffe());
+            Ok(format!(
+                "\n[[log.witness]]\nname = \"{name}\"\naddress = \"{address}\"\nserver = \"{server}\"\n"
+            ))
+        };
+        Role::witnesses().map(table).collect()
+    }
+
     fn log(&self, tls: &str, others: &str, grants: &str) -> anyhow::Result<String> {
-        let Plan { origin, metrics, .. } = self;
+        let origin = &self.origin;
         let (listen, client) = (self.serving(Role::Log)?, client_spiffe());
         Ok(format!(
             r#"# The log of this quickstart: what `epigraph serve log --config log.toml` reads. Paths are relative to this file.
 directory = "log"
 
 {listen}
-# Plain HTTP: /healthz, /readyz, /metrics.
-[metrics]
-address = "{metrics}"
-
 {tls}
 [[log]]
 origin = "{origin}"
@@ -264,6 +273,7 @@ logs = ["{origin}"]
         let (listen, tls, origin) = (self.serving(Role::Signer)?, tls(Role::Signer, true), &self.origin);
         let (address, server) = (self.address(Role::Log)?, Role::Log.spiffe());
         let grant = grant("Nobody but the log has anything signed.", &server, "log", origin);
+        let witnesses = self.asked_witnesses()?;
         Ok(format!(
             r#"# The signer of this quickstart: what `epigraph serve signer --config signer.toml` reads. Paths are relative to this file.
 # In earnest it runs on another machine than the log, so that whoever takes over the log's machine has no key.
@@ -277,7 +287,10 @@ key = "signer/keys/log.key"
 # The log, which is asked after each start what it has published: a signer whose directory was put back finds out.
 address = "{address}"
 server = "{server}"
-{grant}"#
+# And so are the witnesses of this policy, of which so many may lie: then nobody can put back the signer and the log together.
+policy = "policy"
+faulty = {FAULTY}
+{witnesses}{grant}"#
         ))
     }
 
@@ -289,6 +302,12 @@ server = "{server}"
         let (listen, tls, name) = (self.serving(role)?, tls(role, true), self.witness_name(role));
         let grants = [
             grant("The log has its checkpoints cosigned.", &Role::Log.spiffe(), "log", &self.origin),
+            grant(
+                "The signer asks what was cosigned, after each of its starts.",
+                &Role::Signer.spiffe(),
+                "signer",
+                &self.origin,
+            ),
             grant("The client may ask what was cosigned.", &client_spiffe(), "reader", &self.origin),
         ];
         Ok(format!(
