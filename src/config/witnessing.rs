@@ -63,15 +63,7 @@ pub fn check(
     };
     let policy = read_policy(&base.join(policy)).map_err(|error| format!("policy: {error}"))?;
     let faulty = faulty.unwrap_or(0);
-    let all = WitnessSet::first(policy.witnesses().len());
-    if !policy.enough_answers(all, faulty) {
-        return Err(format!(
-            "faulty = {faulty}: even if all {} witnesses of the policy answer at a start, without {faulty} of them the rest does \
-             not meet every quorum, and the log would wait for ever. Use more witnesses, or a smaller number",
-            policy.witnesses().len()
-        ));
-    }
-    let mut places = BTreeSet::new();
+    let (mut places, mut names) = (BTreeSet::new(), BTreeSet::new());
     let mut checked = Vec::new();
     for RawWitness { name, address, server } in witnesses {
         let named = |witness: &epigraph_core::policy::Witness| witness.vkey.name().as_str() == name;
@@ -81,8 +73,21 @@ pub fn check(
         if !places.insert(place) {
             return Err(format!("[[log.witness]] {name}: there are two tables for this witness"));
         }
-        let server = server.parse().map_err(|error| format!("[[log.witness]] {name}: server: {error}"))?;
+        let server: SpiffeId =
+            server.parse().map_err(|error| format!("[[log.witness]] {name}: server: {error}"))?;
+        if !names.insert(server.clone()) {
+            return Err(format!("[[log.witness]] {name}: another witness has the name {server} too"));
+        }
         checked.push(WitnessAddress { place, name, address, server });
+    }
+    let known: WitnessSet = places.into_iter().collect();
+    if !policy.enough_answers(known, faulty) {
+        return Err(format!(
+            "faulty = {faulty}: even if all {} witnesses with a table [[log.witness]] answer at a start, without {faulty} of them \
+             the rest does not meet every quorum, and the start would never be over. Give more of them a table (without \
+             `address` if they call by themselves), use more witnesses, or take a smaller number",
+            known.len()
+        ));
     }
     Ok(Some(WitnessingConfig { policy, faulty, witnesses: checked }))
 }

@@ -1,6 +1,6 @@
 //! The witnesses of one log, wired: how they are called, and the gate that waits for them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use epigraph_core::progress::Proposal;
@@ -11,7 +11,7 @@ use epigraph_rpc::{CallError, ClientTls, Reason};
 use epigraph_sequencer::log::{CosignError, Cosignatures, Witnessing as DialInHandles};
 use epigraph_signer::gate::Seen;
 use epigraph_signer::publish::ask::{AskWitness, Reply};
-use epigraph_signer::publish::gate::{self, Held};
+use epigraph_signer::publish::gate::{self, Held, Told};
 use epigraph_signer::publish::witnesses::NotTaken;
 use epigraph_signer::publish::{Dialled, Handed, Pending, RootAt, Witnessing};
 use epigraph_store::file::Dir;
@@ -54,7 +54,7 @@ impl AskWitness for RemoteWitness {
 /// The witnesses' part of the gate at the start of a log.
 pub struct WitnessGate {
     gate: gate::Gate<RemoteWitness>,
-    told: mpsc::Receiver<Vec<u8>>,
+    told: mpsc::Receiver<Told>,
 }
 
 impl WitnessGate {
@@ -92,7 +92,7 @@ pub struct Witnessed<'a> {
     pub evidence: Arc<dyn Dir>,
     pub pending: Pending,
     /// What comes from witnesses that dial in.
-    pub ends: (mpsc::Receiver<Cosignatures>, mpsc::Receiver<Vec<u8>>),
+    pub ends: (mpsc::Receiver<Cosignatures>, mpsc::Receiver<Told>),
 }
 
 /// Prepares the connections to the witnesses, and their part of the gate.
@@ -106,7 +106,9 @@ pub fn open(
     let Witnessed { policy, tree, evidence, pending, ends: (cosignatures, told) } = witnessed;
     let mut witnesses = Vec::new();
     let listed = config.witnessing.iter().flat_map(|witnessing| &witnessing.witnesses);
+    let mut names = BTreeMap::new();
     for listed in listed {
+        names.insert(listed.server.clone(), listed.place);
         let Some(address) = &listed.address else { continue };
         let missing = || Failure::usage("the witnesses are other processes, and [tls.client] is missing");
         let tls = calling.ok_or_else(missing)?;
@@ -135,6 +137,7 @@ pub fn open(
         durable: gate.durable,
         root_at: journal_roots(gate),
         dialled: witnesses,
+        names,
     };
     Ok((WitnessGate { gate, told }, witnessing))
 }
@@ -142,7 +145,7 @@ pub fn open(
 /// What witnesses that dial in use, and its other ends.
 pub struct DialIn {
     pub handles: DialInHandles,
-    pub ends: (mpsc::Receiver<Cosignatures>, mpsc::Receiver<Vec<u8>>),
+    pub ends: (mpsc::Receiver<Cosignatures>, mpsc::Receiver<Told>),
 }
 
 pub fn dial_in() -> DialIn {
