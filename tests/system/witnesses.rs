@@ -75,12 +75,11 @@ logs = ["*"]
             );
             fs::write(house.path(&format!("w{number}/logs.toml")), list).unwrap();
             let door = Door::new();
-            if !dialling.contains(&number) {
-                tables += &format!(
-                    "[[log.witness]]\nname = \"{name}\"\naddress = \"{}\"\nserver = \"{NAME}/witness/w{number}\"\n\n",
-                    door.address
-                );
-            }
+            let address = format!("address = \"{}\"\n", door.address);
+            let address = if dialling.contains(&number) { "" } else { &address };
+            tables += &format!(
+                "[[log.witness]]\nname = \"{name}\"\n{address}server = \"{NAME}/witness/w{number}\"\n\n"
+            );
             policy += &format!("witness w{number} {}\n", made["vkey"].as_str().unwrap());
             names += &format!(" w{number}");
             to_witness.push(door);
@@ -304,6 +303,27 @@ fn a_witness_that_calls_the_log_helps_to_reach_the_quorum() {
     village.publish("seven\n");
     assert_eq!(village.published(), 7);
     log.stop();
+}
+
+/// R6: both witnesses must have said what they hold, and one of them is new, holds nothing, and cannot be called. Seen to fail with
+/// a watch request that says "nothing" as if it did not say.
+#[test]
+fn a_new_witness_that_calls_the_log_says_that_it_holds_nothing() {
+    let village = Village::of(2, 2, 1, &[1]);
+    let _called = village.witness(0);
+    let log = village.log();
+    wait_until_not_ready(&log, "still to answer: w1");
+    let _calling = village.witness(1);
+    wait_until_ready(&log);
+    village.publish("four\n");
+    log.stop();
+
+    // Whoever has no table never counts, and is not waited for.
+    let config = std::fs::read_to_string(village.house.path("log.toml")).unwrap();
+    let (before, table) = config.split_once("[[log.witness]]\nname = \"witness.example/w1\"").unwrap();
+    let (_, after) = table.split_once("\n\n").unwrap();
+    fs::write(village.house.path("log.toml"), format!("{before}{after}")).unwrap();
+    village.house.serve_refused(2, &["faulty = 1", "all 1 witnesses with a table", "without `address`"]);
 }
 
 /// A18, N7: what is handed in and is no cosignature of a pending head by a witness that counts is refused, changes nothing that is

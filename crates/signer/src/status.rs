@@ -83,15 +83,20 @@ impl Kind {
 }
 
 /// Where a log stands with the signer's gate.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Gate {
-    /// Not enough of those who see its checkpoints have answered yet.
-    #[default]
-    Waiting,
+    /// Not enough of those who see its checkpoints have answered yet; who has not, and why, if somebody was asked.
+    Waiting(String),
     /// Nothing newer is published: it is signed for.
     Passed,
     /// Never before the next start; why.
     Shut(String),
+}
+
+impl Default for Gate {
+    fn default() -> Gate {
+        Gate::Waiting(String::new())
+    }
 }
 
 /// One log of a signer.
@@ -136,6 +141,15 @@ impl Status {
     /// Each log at this moment.
     pub fn look(&self) -> BTreeMap<Origin, LogStatus> {
         self.logs().clone()
+    }
+
+    /// Tells for whom the gate waits, while it does.
+    pub fn waits_for(&self, origin: &Origin, whom: &str) {
+        self.tell(origin, |log| {
+            if let Gate::Waiting(shown) = &mut log.gate {
+                whom.clone_into(shown);
+            }
+        });
     }
 
     /// Changes what is told of a log; one that the signer has no key for is not told of.
