@@ -40,6 +40,7 @@ mod support;
 mod tracing;
 mod tree;
 mod verify;
+mod waiting;
 mod witness;
 mod witness_cli;
 mod witnesses;

@@ -74,8 +74,8 @@ fn shown(head: &TreeHead, lines: &[SignatureLine]) -> Vec<u8> {
 }
 
 /// A1: the log forks after every number of entries below 64, every witness is asked for both branches in either order, and whichever
-/// of them are asked in which order, no two readers accept two histories. Seen to fail with a policy of 2 of 4, with a
-/// `decide` that takes a proof's old root for the held one, and with one that does not compare the roots of equal sizes.
+/// of them are asked in which order, no two readers accept two histories. Seen to fail with a policy of 2 of 4, and with a
+/// `decide` that takes a proof's old root for the held one.
 #[test]
 fn of_a_log_that_forks_at_any_size_honest_witnesses_never_make_two_quorums() {
     const WITNESSES: usize = 4;
