@@ -13,6 +13,7 @@ mod authority;
 mod bad_input;
 mod by_hand;
 mod certificates;
+mod clocks;
 mod damage;
 mod deploy;
 mod entries;
