@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::gate::Gate;
 use crate::config::LogConfig;
 use crate::failure::{Failure, Outcome};
+use crate::runtime;
 
 /// Cosignatures that wait for the publisher; whoever hands in one waits with it.
 const HANDED_QUEUE: usize = 64;
@@ -135,6 +136,7 @@ pub fn open(
         evidence,
         root_at: Arc::new(move |size| root_at(&*tree, size).map_err(|error| error.to_string())),
         entropy: Arc::clone(entropy),
+        clock: runtime::clock(),
     };
     let gate = gate::Gate {
         origin: gate.origin.clone(),
@@ -173,7 +175,9 @@ fn pass_on(mut cosignatures: mpsc::Receiver<Cosignatures>) -> mpsc::Receiver<Han
             // Whoever handed it in may have gone.
             let _ = answer.send(result.map_err(|why| match why {
                 NotTaken::NoSuchHead(_) => CosignError::NoSuchHead(why.to_string()),
-                NotTaken::NotOfAWitness | NotTaken::Signature(_) => CosignError::Bad(why.to_string()),
+                NotTaken::NotOfAWitness | NotTaken::Signature(_) | NotTaken::ClockAhead(_) => {
+                    CosignError::Bad(why.to_string())
+                }
             }));
         }
     });

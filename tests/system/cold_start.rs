@@ -6,8 +6,9 @@ use std::fs;
 use std::thread;
 
 use crate::metrics::get_any;
-use crate::signer::{Door, ends, wait_until_ready};
+use crate::signer::Door;
 use crate::support::{House, Serving, epigraph};
+use crate::waiting::{ends, wait_until_ready};
 
 const ROLES: [&str; 6] = ["log", "signer", "witness-1", "witness-2", "witness-3", "witness-4"];
 

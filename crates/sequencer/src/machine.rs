@@ -291,6 +291,8 @@ impl<T> Machine<T> {
 
     /// Takes one event and appends what it calls for to `effects`.
     pub fn step(&mut self, event: Event<T>, now: UnixMillis, effects: &mut Vec<Effect<T>>) {
+        // A clock that was set back must not stop what is counted from it.
+        self.condition.behind_since = self.condition.behind_since.map(|since| since.min(now));
         match event {
             Event::Submit(submission) => self.submit(submission, now, effects),
             Event::Ask(producer, ticket) => {

@@ -25,13 +25,15 @@ pub enum Kind {
     Fenced,
     /// The term was never opened here.
     TermNotOpened,
+    /// The signer's clock cannot be right.
+    ClockSkew,
     /// The signer's own disk or keys.
     Failed,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Stale,
         Kind::Conflict,
         Kind::Rejected,
@@ -39,6 +41,7 @@ impl Kind {
         Kind::WentBack,
         Kind::Fenced,
         Kind::TermNotOpened,
+        Kind::ClockSkew,
         Kind::Failed,
     ];
 
@@ -52,6 +55,7 @@ impl Kind {
             Kind::WentBack => "went_back",
             Kind::Fenced => "fenced",
             Kind::TermNotOpened => "term_not_opened",
+            Kind::ClockSkew => "clock_skew",
             Kind::Failed => "failed",
         }
     }
@@ -62,6 +66,7 @@ impl Kind {
             SignerError::WentBack(_) => Kind::WentBack,
             SignerError::Fenced { .. } => Kind::Fenced,
             SignerError::TermNotOpened { .. } => Kind::TermNotOpened,
+            SignerError::ClockAhead { .. } => Kind::ClockSkew,
             SignerError::UnknownLog(_)
             | SignerError::NoTermLeft(_)
             | SignerError::Store(_)
