@@ -13,7 +13,15 @@ fn machine() -> Machine<u32> {
 fn submit(ticket: u32, entries: &[&[u8]]) -> Event<u32> {
     let leaves = entries.iter().map(|entry| leaf_hash(entry)).collect();
     let entries = entries.iter().map(|entry| Bytes::copy_from_slice(entry)).collect();
-    Event::Submit(Submission { entries, leaves, numbers: None, line: None, identity: leaf_hash(b""), ticket })
+    Event::Submit(Submission {
+        entries,
+        leaves,
+        ends: Vec::new(),
+        numbers: None,
+        line: None,
+        identity: leaf_hash(b""),
+        ticket,
+    })
 }
 
 fn run(machine: &mut Machine<u32>, events: Vec<Event<u32>>) -> Vec<Effect<u32>> {
