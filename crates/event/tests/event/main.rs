@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "a test that fails must say where"
 )]
 
@@ -12,6 +13,7 @@ mod batches;
 mod bundles;
 mod chains;
 mod decoders;
+mod detectors;
 mod hostile;
 mod support;
 mod vectors;
