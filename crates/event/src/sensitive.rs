@@ -1,9 +1,10 @@
 //! Detectors: what a record should not say is replaced by a token before anything is signed.
 //!
-//! A token is the HMAC of what it replaces, under a key that stays with the collector: the same value has the same token, so that
-//! records can still be found by it, and nobody without the key can find out the value by guessing. What is replaced
-//! is replaced everywhere, in the record and in the fields that were taken out of it. The report names fields and counts, and never a
-//! value. Detectors find what has a form; a secret without one, a password say, they cannot find.
+//! A token is the HMAC of what it replaces, under a key that stays with the collector: the same value has the same
+//! token, so that records can still be found by it, and nobody without the key can find out the value by guessing.
+//! What is replaced is replaced everywhere, in the record and in the fields that were taken out of it. The report
+//! names fields and counts, and never a value. Detectors find what has a form; a secret without one, a password say,
+//! they cannot find.
 
 use std::fmt;
 
@@ -90,8 +91,8 @@ impl Detectors {
         Detectors { key, kinds: kinds.to_vec() }
     }
 
-    /// Replaces what is found in an event, a rejected record's included, and says in the event where and how often. Again, it finds
-    /// nothing: tokens are none of what is looked for.
+    /// Replaces what is found in an event, a rejected record's included, and says in the event where and how often.
+    /// Again, it finds nothing: tokens are none of what is looked for.
     pub fn apply(&self, event: &mut Event) -> Found {
         let mut report = Report::default();
         let mut record = std::mem::take(&mut event.body.record);
@@ -151,8 +152,8 @@ impl Detectors {
         head
     }
 
-    /// The texts of a document of one record. It stays as it is if nothing is found in it; otherwise it is encoded anew, without fields
-    /// that are not known: nobody could have looked into them.
+    /// The texts of a document of one record. It stays as it is if nothing is found in it; otherwise it is encoded
+    /// anew, without fields that are not known: nobody could have looked into them.
     fn logs(&self, record: Vec<u8>, report: &mut Report) -> Vec<u8> {
         let Ok(mut data) = LogsData::decode(record.as_slice()) else { return self.plain(record, report) };
         let before = report.found.clone();
@@ -175,7 +176,8 @@ impl Detectors {
                 }
             }
         }
-        // What is found in the bytes alone stands in a field that is not known, or two fields side by side look like it.
+        // What is found in the bytes alone stands in a field that is not known, or two fields side by side look like
+        // it.
         let is_clean = |bytes: &[u8]| self.replaced(bytes, &mut |_| ()).is_none();
         if report.found == before && is_clean(&record) {
             return record;
@@ -225,7 +227,8 @@ impl Detectors {
         }
     }
 
-    /// Replaces what is found in one text, and reports it. The path may hold a name that should not be said: it is looked at too.
+    /// Replaces what is found in one text, and reports it. The path may hold a name that should not be said: it is
+    /// looked at too.
     fn at(&self, text: &[u8], report: &mut Report, path: &dyn Fn() -> String) -> Option<Vec<u8>> {
         let mut kinds = Vec::new();
         let replaced = self.replaced(text, &mut |kind| kinds.push(kind))?;
@@ -323,8 +326,8 @@ const fn class(kind: Detected) -> DataClass {
     }
 }
 
-/// A record that was cut off may end inside of what would be found if it were whole: its last word goes, and the groups of digits
-/// before it.
+/// A record that was cut off may end inside of what would be found if it were whole: its last word goes, and the
+/// groups of digits before it.
 fn drop_cut_word(record: &mut Vec<u8>) {
     let from = record.len().saturating_sub(MAX_CUT_WORD);
     let is_end = |byte: &u8| byte.is_ascii_whitespace() || b"\"',;<>()".contains(byte);

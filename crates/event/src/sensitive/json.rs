@@ -1,5 +1,7 @@
-//! Replacing inside of JSON without writing it anew: every string and number is looked at, with its escapes undone, and what
-//! nothing was found in stays as it stands, byte by byte.
+//! Replacing inside of JSON without writing it anew: every string and number is looked at, with its escapes undone,
+//! and what nothing was found in stays as it stands, byte by byte.
+
+use std::borrow::Cow;
 
 use crate::fit::MAX_TEXT_BYTES;
 
@@ -12,8 +14,8 @@ enum Inside {
     Array(usize),
 }
 
-/// Copies JSON and asks about every text in it: `replace` gets the text and a way to say where it stands, and answers with another
-/// text or with none. What is not JSON is copied too, with the texts that can be made out.
+/// Copies JSON and asks about every text in it: `replace` gets the text and a way to say where it stands, and answers
+/// with another text or with none. What is not JSON is copied too, with the texts that can be made out.
 pub(super) fn rewrite(
     json: &[u8],
     mut replace: impl FnMut(&[u8], &dyn Fn() -> String) -> Option<Vec<u8>>,
@@ -38,7 +40,7 @@ pub(super) fn rewrite(
         if let (b'"', Some(Inside::Object { name, at_name: true })) = (byte, around.last_mut()) {
             *name = Some((at, end));
         }
-        let text = if *byte == b'"' { unescaped(literal) } else { literal.to_vec() };
+        let text = if *byte == b'"' { unescaped(literal) } else { literal.into() };
         let path = || path(json, &around);
         match replace(&text, &path) {
             Some(other) => written.extend(escaped(&other)),
@@ -76,15 +78,15 @@ fn string_end(json: &[u8], start: usize) -> usize {
 }
 
 /// The text that a literal means; what stands between its quotes, if it is no string of JSON.
-fn unescaped(literal: &[u8]) -> Vec<u8> {
-    let inner = literal.get(1..literal.len() - 1).unwrap_or_default();
-    if !literal.contains(&b'\\') {
-        return if literal.ends_with(b"\"") && literal.len() > 1 { inner } else { &literal[1..] }.to_vec();
+fn unescaped(literal: &[u8]) -> Cow<'_, [u8]> {
+    if literal.contains(&b'\\') {
+        return match serde_json::from_slice::<String>(literal) {
+            Ok(text) => text.into_bytes().into(),
+            Err(_) => literal[1..].into(),
+        };
     }
-    match serde_json::from_slice::<String>(literal) {
-        Ok(text) => text.into_bytes(),
-        Err(_) => literal[1..].to_vec(),
-    }
+    let inner = &literal[1..];
+    inner.strip_suffix(b"\"").unwrap_or(inner).into()
 }
 
 fn escaped(text: &[u8]) -> Vec<u8> {

@@ -20,7 +20,8 @@ fn detectors(seed: u8) -> Detectors {
     Detectors::new(TokenKey::from_bytes([seed; 32].into()), &ALL)
 }
 
-/// One of each kind, with the word that must not be left of it. In two parts, so that nobody's search for secrets finds this file.
+/// One of each kind, with the word that must not be left of it. In two parts, so that nobody's search for secrets
+/// finds this file.
 fn planted() -> Vec<(Detected, String, &'static str)> {
     let key = concat!("-----BEGIN PRIVATE", " KEY-----\nMIGH\n-----END PRIVATE", " KEY-----");
     vec![
@@ -227,7 +228,8 @@ fn tokens_are_stable_keyed_and_of_one_value() {
 }
 
 /// RFC 4231 is of HMAC; this is of what goes into it. The expected letters are those of Python's hmac module:
-/// `hmac.new(bytes([1] * 32), b"email\0alice@example.com", "sha256").digest()[:12]`, each half byte a letter from a to p.
+/// `hmac.new(bytes([1] * 32), b"email\0alice@example.com", "sha256").digest()[:12]`, each half byte a letter from a to
+/// p.
 #[test]
 fn a_token_is_what_it_is_said_to_be() {
     let mut event =

@@ -1,5 +1,5 @@
-//! What the audit events promise, checked from outside: signed batches against every change, the formats against a second
-//! implementation, the decoders against real records and against everything that a hostile source could send.
+//! What the audit events promise, checked from outside: signed batches against every change, the formats against a
+//! second implementation, the decoders against real records and against everything that a hostile source could send.
 
 #![allow(
     clippy::unwrap_used,
