@@ -21,7 +21,7 @@ use thiserror::Error;
 
 pub use judge::{Answer, judge};
 use milestone::Milestones;
-pub use milestone::{MAX_MILESTONES, OtherRoot};
+pub use milestone::{Beginning, MAX_MILESTONES};
 pub use rule::{Broken, EntryRule, WellFormed};
 
 /// Leaf hashes that are kept behind the proven tree: 2 MiB. One proof is asked for each so many entries, which costs nothing
@@ -113,7 +113,7 @@ pub enum Stuck {
         /// The head of the log that does not extend it.
         under: TreeHead,
         /// The root that it has in its place, and the proof.
-        other: OtherRoot,
+        other: Beginning,
     },
     /// The entries do not lead to the signed root, and the log does not prove which of them are others.
     #[error(
@@ -195,11 +195,15 @@ impl Audit {
         }
     }
 
-    /// Signed heads that are to be passed on the way, each with the root that was seen at its size. The entries may lead to
-    /// the target and not through them: then they are of two histories, and [`Audit::other_roots`] proves it with no help
-    /// from the log.
+    /// Signed heads that are to be passed through on the way. The entries may lead to the target and not through them: then they
+    /// are of two histories, and [`Audit::beginnings`] proves it with no help from the log.
     pub fn pass_through(&mut self, heads: impl IntoIterator<Item = TreeHead>) {
-        self.milestones = Milestones::new(heads, self.tree.size());
+        self.milestones = Milestones::new(heads, self.tree.size(), false);
+    }
+
+    /// Has the consistency proof from this head's size made from the entries, whatever root they have there.
+    pub fn prove_from(&mut self, head: TreeHead) {
+        self.milestones = Milestones::new([head], self.tree.size(), true);
     }
 
     /// Sets the signed head that is to be reached next. Only where the one before was reached.
@@ -324,10 +328,10 @@ impl Audit {
         std::mem::take(&mut self.malformed)
     }
 
-    /// Heads that were to be passed through and were not, each with the proof under the target. Empty before it is reached:
-    /// only then the entries are proven to be the target's.
-    pub fn other_roots(&self) -> Vec<(TreeHead, OtherRoot)> {
-        if self.state == State::Reached { self.milestones.missed(self.target.size) } else { Vec::new() }
+    /// Heads that were to be passed through and were not, or that a proof was asked for, each with the root that the target's
+    /// tree has there and its proof. Empty before the target is reached: only then the entries are proven to be its.
+    pub fn beginnings(&self) -> Vec<(TreeHead, Beginning)> {
+        if self.state == State::Reached { self.milestones.beginnings(self.target.size) } else { Vec::new() }
     }
 
     /// The size at which what was read is to be proven: the target's, or less if that is far.

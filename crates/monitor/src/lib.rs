@@ -1,3 +1,5 @@
 //! The monitor role: it re-reads every published head of a log and tells when two people were shown two histories.
 
 pub mod audit;
+pub mod event;
+pub mod finding;

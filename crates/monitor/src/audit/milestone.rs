@@ -15,7 +15,7 @@ pub const MAX_MILESTONES: usize = 64;
 
 /// The root that a signed tree has at a smaller size, and the proof of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct OtherRoot {
+pub struct Beginning {
     /// The root.
     pub root: Hash,
     /// The consistency proof from that size, with the root of the old subtree first in every case, as evidence carries it.
@@ -28,15 +28,17 @@ pub(super) struct Milestones {
     heads: Vec<TreeHead>,
     /// How many of them lie behind.
     passed: usize,
-    /// Of those behind, what was not as it should be.
-    missed: Vec<Missed>,
+    /// Whether proofs are made for those that were passed through as well.
+    prove_all: bool,
+    /// Of those behind, those that take a proof.
+    proofs: Vec<Proof>,
     /// The same as it was where the tree was last proven.
-    settled: Vec<Missed>,
+    settled: Vec<Proof>,
 }
 
-/// A head that was not passed through, and the hashes for its proof as far as they are known.
+/// A head, and the hashes for the proof from its size as far as they are known.
 #[derive(Clone, Debug)]
-struct Missed {
+struct Proof {
     head: TreeHead,
     /// The root that the entries have there.
     root: Hash,
@@ -45,12 +47,16 @@ struct Missed {
 }
 
 impl Milestones {
-    pub(super) fn new(heads: impl IntoIterator<Item = TreeHead>, read: TreeSize) -> Milestones {
+    pub(super) fn new(
+        heads: impl IntoIterator<Item = TreeHead>,
+        read: TreeSize,
+        prove_all: bool,
+    ) -> Milestones {
         let mut heads: Vec<TreeHead> = heads.into_iter().filter(|head| head.size > read).collect();
         heads.sort_by_key(|head| (head.size, head.root));
         heads.dedup();
         heads.truncate(MAX_MILESTONES);
-        Milestones { heads, ..Milestones::default() }
+        Milestones { heads, prove_all, ..Milestones::default() }
     }
 
     pub(super) fn is_due(&self, size: TreeSize) -> bool {
@@ -61,38 +67,39 @@ impl Milestones {
     pub(super) fn pass(&mut self, tree: &Frontier, target: TreeSize) {
         while let Some(head) = self.heads.get(self.passed).filter(|head| head.size <= tree.size()) {
             self.passed += 1;
-            if head.size == tree.size() && head.size < target && head.root != tree.root() {
-                self.missed.push(Missed::new(*head, tree, target));
+            let other = self.prove_all || head.root != tree.root();
+            if head.size == tree.size() && head.size < target && other {
+                self.proofs.push(Proof::new(*head, tree, target));
             }
         }
     }
 
     /// A perfect subtree is complete.
     pub(super) fn completed(&mut self, height: u32, position: u64, hash: Hash) {
-        for missed in &mut self.missed {
-            if let Some(node) = missed.nodes.get_mut(&(height, position)) {
+        for proof in &mut self.proofs {
+            if let Some(node) = proof.nodes.get_mut(&(height, position)) {
                 *node = Some(hash);
             }
         }
     }
 
     pub(super) fn settle(&mut self) {
-        self.settled.clone_from(&self.missed);
+        self.settled.clone_from(&self.proofs);
     }
 
     /// Goes back to where the tree was last proven.
     pub(super) fn rewind(&mut self, proven: TreeSize) {
-        self.missed.clone_from(&self.settled);
+        self.proofs.clone_from(&self.settled);
         self.passed = self.heads.partition_point(|head| head.size <= proven);
     }
 
-    pub(super) fn missed(&self, target: TreeSize) -> Vec<(TreeHead, OtherRoot)> {
-        self.missed.iter().filter_map(|missed| Some((missed.head, missed.other_root(target)?))).collect()
+    pub(super) fn beginnings(&self, target: TreeSize) -> Vec<(TreeHead, Beginning)> {
+        self.proofs.iter().filter_map(|proof| Some((proof.head, proof.beginning(target)?))).collect()
     }
 }
 
-impl Missed {
-    fn new(head: TreeHead, tree: &Frontier, target: TreeSize) -> Missed {
+impl Proof {
+    fn new(head: TreeHead, tree: &Frontier, target: TreeSize) -> Proof {
         let asked = Asked::default();
         // Nothing is proven here: it is only written down which hashes the proof takes.
         let _ = prove_consistency(&asked, head.size, target);
@@ -103,12 +110,12 @@ impl Missed {
             nodes.insert((height, start >> height), Some(*hash));
             start += 1 << height;
         }
-        Missed { head, root: tree.root(), nodes }
+        Proof { head, root: tree.root(), nodes }
     }
 
-    fn other_root(&self, target: TreeSize) -> Option<OtherRoot> {
+    fn beginning(&self, target: TreeSize) -> Option<Beginning> {
         let proof = prove_consistency(&Known(&self.nodes), self.head.size, target).ok()?.ok()?;
-        Some(OtherRoot { root: self.root, carried: proof.carrying(&self.root) })
+        Some(Beginning { root: self.root, carried: proof.carrying(&self.root) })
     }
 }
 

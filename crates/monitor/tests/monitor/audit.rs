@@ -32,10 +32,10 @@ impl Log<'_> {
         match self.proofs {
             Proofs::Real => {
                 let beginning = self.tree.head(ours.size.get()).root;
-                judge(ours, target, self.tree.consistency(ours.size, target.size), Some(beginning))
+                judge(ours, target, self.tree.consistency(ours.size, target.size), &[sha256(b"?"), beginning])
             }
             Proofs::Refused => Answer::Nothing("refused".to_owned()),
-            Proofs::Garbage => judge(ours, target, vec![sha256(b"garbage"); 63], Some(sha256(b"other"))),
+            Proofs::Garbage => judge(ours, target, vec![sha256(b"garbage"); 63], &[sha256(b"other")]),
         }
     }
 
@@ -242,9 +242,9 @@ fn a_fork_is_proven_from_the_entries_alone() {
                 let mut audit = Audit::from(Frontier::new());
                 audit.pass_through([other.head(seen), tree.head(seen), tree.head(seen.div_ceil(2))]);
                 audit.aim(tree.head(leaves));
-                assert!(audit.other_roots().is_empty());
+                assert!(audit.beginnings().is_empty());
                 Log { tree: &tree, served: &served, proofs: Proofs::Refused }.drive(&mut audit, &[]);
-                let found = audit.other_roots();
+                let found = audit.beginnings();
                 assert_eq!(found.len(), 1, "fork at {fork}, seen at {seen} of {leaves}");
                 assert_eq!(found[0].0, other.head(seen));
                 evidence(&other.head(seen), &tree.head(leaves), found[0].1.carried.clone());
@@ -265,7 +265,7 @@ fn a_changed_entry_is_no_fork() {
         audit.pass_through((1..40).map(|at| tree.head(at)));
         audit.aim(tree.head(40));
         Log { tree: &tree, served: &served, proofs: Proofs::Real }.drive(&mut audit, &[]);
-        assert_eq!((audit.step(), audit.other_roots()), (Step::Reached, Vec::new()));
+        assert_eq!((audit.step(), audit.beginnings()), (Step::Reached, Vec::new()));
         assert_eq!(audit.take_rewritten().len(), 1);
     }
 }
