@@ -1,5 +1,10 @@
 //! The monitor role: it re-reads every published head of a log and tells when two people were shown two histories.
 
 pub mod audit;
+pub mod book;
+pub mod disk;
 pub mod event;
 pub mod finding;
+pub mod progress;
+
+mod lines;

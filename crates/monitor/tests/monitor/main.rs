@@ -8,4 +8,5 @@
 )]
 
 mod audit;
+mod disk;
 mod trees;
