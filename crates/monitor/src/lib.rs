@@ -6,5 +6,6 @@ pub mod disk;
 pub mod event;
 pub mod finding;
 pub mod progress;
+pub mod vantage;
 
 mod lines;
