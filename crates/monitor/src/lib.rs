@@ -2,9 +2,11 @@
 
 pub mod audit;
 pub mod book;
+pub mod compare;
 pub mod disk;
 pub mod event;
 pub mod finding;
+pub mod heads;
 pub mod progress;
 pub mod vantage;
 

@@ -18,6 +18,11 @@ pub enum StateError {
         "line {0} is not what belongs there: the file was damaged or edited. Put a backup of the monitor's directory back"
     )]
     Line(usize),
+    /// A head in it is not signed as it was when it was written.
+    #[error(
+        "a head in it is not one of the log under this policy: {0}. Keep a replaced key of the log in the policy beside the new one"
+    )]
+    Head(String),
     /// It reads, but is not spelt as it would be written.
     #[error(
         "it is not in its one canonical form: it was edited. Put a backup of the monitor's directory back"
