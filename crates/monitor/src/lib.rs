@@ -7,7 +7,13 @@ pub mod disk;
 pub mod event;
 pub mod finding;
 pub mod heads;
+pub mod monitor;
 pub mod progress;
+pub mod run;
+pub mod sinks;
 pub mod vantage;
 
 mod lines;
+mod state;
+
+pub use monitor::Monitor;
