@@ -9,4 +9,7 @@
 
 mod audit;
 mod disk;
+mod pki;
+mod real;
+mod support;
 mod trees;
