@@ -9,6 +9,8 @@
 
 mod audit;
 mod disk;
+mod liar;
+mod lies;
 mod pki;
 mod real;
 mod support;
