@@ -5,5 +5,6 @@ pub mod compare;
 pub mod event;
 pub mod finding;
 pub mod heads;
+pub mod statement;
 
 mod lines;
