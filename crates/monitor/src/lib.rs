@@ -11,6 +11,7 @@ pub mod monitor;
 pub mod progress;
 pub mod run;
 pub mod sinks;
+pub mod statement;
 pub mod vantage;
 
 mod lines;
