@@ -73,6 +73,8 @@ enum Purpose {
 pub(super) struct Doubt {
     since: Elapsed,
     rests_until: Elapsed,
+    /// Whether it was compared with a head that is no smaller.
+    overtaken: bool,
     refused: Option<(Elapsed, String)>,
     /// The subject under which it was told of.
     told: Option<String>,
@@ -88,7 +90,7 @@ enum Shown {
 
 impl Doubt {
     pub(super) fn new(since: Elapsed) -> Doubt {
-        Doubt { since, rests_until: 0, refused: None, told: None }
+        Doubt { since, rests_until: 0, overtaken: false, refused: None, told: None }
     }
 }
 
@@ -106,8 +108,7 @@ impl Machine {
 
     /// Takes one step towards placing a waiting head. Whether there may be another.
     fn place(&mut self, head: &TreeHead) -> bool {
-        let rests = self.doubts.get(&key(head)).is_some_and(|doubt| doubt.rests_until > self.time.elapsed);
-        if rests || self.questions.iter().any(|question| question.places(head)) {
+        if self.questions.iter().any(|question| question.places(head)) {
             return false;
         }
         let Some(waiting) = self.heads.waiting().iter().find(|waiting| waiting.seen.head() == *head) else {
@@ -129,6 +130,13 @@ impl Machine {
         };
         let neighbour = self.heads.branches().get(branch).and_then(|branch| branch.neighbour(head.size));
         let Some(neighbour) = neighbour.map(|seen| seen.head()) else { return false };
+        let Some(doubt) = self.doubts.get_mut(&key(head)) else { return false };
+        // A history that has grown past the head has its own proof about it, whoever refuses others.
+        let overtaken = neighbour.size >= head.size;
+        if doubt.rests_until > self.time.elapsed && overtaken == doubt.overtaken {
+            return false;
+        }
+        doubt.overtaken = overtaken;
         if neighbour.size == head.size {
             self.two_roots(&neighbour, head);
             self.heads.exclude(head, branch);
@@ -263,10 +271,10 @@ impl Machine {
     fn no_answer(&mut self, mut question: Question, refused: Option<String>) {
         question.refused = refused.or(question.refused);
         let now = self.time.elapsed;
-        if let (Some(why), Purpose::Place(head, _)) = (&question.refused, &question.purpose) {
-            if let Some(doubt) = self.doubts.get_mut(&key(head)) {
-                doubt.refused.get_or_insert_with(|| (now, why.clone()));
-            }
+        if let (Some(why), Purpose::Place(head, _)) = (&question.refused, &question.purpose)
+            && let Some(doubt) = self.doubts.get_mut(&key(head))
+        {
+            doubt.refused.get_or_insert_with(|| (now, why.clone()));
         }
         let may_rehash = !question.rehashes && self.rehashes() < MAX_REHASHES;
         if question.left.is_empty() && question.refused.is_some() && may_rehash {
