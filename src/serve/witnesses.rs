@@ -65,8 +65,14 @@ impl WitnessGate {
     /// Waits until enough witnesses have said what they hold, and compares it with the journal.
     pub async fn pass(&mut self, waiting: impl Fn(&str)) -> Outcome<Held> {
         let origin = self.gate.origin.clone();
+        // A gate may wait for hours, and asks every few seconds: what it waits for is said when it changes.
+        let said = Mutex::new(String::new());
         let tell = |why: &str| {
-            tracing::warn!(log = %origin, waiting_for = why, "nothing is acknowledged before the gate");
+            let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+            if *said != why {
+                tracing::warn!(log = %origin, waiting_for = why, "nothing is acknowledged before the gate");
+                why.clone_into(&mut said);
+            }
             waiting(why);
         };
         gate::pass(&self.gate, &mut self.told, tell).await.map_err(Failure::state)

@@ -25,6 +25,7 @@ mod hammer;
 mod inside;
 mod kill;
 mod metrics;
+mod operations;
 mod paper;
 mod policy;
 mod producers;
