@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use epigraph_core::{Frontier, Hash, TreeSize, UnixMillis};
 
-use crate::audit::Audit;
 pub use crate::lines::StateError;
 use crate::lines::{Reader, Writer, number};
 
@@ -91,13 +90,6 @@ impl Progress {
             progress.vantages.insert(name, Audited { read, again, full_at });
         }
         if progress.encode() == bytes { Ok(progress) } else { Err(StateError::NotCanonical) }
-    }
-}
-
-impl Audited {
-    /// Goes on with the audit of what is new.
-    pub fn audit(&self) -> Audit {
-        Audit::from(self.read.clone())
     }
 }
 

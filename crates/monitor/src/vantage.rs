@@ -17,12 +17,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use epigraph_core::backoff::spread_wait;
 use epigraph_core::note::MAX_NOTE_BYTES;
-use epigraph_core::{Clock, Entropy, Origin, UnixMillis};
+use epigraph_core::{Clock, Entropy, Frontier, Origin, UnixMillis};
 use epigraph_rpc::{CallError, Reason, Refusal, peer};
 use tokio::sync::mpsc;
 
 use crate::event::{Event, Vantage, Why};
-use crate::progress::Audited;
 
 /// What the vantage points of all logs have said and the loop has not heard yet. They wait when it is full.
 pub const MAX_UNHEARD: usize = 64;
@@ -46,11 +45,25 @@ pub enum Message {
     /// To the comparing machine.
     Event(Event),
     /// How far an audit has come.
-    Progress {
+    Audit {
         /// Under which vantage point.
         vantage: String,
         /// How far.
-        audited: Audited,
+        come: Come,
+    },
+}
+
+/// How far an audit has come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Come {
+    /// So far is read and proven.
+    Read(Frontier),
+    /// So far is read again and proven.
+    Again(Frontier),
+    /// Everything from the first entry on was read.
+    Full {
+        /// When that ended.
+        at: UnixMillis,
     },
 }
 

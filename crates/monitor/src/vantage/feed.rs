@@ -13,6 +13,7 @@ use crate::event::Vantage;
 /// Shows what a source shows, for as long as it is polled.
 pub async fn follow<S: HeadSource>(source: &S, vantage: &Vantage, poll: Duration, outbox: &Outbox) {
     let watching = async {
+        // Never ends.
         let mut failures = 0;
         loop {
             let before = failures;
@@ -26,7 +27,7 @@ pub async fn follow<S: HeadSource>(source: &S, vantage: &Vantage, poll: Duration
             sleep(outbox.wait(failures)).await;
         }
     };
-    tokio::join!(watching, ask(source, vantage, poll, outbox))
+    tokio::join!(watching, ask(source, vantage, poll, outbox));
 }
 
 /// One stream of heads. Its failures are not told: what cannot be watched is still asked for.

@@ -98,7 +98,7 @@ fn notes(file: &Bytes) -> Vec<Bytes> {
     if let Ok(evidence) = Evidence::decode(file) {
         return evidence.notes().map(|note| Bytes::copy_from_slice(note.as_bytes())).to_vec();
     }
-    match Receipt::decode(file) {
+    match Receipt::parse(file) {
         Ok(receipt) => vec![receipt.checkpoint.into()],
         Err(_) => vec![file.clone()],
     }

@@ -10,15 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use epigraph_core::checkpoint::decode_text;
 use epigraph_core::note::Parsed;
-use epigraph_core::{Frontier, LeafIndex, TreeHead};
+use epigraph_core::{Frontier, Hash, LeafIndex, TreeHead, UnixMillis};
 use epigraph_rpc::peer::{Follow, FollowEvent};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use super::{Message, Outbox, Reader};
+use super::{Come, Message, Outbox, Reader};
 use crate::audit::{Audit, CHUNK, EntryRule, Malformed, Rewritten, Step, Stuck};
 use crate::event::{Event, Found, Why};
-use crate::progress::Audited;
 
 /// Within this time something must come of entries that the log has published.
 const STALL: Duration = Duration::from_secs(30);
@@ -28,6 +27,9 @@ const KEEP_EVERY: u64 = 16 * CHUNK;
 
 /// And not more often than this, however often the log publishes.
 const KEEP_EVERY_MS: u64 = 10_000;
+
+/// Streams in a row that may end between a head and the entries that it covers: the log has a reason to end one, not every one.
+const MAX_ENDS: u32 = 3;
 
 /// Questions for entries from the first one on that wait at one vantage point. The machine asks again for one that was lost.
 pub const MAX_JOBS: usize = 8;
@@ -62,24 +64,25 @@ pub enum Job {
 /// The rules that entries must keep.
 pub type Rules = Arc<[Box<dyn EntryRule>]>;
 
-/// Reads what is new up to each head that is asked for, for as long as it is polled.
+/// Reads what is new up to each head that is asked for, for as long as it is polled. `full` says whether an audit from the first
+/// entry on has ended before.
 pub async fn tail(
     reader: &Reader,
-    mut audited: Audited,
+    proven: Frontier,
+    mut full: bool,
     mut upto: watch::Receiver<Option<TreeHead>>,
     rules: &Rules,
     outbox: &Outbox,
 ) {
-    let mut audit = audited.audit();
-    let mut reading = Reading { reader, rules, outbox, entries: Entries::new(reader, outbox) };
-    let (mut kept_at, mut failures) = (outbox.now(), 0);
+    let mut audit = Audit::from(proven);
+    let mut reading = Reading::new(reader, rules, outbox, Some(Come::Read));
+    let mut failures = 0;
     loop {
         let asked = *upto.borrow_and_update();
         let read = audit.target();
-        let target = asked.filter(|asked| asked.size > read.size);
-        let Some(target) = target else {
-            // Heads are asked for in growing order; the same one again is answered again.
-            if asked == Some(read) && audit.step() == Step::Reached {
+        let Some(target) = asked.filter(|asked| asked.size > read.size) else {
+            // An older head lies behind what is proven, and of one size there is one tree: see the comparing machine.
+            if asked.is_some_and(|asked| asked.size < read.size || asked == read) {
                 reading.reached(read).await;
             }
             if upto.changed().await.is_err() {
@@ -88,23 +91,12 @@ pub async fn tail(
             continue;
         };
         audit.aim(target);
-        let mut keep = |proven: &Frontier| {
-            let now = outbox.now();
-            let grown = proven.size().get().saturating_sub(audited.read.size().get());
-            let due = grown >= KEEP_EVERY || now.0.saturating_sub(kept_at.0) >= KEEP_EVERY_MS;
-            let keep = grown > 0 && due;
-            if keep {
-                (audited.read, kept_at) = (proven.clone(), now);
-            }
-            keep.then(|| audited.clone())
-        };
-        match reading.read(&mut audit, &mut keep).await {
+        match reading.read(&mut audit).await {
             Ok(()) if audit.stuck().is_none() => {
                 failures = 0;
-                if audited.full_at.is_none() {
-                    audited.full_at = Some(outbox.now());
-                    audited.read = audit.proven().clone();
-                    reading.keep(&audited).await;
+                if !full {
+                    full = true;
+                    reading.come(Come::Full { at: outbox.now() }).await;
                 }
                 reading.reached(target).await;
                 continue;
@@ -113,9 +105,7 @@ pub async fn tail(
             Err(why) => outbox.unreachable(&reader.vantage, &why).await,
         }
         // What was proven stays; the rest is read anew, of what the log then serves.
-        if audit.stuck().is_some() {
-            audit = Audit::from(audit.proven().clone());
-        }
+        audit = Audit::from(audit.proven().clone());
         reading.entries = Entries::new(reader, outbox);
         failures += 1;
         sleep(outbox.wait(failures)).await;
@@ -123,40 +113,24 @@ pub async fn tail(
 }
 
 /// Does what is asked for from the first entry on, one after the other, for as long as it is polled.
-pub async fn jobs(
-    reader: &Reader,
-    mut asked: mpsc::Receiver<Job>,
-    rules: &Rules,
-    outbox: &Outbox,
-    mut progress: impl FnMut(Progressed) -> Audited,
-) {
+pub async fn jobs(reader: &Reader, mut asked: mpsc::Receiver<Job>, rules: &Rules, outbox: &Outbox) {
     while let Some(job) = asked.recv().await {
-        let size = match &job {
-            Job::Again { upto, .. } => upto.size,
-            Job::Rehash { new, .. } => new.size,
-        };
-        let most = JOB_BASE + Duration::from_secs(size.get() / JOB_ENTRIES_A_SECOND);
-        let mut reading = Reading { reader, rules, outbox, entries: Entries::new(reader, outbox) };
+        let slow = |_| Err(SLOW.to_owned());
         match job {
             Job::Again { upto, heads, from } => {
-                let done = timeout(most, reading.again(upto, heads, from, &mut progress)).await;
-                if let Err(why) = done.unwrap_or_else(|_| Err("it serves its entries too slowly".to_owned()))
-                {
+                let mut reading = Reading::new(reader, rules, outbox, Some(Come::Again));
+                let done = timeout(within(upto), reading.again(upto, heads, from)).await;
+                if let Err(why) = done.unwrap_or_else(slow) {
                     outbox.unreachable(&reader.vantage, &why).await;
                 }
             }
             Job::Rehash { old, new } => {
-                let done = timeout(most, reading.rehash(old, new)).await;
-                let done = done.unwrap_or_else(|_| Err("it serves its entries too slowly".to_owned()));
+                let mut reading = Reading::new(reader, rules, outbox, None);
+                let done = timeout(within(new), reading.rehash(old, new)).await;
+                let done = done.unwrap_or_else(|_| Err(SLOW.to_owned()));
                 let answer = done.unwrap_or_else(|why| {
-                    let (old, new, at) = (old.size, new.size, outbox.now());
-                    Event::NoProof {
-                        old,
-                        new,
-                        vantage: reader.vantage.clone(),
-                        why: Why::Unreachable(why),
-                        at,
-                    }
+                    let (vantage, at) = (reader.vantage.clone(), outbox.now());
+                    Event::NoProof { old: old.size, new: new.size, vantage, why: Why::Unreachable(why), at }
                 });
                 outbox.tell(answer).await;
             }
@@ -164,13 +138,12 @@ pub async fn jobs(
     }
 }
 
-/// How an audit that began again has come on.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Progressed {
-    /// So far is proven.
-    Proven(Frontier),
-    /// It ended.
-    Ended,
+/// What is said of a log that takes longer.
+const SLOW: &str = "it serves its entries too slowly";
+
+/// How long reading from the first entry on may take.
+fn within(upto: TreeHead) -> Duration {
+    JOB_BASE + Duration::from_secs(upto.size.get() / JOB_ENTRIES_A_SECOND)
 }
 
 struct Reading<'a> {
@@ -178,15 +151,25 @@ struct Reading<'a> {
     rules: &'a Rules,
     outbox: &'a Outbox,
     entries: Entries<'a>,
+    /// What a proven tree is stored as, if it is.
+    kept_as: Option<fn(Frontier) -> Come>,
+    /// What was last stored, and when.
+    kept: (u64, UnixMillis),
 }
 
-impl Reading<'_> {
+impl<'a> Reading<'a> {
+    fn new(
+        reader: &'a Reader,
+        rules: &'a Rules,
+        outbox: &'a Outbox,
+        kept_as: Option<fn(Frontier) -> Come>,
+    ) -> Reading<'a> {
+        let entries = Entries::new(reader, outbox);
+        Reading { reader, rules, outbox, entries, kept_as, kept: (0, UnixMillis(0)) }
+    }
+
     /// Goes on with an audit until it has reached its head or is stuck. The error says nothing about the log.
-    async fn read(
-        &mut self,
-        audit: &mut Audit,
-        keep: &mut (dyn FnMut(&Frontier) -> Option<Audited> + Send),
-    ) -> Result<(), String> {
+    async fn read(&mut self, audit: &mut Audit) -> Result<(), String> {
         let rules: Vec<&dyn EntryRule> = self.rules.iter().map(|rule| &**rule).collect();
         loop {
             let proven = audit.proven().size();
@@ -212,32 +195,16 @@ impl Reading<'_> {
                 Step::Reached | Step::Stuck => return Ok(()),
             }
             if audit.proven().size() > proven {
-                if let Some(audited) = keep(audit.proven()) {
-                    self.keep(&audited).await;
-                }
+                self.keep(audit.proven()).await;
             }
         }
     }
 
-    async fn again(
-        &mut self,
-        upto: TreeHead,
-        heads: Vec<TreeHead>,
-        from: Frontier,
-        progress: &mut impl FnMut(Progressed) -> Audited,
-    ) -> Result<(), String> {
+    async fn again(&mut self, upto: TreeHead, heads: Vec<TreeHead>, from: Frontier) -> Result<(), String> {
         let mut audit = Audit::from(from);
         audit.pass_through(heads);
         audit.aim(upto);
-        let mut kept = audit.proven().size().get();
-        let mut keep = |proven: &Frontier| {
-            let due = proven.size().get().saturating_sub(kept) >= KEEP_EVERY;
-            if due {
-                kept = proven.size().get();
-            }
-            due.then(|| progress(Progressed::Proven(proven.clone())))
-        };
-        self.read(&mut audit, &mut keep).await?;
+        self.read(&mut audit).await?;
         if audit.stuck().is_some() {
             self.stuck(&audit).await;
             return Ok(());
@@ -245,7 +212,7 @@ impl Reading<'_> {
         for (old, beginning) in audit.beginnings() {
             self.proof(old, upto, beginning.carried).await;
         }
-        self.keep(&progress(Progressed::Ended)).await;
+        self.come(Come::Full { at: self.outbox.now() }).await;
         self.reached(upto).await;
         Ok(())
     }
@@ -255,7 +222,7 @@ impl Reading<'_> {
         let mut audit = Audit::from(Frontier::new());
         audit.prove_from(old);
         audit.aim(new);
-        self.read(&mut audit, &mut |_| None).await?;
+        self.read(&mut audit).await?;
         let (vantage, at) = (self.reader.vantage.clone(), self.outbox.now());
         let (old, new) = (old.size, new.size);
         Ok(match (audit.beginnings().pop(), audit.stuck()) {
@@ -269,7 +236,7 @@ impl Reading<'_> {
         })
     }
 
-    async fn proof(&self, old: TreeHead, new: TreeHead, hashes: Vec<epigraph_core::Hash>) {
+    async fn proof(&self, old: TreeHead, new: TreeHead, hashes: Vec<Hash>) {
         let (old, new, vantage, at) = (old.size, new.size, self.reader.vantage.clone(), self.outbox.now());
         self.outbox.tell(Event::Proof { old, new, hashes, candidates: Vec::new(), vantage, at }).await;
     }
@@ -279,9 +246,20 @@ impl Reading<'_> {
         self.outbox.tell(Event::Audited { head, vantage, at }).await;
     }
 
-    async fn keep(&self, audited: &Audited) {
+    /// Has what is proven stored, not too often.
+    async fn keep(&mut self, proven: &Frontier) {
+        let Some(kept_as) = self.kept_as else { return };
+        let (size, now) = (proven.size().get(), self.outbox.now());
+        let (kept, at) = self.kept;
+        if size.saturating_sub(kept) >= KEEP_EVERY || now.0.saturating_sub(at.0) >= KEEP_EVERY_MS {
+            self.kept = (size, now);
+            self.come(kept_as(proven.clone())).await;
+        }
+    }
+
+    async fn come(&self, come: Come) {
         let vantage = self.reader.vantage.name.clone();
-        self.outbox.send(Message::Progress { vantage, audited: audited.clone() }).await;
+        self.outbox.send(Message::Audit { vantage, come }).await;
     }
 
     async fn found(&self, found: Found) {
@@ -368,8 +346,8 @@ impl<'a> Entries<'a> {
 
     async fn next(&mut self, first: LeafIndex) -> Result<Vec<Bytes>, String> {
         let origin = self.reader.origin.as_str();
+        let mut ends = 0;
         loop {
-            let fresh = self.stream.is_none();
             let stream = match &mut self.stream {
                 Some(stream) => stream,
                 None => {
@@ -378,7 +356,8 @@ impl<'a> Entries<'a> {
                     self.stream.insert(opened.map_err(|error| error.to_string())?)
                 }
             };
-            let event = if self.promised > first.get() {
+            let promised = self.promised > first.get();
+            let event = if promised {
                 let event = timeout(STALL, stream.next()).await;
                 event.map_err(|_| "it sends none of the entries that it published".to_owned())?
             } else {
@@ -391,10 +370,14 @@ impl<'a> Entries<'a> {
                     self.promised = size_of(&note);
                     self.outbox.head(&self.reader.vantage, &note).await;
                 }
-                // The log wants its readers to connect anew; one that never sends anything in between is left.
-                None | Some(FollowEvent::End(_)) if !fresh || self.promised == 0 => self.stream = None,
+                // The log wants its readers to connect anew.
                 None | Some(FollowEvent::End(_)) => {
-                    return Err("its stream of entries ends before the first of them".to_owned());
+                    self.stream = None;
+                    ends += 1;
+                    if promised && ends >= MAX_ENDS {
+                        return Err("its streams of entries end before the entries".to_owned());
+                    }
+                    sleep(self.outbox.wait(ends)).await;
                 }
             }
         }
