@@ -50,7 +50,9 @@ impl Publisher {
         let asked = |witness: &&WitnessAddress| {
             let vkey = policy.witnesses().get(witness.place).map(|witness| witness.vkey.clone());
             let vkey = vkey.ok_or_else(|| Failure::usage("a witness is not in the policy"))?;
-            let peer = peer::Witness::new(&witness.address, tls, &witness.server).map_err(Failure::usage)?;
+            let address =
+                witness.address.as_deref().ok_or_else(|| Failure::usage("a witness has no address"))?;
+            let peer = peer::Witness::new(address, tls, &witness.server).map_err(Failure::usage)?;
             Ok(Asked { vkey, peer })
         };
         let witnesses = witnesses.iter().map(asked).collect::<Outcome<_>>()?;

@@ -89,9 +89,8 @@ pub struct Plan<'a> {
     name: String,
     origin: String,
     cast: Cast,
-    /// Of each process, as [`Cast::roles`] orders them.
-    addresses: Vec<(Role, SocketAddr)>,
-    metrics: SocketAddr,
+    /// Of each process, as [`Cast::roles`] orders them, and where it shows how it is doing.
+    addresses: Vec<(Role, SocketAddr, SocketAddr)>,
     /// Where the monitor's alarms go besides its own log.
     webhook: Option<SocketAddr>,
     now: UnixMillis,
@@ -130,15 +129,15 @@ impl<'a> Plan<'a> {
         SystemEntropy.fill(&mut random);
         let name = format!("{:08x}", u32::from_be_bytes(random));
         let roles = cast.roles();
-        let mut addresses = free_addresses(roles.len() + 1)?;
-        let metrics = addresses.pop().context("no address for the metrics")?;
+        let mut addresses = free_addresses(roles.len() * 2)?;
+        let metrics = addresses.split_off(roles.len());
+        let addresses = roles.into_iter().zip(addresses).zip(metrics);
         let plan = Plan {
             dir,
             origin: format!("{TRUST_DOMAIN}/{name}"),
             name,
             cast,
-            addresses: roles.into_iter().zip(addresses).collect(),
-            metrics,
+            addresses: addresses.map(|((role, address), metrics)| (role, address, metrics)).collect(),
             webhook,
             now: runtime::clock().now(),
         };
@@ -188,8 +187,14 @@ impl<'a> Plan<'a> {
     }
 
     fn address(&self, role: Role) -> anyhow::Result<SocketAddr> {
-        let found = self.addresses.iter().find(|(of, _)| *of == role);
-        found.map(|(_, address)| *address).with_context(|| format!("no address for the {role}"))
+        Ok(self.addresses_of(role)?.0)
+    }
+
+    fn addresses_of(&self, role: Role) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+        let found = self.addresses.iter().find(|(of, ..)| *of == role);
+        found
+            .map(|(_, address, metrics)| (*address, *metrics))
+            .with_context(|| format!("no address for the {role}"))
     }
 
     fn issue_certificates(&self, people: &[&str]) -> anyhow::Result<()> {
@@ -197,7 +202,7 @@ impl<'a> Plan<'a> {
         fs::create_dir(&pki)?;
         let ca = format!("Epigraph quickstart {}", self.name);
         let authority = Authority::create(&pki, &ca, CA_DAYS, self.now)?;
-        let roles: Vec<Role> = self.addresses.iter().map(|(role, _)| *role).collect();
+        let roles: Vec<Role> = self.addresses.iter().map(|(role, ..)| *role).collect();
         let people = people.iter().map(|name| Certificate {
             stem: format!("{name}/client"),
             spiffe: reader_spiffe(name),

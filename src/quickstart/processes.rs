@@ -107,6 +107,7 @@ impl Processes {
             serde_json::json!({
                 "role": process.role.to_string(),
                 "address": process.address(),
+                "metrics_address": process.serving["metrics_address"],
                 "pid": process.pid,
             })
         };

@@ -234,7 +234,12 @@ impl Machine {
             // The empty tree is the beginning of every tree, and has one root.
             return;
         }
-        match self.heads.note(seen, &vantage.name, at) {
+        let noted = self.heads.note(seen, &vantage.name, at);
+        // Witnesses show their own cosignature each: what a quorum stands behind is known when they are put together.
+        if let Some(together) = self.heads.get(&head).cloned() {
+            self.note_signatures(&together);
+        }
+        match noted {
             Noted::Known { branch, grew } => {
                 if let (Some(_), Some(point)) = (branch, self.points.get_mut(&vantage.name)) {
                     point.branch = branch;

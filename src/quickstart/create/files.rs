@@ -7,8 +7,10 @@ use crate::quickstart::role::{FAULTY, Role, client_spiffe, reader_spiffe};
 impl Plan<'_> {
     /// The beginning of every configuration of a process that serves.
     fn serving(&self, role: Role) -> anyhow::Result<String> {
-        let address = self.address(role)?;
-        Ok(format!("[listen]\naddress = \"{address}\"\n"))
+        let (address, metrics) = self.addresses_of(role)?;
+        Ok(format!(
+            "[listen]\naddress = \"{address}\"\n# Plain HTTP: /healthz, /readyz, /metrics.\n[metrics]\naddress = \"{metrics}\"\n"
+        ))
     }
 
     pub(super) fn log_alone(&self) -> anyhow::Result<String> {
@@ -51,13 +53,8 @@ policy = \"policy\"
 faulty = {FAULTY}
 "
         );
+        others += &self.asked_witnesses()?;
         for role in Role::witnesses() {
-            others += &format!(
-                "\n[[log.witness]]\nname = \"{}\"\naddress = \"{}\"\nserver = \"{}\"\n",
-                self.witness_name(role),
-                self.address(role)?,
-                role.spiffe()
-            );
             grants += &grant(
                 "This witness asks what is published, after each of its starts.",
                 &role.spiffe(),
@@ -70,18 +67,25 @@ faulty = {FAULTY}
         self.log(&tls(Role::Log, true), &others, &grants)
     }
 
+    /// A table for each witness.
+    fn asked_witnesses(&self) -> anyhow::Result<String> {
+        let table = |role: Role| {
+            let (name, address, server) = (self.witness_name(role), self.address(role)?, role.spiffe());
+            Ok(format!(
+                "\n[[log.witness]]\nname = \"{name}\"\naddress = \"{address}\"\nserver = \"{server}\"\n"
+            ))
+        };
+        Role::witnesses().map(table).collect()
+    }
+
     fn log(&self, tls: &str, others: &str, grants: &str) -> anyhow::Result<String> {
-        let Plan { origin, metrics, .. } = self;
+        let origin = &self.origin;
         let (listen, client) = (self.serving(Role::Log)?, client_spiffe());
         Ok(format!(
             r#"# The log of this quickstart: what `epigraph serve log --config log.toml` reads. Paths are relative to this file.
 directory = "log"
 
 {listen}
-# Plain HTTP: /healthz, /readyz, /metrics.
-[metrics]
-address = "{metrics}"
-
 {tls}
 [[log]]
 origin = "{origin}"
@@ -103,6 +107,7 @@ logs = ["{origin}"]
         let (listen, tls, origin) = (self.serving(Role::Signer)?, tls(Role::Signer, true), &self.origin);
         let (address, server) = (self.address(Role::Log)?, Role::Log.spiffe());
         let grant = grant("Nobody but the log has anything signed.", &server, "log", origin);
+        let witnesses = self.asked_witnesses()?;
         Ok(format!(
             r#"# The signer of this quickstart: what `epigraph serve signer --config signer.toml` reads. Paths are relative to this file.
 # In earnest it runs on another machine than the log, so that whoever takes over the log's machine has no key.
@@ -116,7 +121,10 @@ key = "signer/keys/log.key"
 # The log, which is asked after each start what it has published: a signer whose directory was put back finds out.
 address = "{address}"
 server = "{server}"
-{grant}"#
+# And so are the witnesses of this policy, of which so many may lie: then nobody can put back the signer and the log together.
+policy = "policy"
+faulty = {FAULTY}
+{witnesses}{grant}"#
         ))
     }
 
@@ -124,6 +132,12 @@ server = "{server}"
         let (listen, tls, name) = (self.serving(role)?, tls(role, true), self.witness_name(role));
         let grants = [
             grant("The log has its checkpoints cosigned.", &Role::Log.spiffe(), "log", &self.origin),
+            grant(
+                "The signer asks what was cosigned, after each of its starts.",
+                &Role::Signer.spiffe(),
+                "signer",
+                &self.origin,
+            ),
             grant("The client may ask what was cosigned.", &client_spiffe(), "reader", &self.origin),
             self.readers("So may anybody who reads the log, the monitor among them."),
         ];
