@@ -3,8 +3,9 @@
 //! `(state, event) -> effects`, without clock, disk or network. It decides which proof is asked for, of whom, what an answer
 //! shows, and what is found. Two rules keep it from crying wolf: only a note with the log's own signature says anything about
 //! the log, and a proof that fails says nothing about anybody but whom it was asked of. What it holds is bounded whatever a log
-//! shows. Parts: `questions` asks and judges, `convict` makes evidence, `vigil` watches vantage points, witnesses and clocks,
-//! `claims` looks for acknowledged entries. One machine knows one log; it does not know how anything is fetched or kept.
+//! shows. Parts: `questions` asks and judges, `convict` makes evidence, `perjury` looks at what witnesses vouch for alone, `vigil`
+//! watches vantage points, witnesses and clocks, `claims` looks for acknowledged entries. One machine knows one log; it does not
+//! know how anything is fetched or kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +19,7 @@ pub use crate::lines::StateError;
 
 mod claims;
 mod convict;
+mod perjury;
 mod questions;
 mod time;
 mod vigil;
@@ -27,6 +29,7 @@ pub use vigil::{THE_AUDIT, THIS_MONITOR, Tuning};
 
 use claims::Awaited;
 use convict::Convictions;
+use perjury::Perjuries;
 use questions::{Doubt, Question};
 use time::{Elapsed, Time};
 use vigil::{Audit, Point, Progress, WitnessState};
@@ -64,6 +67,7 @@ pub struct Machine {
     questions: Vec<Question>,
     doubts: BTreeMap<Key, Doubt>,
     convictions: Convictions,
+    perjuries: Perjuries,
     claims: Vec<Awaited>,
     /// Which conditions hold, as far as was told.
     standing: BTreeMap<(Code, String), bool>,
@@ -91,6 +95,7 @@ impl Machine {
             questions: Vec::new(),
             doubts: BTreeMap::new(),
             convictions: Convictions::default(),
+            perjuries: Perjuries::new(),
             claims: Vec::new(),
             standing: BTreeMap::new(),
             grumbled: BTreeMap::new(),
@@ -170,6 +175,7 @@ impl Machine {
             }
             Event::Tick { .. } => self.tick(),
         }
+        self.try_perjuries();
         self.advance();
         self.next_audit();
         self.evaluate();
@@ -204,10 +210,11 @@ impl Machine {
         self.points.get_mut(&vantage.name)
     }
 
-    fn head(&mut self, vantage: &Vantage, note: &[u8], at: UnixMillis) {
+    fn head(&mut self, vantage: &Vantage, note: &Bytes, at: UnixMillis) {
         self.reached(vantage);
         let (seen, complaints) = match Seen::open(note, &self.origin, &self.policy) {
             Ok(opened) => opened,
+            Err(garbage) if self.is_perjury(vantage, note, &garbage) => return,
             Err(garbage) => return self.garbage(vantage, &garbage),
         };
         complaints.iter().take(1).for_each(|garbage| self.garbage(vantage, garbage));
@@ -228,7 +235,12 @@ impl Machine {
             // The empty tree is the beginning of every tree, and has one root.
             return;
         }
-        match self.heads.note(seen, &vantage.name, at) {
+        let noted = self.heads.note(seen, &vantage.name, at);
+        // Witnesses show their own cosignature each: what a quorum stands behind is known when they are put together.
+        if let Some(together) = self.heads.get(&head).cloned() {
+            self.note_signatures(&together);
+        }
+        match noted {
             Noted::Known { branch, grew } => {
                 if let (Some(_), Some(point)) = (branch, self.points.get_mut(&vantage.name)) {
                     point.branch = branch;

@@ -133,7 +133,9 @@ impl Sinks {
     pub async fn run(&self) {
         let mut running = JoinSet::new();
         for sink in &self.sinks {
-            let life = Life { every: self.every, newest: self.alive.subscribe() };
+            let mut life = Life { every: self.every, newest: self.alive.subscribe() };
+            // The loop may have come round before.
+            life.newest.mark_changed();
             running.spawn(Arc::clone(sink).run(life));
         }
         while let Some(ended) = running.join_next().await {

@@ -96,9 +96,18 @@ impl Machine {
             let name = witness.vkey.name().to_string();
             let Contradiction { old, new, .. } = contradiction;
             let detail = format!("{name} cosigned {}; and {}", self.describe(old), self.describe(new));
-            self.convictions.witnesses.insert(place);
-            self.convict(Code::WitnessEquivocation, &name, &detail, &evidence);
+            self.convict_witness(place, &detail, &evidence);
         }
+    }
+
+    pub(super) fn convict_witness(&mut self, place: usize, detail: &str, evidence: &Evidence) {
+        self.convictions.witnesses.insert(place);
+        self.convict(Code::WitnessEquivocation, evidence.accused().name().as_str(), detail, evidence);
+    }
+
+    /// Whether this witness was convicted before.
+    pub(super) fn is_convicted(&self, place: usize) -> bool {
+        self.convictions.witnesses.contains(&place)
     }
 
     fn evidence(&self, accused: &VKey, contradiction: &Contradiction) -> Result<Evidence, NoEvidence> {

@@ -213,7 +213,7 @@ impl Machine {
         }
     }
 
-    fn note_signatures(&mut self, seen: &Seen) {
+    pub(super) fn note_signatures(&mut self, seen: &Seen) {
         let head = seen.head();
         let now = self.time.elapsed;
         if head.size > self.progress.largest {

@@ -10,7 +10,9 @@
 
 mod bounds;
 mod convict;
+mod freeze;
 mod honest;
+mod perjury;
 mod split;
 mod vigil;
 mod world;

@@ -1,0 +1,118 @@
+//! What operators run as it stands: the units, the compose file, and the commands of docs/operations.md. The program understands
+//! each, and they agree with the commented configurations about where things are.
+
+use std::fs;
+use std::path::Path;
+
+use tempfile::TempDir;
+use yaml_rust2::{Yaml, YamlLoader};
+
+use crate::support::{Ended, command, epigraph};
+
+const ROLES: [&str; 3] = ["log", "signer", "witness"];
+
+fn file(path: &str) -> String {
+    fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR")))
+        .unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// The commented configuration of a role.
+fn commented(role: &str) -> toml::Table {
+    file(&format!("deploy/{role}.toml")).parse().unwrap()
+}
+
+/// Runs the arguments in an empty directory, where no path of theirs leads anywhere.
+fn run(arguments: &[String]) -> Ended {
+    let dir = TempDir::new().unwrap();
+    let arguments: Vec<_> =
+        arguments.iter().map(|argument| argument.replace("/etc/epigraph/", "none/")).collect();
+    let arguments: Vec<_> =
+        arguments.iter().map(|argument| argument as &dyn AsRef<std::ffi::OsStr>).collect();
+    command(&arguments).current_dir(dir.path()).output().unwrap().into()
+}
+
+/// The arguments start what they are meant to start: all that stands in their way is that its configuration is not there.
+#[track_caller]
+fn check_reads_its_configuration(arguments: &[String], role: &str) {
+    assert!(arguments.contains(&format!("/etc/epigraph/{role}.toml")), "{arguments:?}");
+    run(arguments).refused(2, &[&format!("cannot read none/{role}.toml")]);
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(ToOwned::to_owned).collect()
+}
+
+/// The value of a key that stands once in a unit.
+fn value<'a>(unit: &'a str, key: &str) -> &'a str {
+    let mut values = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let value = values.next().unwrap_or_else(|| panic!("no {key}"));
+    assert!(values.next().is_none(), "{key} stands twice");
+    value
+}
+
+#[test]
+fn every_unit_starts_its_role_and_may_write_to_its_directory_alone() {
+    for role in ROLES {
+        let unit = file(&format!("deploy/systemd/epigraph-{role}.service"));
+        for key in ["ExecStartPre", "ExecStart"] {
+            let run = words(value(&unit, key).strip_prefix("/usr/bin/epigraph ").unwrap());
+            check_reads_its_configuration(&run, role);
+        }
+        assert_eq!(words(value(&unit, "ExecStart"))[1..3], ["serve", role]);
+        let directory = commented(role)["directory"].as_str().unwrap().to_owned();
+        assert_eq!(format!("/var/lib/{}", value(&unit, "StateDirectory")), directory);
+        assert_eq!(value(&unit, "StateDirectoryMode"), "0700");
+        assert_eq!(value(&unit, "ProtectSystem"), "strict");
+        assert_eq!(value(&unit, "User"), format!("epigraph-{role}"));
+        // Refused state and refused configurations are not started again in a loop.
+        assert_eq!(value(&unit, "RestartPreventExitStatus"), "2 5");
+    }
+}
+
+#[test]
+fn the_compose_file_runs_each_role_alone_where_its_configuration_says() {
+    let compose = &YamlLoader::load_from_str(&file("deploy/compose.yaml")).unwrap()[0];
+    let services = compose["services"].as_hash().unwrap();
+    let names: Vec<_> = services.keys().map(|name| name.as_str().unwrap()).collect();
+    assert_eq!(names, ROLES);
+    let list = |yaml: &Yaml| {
+        yaml.as_vec().unwrap().iter().map(|item| item.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for role in ROLES {
+        let service = &compose["services"][role];
+        // One role a host: nothing starts unless it is named.
+        assert_eq!(list(&service["profiles"]), [role]);
+        check_reads_its_configuration(&list(&service["command"]), role);
+        let configuration = commented(role);
+        let directory = configuration["directory"].as_str().unwrap();
+        assert_eq!(
+            list(&service["volumes"]),
+            ["/etc/epigraph:/etc/epigraph:ro".into(), format!("{directory}:{directory}")]
+        );
+        let (_, port) = configuration["listen"]["address"].as_str().unwrap().rsplit_once(':').unwrap();
+        assert_eq!(list(&service["ports"]), [format!("{port}:{port}")]);
+    }
+}
+
+#[test]
+fn the_program_understands_every_command_of_the_procedures() {
+    let text = file("docs/operations.md");
+    let commands: Vec<_> =
+        text.lines().filter_map(|line| line.trim_start().strip_prefix("epigraph ")).collect();
+    assert!(commands.len() >= 15, "{}", commands.len());
+    // What `init` and `keygen` print, for the one place where the reader puts it in.
+    let keys = TempDir::new().unwrap();
+    epigraph(&[&"keygen", &"audit.example/production", &"--out", &keys.path().join("log")]).succeeded(&[]);
+    let vkey = fs::read_to_string(keys.path().join("log.vkey")).unwrap();
+    for line in commands {
+        let arguments = words(&line.replace("\"$LOG_VKEY\"", vkey.trim()));
+        let ended = run(&arguments);
+        // What the command line's parser refuses begins so; what a command refuses begins with the program's name.
+        assert!(!ended.err.starts_with("error:"), "{line}\n{ended}");
+    }
+    run(&words("checkpoint --out x --profile y")).refused_by_usage("unexpected argument '--out'");
+    // Its files exist.
+    for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(link).exists(), "{link}");
+    }
+}
