@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use epigraph_core::{Clock, Origin, Policy};
+use epigraph_core::{Clock, Origin, Policy, SigningKey};
 use epigraph_monitor::Monitor;
 use epigraph_monitor::compare::Tuning;
 use epigraph_monitor::disk::{Disk, add_log, create};
@@ -16,6 +16,7 @@ use epigraph_store::file::memory::MemoryDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use crate::pki::Fixed;
 use crate::trees::key;
@@ -38,6 +39,11 @@ pub struct Running {
     pub monitor: Monitor,
     rounds: watch::Receiver<u64>,
     task: JoinHandle<Result<(), MonitorError>>,
+}
+
+/// The key under which the monitor states what it observes.
+pub fn monitor_key() -> SigningKey {
+    SigningKey::from_seed("monitor.example".parse().unwrap(), &Zeroizing::new([9; 32]))
 }
 
 pub fn origin() -> Origin {
@@ -106,7 +112,7 @@ impl Home {
             logs: vec![log],
             poll: Duration::from_millis(20),
             published_within_ms: 1_000,
-            statement: Box::new(|_| None),
+            key: monitor_key(),
             on_notice: Box::new(on_notice),
             on_round: Box::new(move |_, _| round.send_modify(|count| *count += 1)),
         };
