@@ -300,7 +300,8 @@ impl Machine {
         let mut sources = self.sources(&upto);
         // Those that show another history have other entries.
         sources.retain(|source| {
-            self.points.get(&source.name).is_some_and(|point| point.branch.is_none_or(|branch| branch == 0))
+            let point = self.points.get(&source.name);
+            point.is_some_and(|point| point.answers() && point.branch.is_none_or(|branch| branch == 0))
         });
         if sources.is_empty() {
             return;
