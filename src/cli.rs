@@ -58,7 +58,7 @@ pub enum Command {
     Entries(Entries),
     /// Fetch the newest published checkpoint and check that it extends what was seen before
     Checkpoint(Checkpoint),
-    /// Check a receipt, a checkpoint or a piece of evidence offline, with public keys alone
+    /// Check a receipt, a checkpoint, a piece of evidence or a monitor's observation offline, with public keys alone
     Verify(Verify),
     /// Look at policies: which logs and witnesses are trusted, and what that withstands
     #[command(subcommand)]
@@ -234,6 +234,8 @@ pub enum Init {
     Log(ConfigFile),
     /// Create a witness and its key as the configuration says
     Witness(ConfigFile),
+    /// Create a monitor and its key as the configuration says; once it is there, what it lacks for logs and webhooks that were added
+    Monitor(ConfigFile),
     /// Create what a signer process keeps of its logs; a signing key is made if it is not there
     Signer(InitSigner),
 }
@@ -278,6 +280,8 @@ pub enum Serve {
     Signer(ServeRole),
     /// Run the witness that the configuration describes, until Ctrl-C or SIGTERM
     Witness(ServeRole),
+    /// Run the monitor that the configuration describes, until Ctrl-C or SIGTERM
+    Monitor(ServeRole),
 }
 
 #[derive(Args)]
@@ -294,7 +298,7 @@ pub struct RoleConfig {
 
     /// What the process is
     #[arg(long, value_enum, default_value_t)]
-    pub role: ServedRole,
+    pub role: KeptRole,
 }
 
 #[derive(Subcommand)]
@@ -529,8 +533,8 @@ pub struct Checkpoint {
 
 #[derive(Args)]
 pub struct Verify {
-    /// A receipt, a checkpoint (a signed note) or an evidence file. The entry of a receipt is taken from the file of the
-    /// same name that ends in .entry, unless said otherwise
+    /// A receipt, a checkpoint (a signed note), an evidence file or a monitor's observation. The entry of a receipt is taken
+    /// from the file of the same name that ends in .entry, unless said otherwise
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
@@ -596,7 +600,7 @@ pub struct Trust {
     pub policy: Option<PathBuf>,
 
     /// Trust the log with this verifier key, and ask for no witness. For evidence: the key of the log or witness that it
-    /// accuses
+    /// accuses; for an observation: the key of the monitor that signed it
     #[arg(long, value_name = "VKEY")]
     pub vkey: Option<String>,
 
@@ -709,12 +713,23 @@ pub struct ConfigCheck {
     pub role: ServedRole,
 }
 
+/// Roles whose files can be checked while they do not run.
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub enum KeptRole {
+    #[default]
+    Log,
+    Signer,
+    Witness,
+}
+
+/// Roles that are served.
 #[derive(Clone, Copy, Default, ValueEnum)]
 pub enum ServedRole {
     #[default]
     Log,
     Signer,
     Witness,
+    Monitor,
 }
 
 #[derive(Args)]
