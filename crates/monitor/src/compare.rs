@@ -15,7 +15,7 @@ use epigraph_core::{Hash, Origin, Policy, TreeHead, TreeSize, UnixMillis};
 use crate::event::{Effect, Event, Vantage, VantageKind};
 use crate::finding::{Clear, Code, Trigger};
 use crate::heads::{self, Garbage, Heads, Noted, Seen};
-use crate::lines::StateError;
+pub use crate::lines::StateError;
 
 mod claims;
 mod convict;
@@ -81,9 +81,9 @@ impl Machine {
     /// A machine that has seen nothing of the log `origin`. `policy` is the monitor's own: it names the log's keys, and its
     /// quorum is the monitor's, stricter than a reader's. `vantages` are those of the configuration.
     pub fn new(origin: Origin, policy: Policy, vantages: &[Vantage], tuning: Tuning) -> Machine {
-        let points = vantages.iter().take(MAX_VANTAGES);
+        let points = vantages.iter().take(MAX_VANTAGES).map(Vantage::cleaned);
         Machine {
-            points: points.map(|vantage| (vantage.name.clone(), Point::new(vantage.kind.clone()))).collect(),
+            points: points.map(|vantage| (vantage.name, Point::new(vantage.kind))).collect(),
             witnesses: policy.witnesses().iter().map(|_| WitnessState::default()).collect(),
             origin,
             policy,
@@ -157,15 +157,15 @@ impl Machine {
     pub fn step(&mut self, event: Event) -> Vec<Effect> {
         self.time.read(event.at());
         match event {
-            Event::Head { vantage, note, at } => self.head(&vantage, &note, at),
+            Event::Head { vantage, note, at } => self.head(&vantage.cleaned(), &note, at),
             Event::Proof { old, new, hashes, candidates, vantage, .. } => {
                 self.proof((old, new), &hashes, &candidates, &vantage);
             }
             Event::NoProof { old, new, vantage, why, .. } => self.no_proof((old, new), &vantage, &why),
             Event::Audited { head, vantage, .. } => self.audited(head, &vantage),
             Event::AuditFound { found, vantage, .. } => self.audit_found(found, &vantage),
-            Event::Unreachable { vantage, why, .. } => self.unreachable(&vantage, why),
-            Event::Reached { vantage, .. } => self.reached(&vantage),
+            Event::Unreachable { vantage, why, .. } => self.unreachable(&vantage.cleaned(), why),
+            Event::Reached { vantage, .. } => self.reached(&vantage.cleaned()),
             Event::Receipt { claim, at } => self.claimed(claim, at),
             Event::Inclusion { index, size, hashes, vantage, .. } => {
                 self.inclusion(index, size, hashes, &vantage);
@@ -220,7 +220,8 @@ impl Machine {
         complaints.iter().take(1).for_each(|garbage| self.garbage(vantage, garbage));
         let head = seen.head();
         // What strangers added to the note does not count.
-        let length = seen.note().len();
+        let note = Bytes::from(seen.note());
+        let length = note.len();
         if length > heads::MAX_KEPT_NOTE_BYTES {
             let detail = format!(
                 "{} showed a head of size {} that the log signed in a note of {length} bytes: it is too long to be kept and \
@@ -256,9 +257,11 @@ impl Machine {
             Noted::Waits => {
                 self.changed = true;
                 self.doubts.insert(key(&head), Doubt::new(self.time.elapsed));
-                self.same_size(&head);
+                self.same_size(&head, &note);
             }
             Noted::NoRoom => {
+                // No room to wait for a proof; but two roots of one size need none.
+                self.same_size(&head, &note);
                 let detail = format!(
                     "{} shows more heads than proofs come for: the head of size {} was not kept",
                     vantage.name, head.size
