@@ -138,8 +138,11 @@ async fn audited(monitor: &Monitor, size: u64) -> epigraph_rpc::peer::monitor::M
     }
 }
 
-/// A receiver of webhooks: what it was sent, headers and body.
-fn receiver() -> (u16, mpsc::Receiver<(BTreeMap<String, String>, Value)>) {
+/// The headers and the body of a message.
+type Told = (BTreeMap<String, String>, Value);
+
+/// A receiver of webhooks: its port, and what it was sent.
+fn receiver() -> (u16, mpsc::Receiver<Told>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (sender, received) = mpsc::channel();
@@ -174,7 +177,7 @@ fn webhook(house: &House, port: u16) -> String {
     )
 }
 
-/// Seen to fail when the loop was not told of time, and when the sinks were not run.
+/// Seen to fail when the sinks were not told, when they were not run, and when findings of all logs were kept from whoever named none.
 #[test]
 fn what_a_log_broke_is_found_told_and_taken_note_of() {
     let house = house();
