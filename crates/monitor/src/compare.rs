@@ -220,7 +220,8 @@ impl Machine {
         complaints.iter().take(1).for_each(|garbage| self.garbage(vantage, garbage));
         let head = seen.head();
         // What strangers added to the note does not count.
-        let length = seen.note().len();
+        let note = Bytes::from(seen.note());
+        let length = note.len();
         if length > heads::MAX_KEPT_NOTE_BYTES {
             let detail = format!(
                 "{} showed a head of size {} that the log signed in a note of {length} bytes: it is too long to be kept and \
@@ -256,9 +257,11 @@ impl Machine {
             Noted::Waits => {
                 self.changed = true;
                 self.doubts.insert(key(&head), Doubt::new(self.time.elapsed));
-                self.same_size(&head);
+                self.same_size(&head, &note);
             }
             Noted::NoRoom => {
+                // No room to wait for a proof; but two roots of one size need none.
+                self.same_size(&head, &note);
                 let detail = format!(
                     "{} shows more heads than proofs come for: the head of size {} was not kept",
                     vantage.name, head.size

@@ -42,10 +42,11 @@ struct Contradiction {
 
 impl Machine {
     /// Looks for another root at the size of a head that was just shown.
-    pub(super) fn same_size(&mut self, head: &TreeHead) {
+    pub(super) fn same_size(&mut self, head: &TreeHead, note: &Bytes) {
         let others: Vec<TreeHead> = self.heads.of_size(head.size).map(Seen::head).collect();
         for other in others.into_iter().filter(|other| other.root != head.root) {
-            self.two_roots(&other, head);
+            let notes = [self.note_of(&other).unwrap_or_default(), note.clone()];
+            self.contradict([other, *head], notes, None);
         }
     }
 
