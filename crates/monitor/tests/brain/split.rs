@@ -171,3 +171,20 @@ fn what_follows_on_the_second_history_is_counted() {
     assert_eq!(world.rehashed, 0);
     assert!(world.asked < 120, "{}", world.asked);
 }
+
+/// A reader who is shown another history has other entries; that is the split view and no rewriting. A witness shows the first
+/// history before either reader is shown anything new. Broken to see it fail: audits under any reader that is not known to be shown
+/// another history.
+#[test]
+fn a_split_view_is_not_told_as_rewritten_entries() {
+    let mut world = World::split(vec![History::new(64, 64, 0), History::new(64, 24, 1)]);
+    world.publish(0, 24, &[at_log(1), at_log(2)]);
+    for leaves in [48, 49, 50, 51] {
+        world.show(at_witness(0), note(&world.head(0, leaves), &[0], START));
+        world.show(at_log(2), note(&world.head(1, leaves), &[1, 2, 3], START));
+        world.show(at_log(1), note(&world.head(0, leaves), &[0, 2, 3], START));
+        world.wait(1_000);
+    }
+    let codes: Vec<Code> = world.open().iter().map(|(code, _)| *code).collect();
+    assert!(codes.contains(&Code::SplitView) && !codes.contains(&Code::RewrittenEntry), "{codes:?}");
+}
