@@ -10,6 +10,7 @@ pub mod heads;
 pub mod monitor;
 pub mod progress;
 pub mod run;
+pub mod service;
 pub mod sinks;
 pub mod vantage;
 

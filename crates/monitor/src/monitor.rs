@@ -92,6 +92,11 @@ pub enum MonitorError {
     /// So much was handed in that it could not be taken.
     #[error("the monitor is busy with what it was told before: try again later")]
     Busy,
+    /// It waits for as many claims as it can, of this claimant or of all.
+    #[error(
+        "the monitor waits for as many promises as it remembers: ask the log for a proof of the entry yourself, or try again later"
+    )]
+    Full,
     /// Its disk.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -180,7 +185,13 @@ impl Monitor {
         leaf: Hash,
     ) -> Result<UnixMillis, MonitorError> {
         let log = self.place(origin)?;
-        let at = self.lock().clock.now();
+        let at = {
+            let state = self.lock();
+            if !state.log(origin).is_some_and(|log| log.machine.has_room_for_claim(claimant)) {
+                return Err(MonitorError::Full);
+            }
+            state.clock.now()
+        };
         let deadline = UnixMillis(at.0.saturating_add(self.published_within_ms));
         let claim = Claim { claimant: claimant.to_owned(), index, leaf, deadline };
         self.hand_in(log, Event::Receipt { claim, at })?;

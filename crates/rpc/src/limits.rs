@@ -50,9 +50,6 @@ pub const MAX_MONITORED_LOGS: usize = 64;
 /// Vantage points of one log: itself under a few identities, each of its witnesses, a few monitors and a directory.
 pub const MAX_VANTAGES: usize = 64;
 
-/// The longest reason that an acknowledgement gives: a paragraph.
-pub const MAX_WHY_BYTES: usize = 1_000;
-
 /// The largest answer: 4,096 proofs of 63 hashes, each with two bytes of tag and length, are below 9 MiB.
 pub const MAX_RESPONSE_BYTES: usize = 16 << 20;
 

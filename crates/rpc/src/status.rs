@@ -52,6 +52,8 @@ reasons! {
     UnknownOrigin "UNKNOWN_ORIGIN" NotFound,
     /// The monitor has no such finding of this log, or no file that goes with it.
     FindingNotFound "FINDING_NOT_FOUND" NotFound,
+    /// The finding is over.
+    FindingResolved "FINDING_RESOLVED" FailedPrecondition,
     /// No leaf with this hash is known here, which proves nothing.
     LeafNotFound "LEAF_NOT_FOUND" NotFound,
     /// The log does not reach this far.
