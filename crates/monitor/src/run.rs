@@ -338,20 +338,10 @@ async fn turn(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut messages = Vec::with_capacity(BATCH);
     loop {
-        let asks = tokio::select! {
+        let batch = tokio::select! {
             biased;
-            _ = tick.tick() => {
-                let (asks, at, open) = monitor.blocking(|state| {
-                    let open = state.book.findings().filter(|finding| finding.is_open()).count();
-                    state.tick().map(|asks| (asks, state.clock.now(), open as u64))
-                }).await??;
-                on_round(at, open);
-                asks
-            }
-            _ = inbox.recv_many(&mut messages, BATCH) => {
-                let batch = std::mem::take(&mut messages);
-                monitor.blocking(|state| heard(state, batch)).await??
-            }
+            _ = tick.tick() => None,
+            _ = inbox.recv_many(&mut messages, BATCH) => Some(std::mem::take(&mut messages)),
             Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
                 if let Err(error) = ended {
                     tracing::error!(%error, "a task of a vantage point has ended; this is a fault of the program");
@@ -359,6 +349,8 @@ async fn turn(
                 continue;
             }
         };
+        let (asks, at, open) = monitor.blocking(|state| round(state, batch)).await??;
+        on_round(at, open);
         for (log, ask) in asks {
             if let Some(lane) = lanes.get(log) {
                 lane.pass_on(ask, &mut tasks);
@@ -367,12 +359,22 @@ async fn turn(
     }
 }
 
-fn heard(state: &mut State, batch: Vec<(usize, Message)>) -> Result<Vec<(usize, Ask)>, DiskError> {
+/// What is to be done, the time, and how many findings are open.
+type Round = (Vec<(usize, Ask)>, UnixMillis, u64);
+
+/// Takes what was said, or lets time pass.
+fn round(state: &mut State, batch: Option<Vec<(usize, Message)>>) -> Result<Round, DiskError> {
     let mut asks = Vec::new();
-    for (log, message) in batch {
-        asks.extend(state.heard(log, message)?.into_iter().map(|ask| (log, ask)));
+    match batch {
+        None => asks = state.tick()?,
+        Some(batch) => {
+            for (log, message) in batch {
+                asks.extend(state.heard(log, message)?.into_iter().map(|ask| (log, ask)));
+            }
+        }
     }
-    Ok(asks)
+    let open = state.book.findings().filter(|finding| finding.is_open()).count();
+    Ok((asks, state.clock.now(), open as u64))
 }
 
 impl VantageStatus {

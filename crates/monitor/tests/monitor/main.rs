@@ -9,4 +9,9 @@
 
 mod audit;
 mod disk;
+mod liar;
+mod lies;
+mod pki;
+mod real;
+mod support;
 mod trees;
