@@ -8,7 +8,7 @@ mod audience;
 mod judge;
 mod script;
 mod stage;
-mod webhook;
+pub mod webhook;
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
