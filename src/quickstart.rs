@@ -31,7 +31,7 @@ use crate::receipts::ReceiptDir;
 use crate::runtime::{self, Stopwatch};
 use crate::terminal::Terminal;
 use directory::Directory;
-use monitor::Watched;
+use monitor::{From, Watched};
 use processes::Processes;
 use role::{Role, THRESHOLD};
 
@@ -114,7 +114,8 @@ async fn show(
             && let Some(last) = shown.totals.last_index
         {
             let watch = Stopwatch::start();
-            let places = Watched::new(&directory)?.calm(last.size_after().get(), MONITOR).await?;
+            let monitor = Watched::new(&directory)?;
+            let places = monitor.calm(last.size_after().get(), From::TheLog, MONITOR).await?;
             let detail = format!("from {places} places, and read every entry: nothing found");
             phases.done("the monitor looked", watch.elapsed(), detail);
         }

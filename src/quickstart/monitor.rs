@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use epigraph_core::{Hash, LeafIndex};
 use epigraph_rpc::peer;
-use epigraph_rpc::peer::monitor::{Finding, FindingClass, MonitoredLog, VantageStatus};
+use epigraph_rpc::peer::monitor::{Finding, FindingClass, MonitoredLog, VantageKind, VantageStatus};
 use epigraph_rpc::{CallError, peer::monitor::MonitorStatus};
 use tokio::time::{sleep, timeout};
 
@@ -16,6 +16,15 @@ use crate::profile::{self, Profile};
 
 /// Between two looks at the monitor: shorter than anybody notices.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// From where something has to be seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// Everywhere.
+    Everywhere,
+    /// At the log; a witness may be missing.
+    TheLog,
+}
 
 /// A monitor, and the one log that it watches here.
 pub struct Watched<'a> {
@@ -35,9 +44,9 @@ impl<'a> Watched<'a> {
         Ok(Watched { monitor, directory })
     }
 
-    /// Waits until every vantage point has shown this size and all entries up to it are audited; nothing may be found. Returns from
-    /// how many places it looks.
-    pub async fn calm(&self, size: u64, patience: Duration) -> Outcome<usize> {
+    /// Waits until this size was seen from where it must be, and all entries up to it are audited; nothing may be found. Returns
+    /// from how many places it was seen.
+    pub async fn calm(&self, size: u64, from: From, patience: Duration) -> Outcome<usize> {
         let mut last = String::from("it did not answer");
         let calm = async {
             loop {
@@ -48,10 +57,13 @@ impl<'a> Watched<'a> {
                     return Err(Failure::no(message));
                 }
                 let seen = |at: &VantageStatus| at.head.is_some_and(|head| head.size.get() >= size);
+                let counts =
+                    |at: &&VantageStatus| from == From::Everywhere || at.vantage.kind == VantageKind::Log;
                 let behind: Vec<_> =
-                    log.vantages.iter().filter(|at| !seen(at)).map(|at| at.vantage.name.as_str()).collect();
-                if behind.is_empty() && !log.vantages.is_empty() && log.audited.get() >= size {
-                    return Ok(log.vantages.len());
+                    log.vantages.iter().filter(counts).filter(|at| !seen(at)).map(in_trouble).collect();
+                let places = log.vantages.iter().filter(|at| seen(at)).count();
+                if behind.is_empty() && places > 0 && log.audited.get() >= size {
+                    return Ok(places);
                 }
                 last = format!("{} entries are audited; not there yet: {}", log.audited, behind.join(", "));
                 sleep(LOOK_AGAIN).await;
@@ -118,6 +130,12 @@ impl<'a> Watched<'a> {
     async fn status(&self) -> Outcome<MonitorStatus> {
         self.monitor.status(&self.directory.origin).await.map_err(|error| refused(&error))
     }
+}
+
+/// A vantage point, and what is the matter with it.
+fn in_trouble(at: &VantageStatus) -> String {
+    let (name, size) = (&at.vantage.name, at.head.map_or(0, |head| head.size.get()));
+    if at.trouble.is_empty() { format!("{name} (at {size})") } else { format!("{name} ({})", at.trouble) }
 }
 
 /// A finding on one line.

@@ -16,7 +16,7 @@ use crate::cli::Demo;
 use crate::failure::{Failure, Outcome};
 use crate::profile::Profile;
 use crate::quickstart::directory::Directory;
-use crate::quickstart::monitor::{Watched, in_words};
+use crate::quickstart::monitor::{From, Watched, in_words};
 use crate::quickstart::role::Role;
 
 /// How long to wait, after the alarm, for the monitor to look everywhere again: what else there is to be found comes by then.
@@ -61,7 +61,7 @@ impl<'a> Judge<'a> {
 
     /// Waits until the monitor has seen and read this much, and found nothing.
     pub async fn calm(&self, size: u64) -> Outcome<usize> {
-        self.monitor.calm(size, self.patience).await
+        self.monitor.calm(size, From::Everywhere, self.patience).await
     }
 
     /// Waits for the webhook's call about this demo's finding. A call about anything else is a failure.
