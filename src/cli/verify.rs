@@ -1,4 +1,5 @@
-//! `epigraph verify`: a receipt, a checkpoint or a piece of evidence, and public keys; no network, no state.
+//! `epigraph verify`: a receipt, a checkpoint, a piece of evidence or a monitor's observation, and public keys; no network, no
+//! state.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -11,6 +12,7 @@ use epigraph_core::evidence::{self, MAX_EVIDENCE_BYTES};
 use epigraph_core::hash::leaf_hash;
 use epigraph_core::key::KeyType;
 use epigraph_core::note::{MAX_NOTE_BYTES, Parsed};
+use epigraph_core::observation::{self, BadObservation};
 use epigraph_core::policy::MAX_POLICY_BYTES;
 use epigraph_core::policy::explain::{Age, Explanation};
 use epigraph_core::tlog_proof::{MAX_RECEIPT_BYTES, Receipt};
@@ -27,6 +29,7 @@ use crate::terminal::Terminal;
 enum Kind {
     Receipt,
     Evidence,
+    Observation,
     Checkpoint,
 }
 
@@ -45,7 +48,8 @@ pub fn run(args: &Verify, terminal: Terminal) -> Outcome {
     match kind {
         Some(Kind::Receipt) => receipt(args, &bytes, trusted.policy()?, terminal),
         None => Err(Failure::no(format!(
-            "{} is not a receipt, not a checkpoint and not an evidence file, or was cut off or edited",
+            "{} is not a receipt, not a checkpoint, not an evidence file and not a monitor's observation, or was cut off or \
+             edited",
             args.file.display()
         ))),
         Some(_) if for_a_receipt => Err(Failure::usage(format!(
@@ -57,6 +61,10 @@ pub fn run(args: &Verify, terminal: Terminal) -> Outcome {
             "--max-age does not go with evidence: what was signed twice stays signed twice",
         )),
         Some(Kind::Evidence) => evidence(args, &bytes, &trusted.keys(), terminal),
+        Some(Kind::Observation) if args.max_age.is_some() => {
+            Err(Failure::usage("--max-age does not go with an observation: it says itself when it was made"))
+        }
+        Some(Kind::Observation) => observation(args, &bytes, &trusted.keys(), terminal),
     }
 }
 
@@ -66,6 +74,8 @@ impl Kind {
             Some(Kind::Receipt)
         } else if bytes.starts_with(b"epigraph-evidence@") {
             Some(Kind::Evidence)
+        } else if bytes.starts_with(b"epigraph-observation@") {
+            Some(Kind::Observation)
         } else {
             Parsed::parse(bytes).is_ok().then_some(Kind::Checkpoint)
         }
@@ -133,6 +143,39 @@ fn evidence(args: &Verify, bytes: &[u8], keys: &[VKey], terminal: Terminal) -> O
         "heads": heads,
         "notes": evidence.notes(),
         "statement": evidence.to_string(),
+    }));
+    Ok(())
+}
+
+fn observation(args: &Verify, bytes: &[u8], keys: &[VKey], terminal: Terminal) -> Outcome {
+    let (observation, by) = observation::verify(bytes, keys).map_err(|error| {
+        let hint = match error {
+            BadObservation::UnknownKey(_) if args.trust.vkey.is_none() => {
+                ". A policy names logs and witnesses, and no monitors: give the monitor's own key with --vkey"
+            }
+            _ => "",
+        };
+        Failure::no(format!("{}: {error}{hint}", args.file.display()))
+    })?;
+    terminal.line(format_args!("{} the monitor {} saw {observation}", terminal.good("signed:"), by.name()));
+    terminal.line(
+        "this is that monitor's word, and proves nothing about the log to those who do not trust the monitor",
+    );
+    for (note, number) in observation.notes().iter().zip(1..) {
+        terminal.line("");
+        terminal.line(terminal.bold(format_args!("quoted note {number}, not verified here:")));
+        terminal.line(note.trim_end());
+    }
+    terminal.object(&json!({
+        "verified": true,
+        "kind": "observation",
+        "origin": observation.origin().as_str(),
+        "monitor": by.to_string(),
+        "code": observation.code(),
+        "subject": observation.subject(),
+        "at_ms": observation.at().0,
+        "detail": observation.detail(),
+        "notes": observation.notes(),
     }));
     Ok(())
 }

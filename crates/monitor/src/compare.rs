@@ -15,7 +15,7 @@ use epigraph_core::{Hash, Origin, Policy, TreeHead, TreeSize, UnixMillis};
 use crate::event::{Effect, Event, Vantage, VantageKind};
 use crate::finding::{Clear, Code, Trigger};
 use crate::heads::{self, Garbage, Heads, Noted, Seen};
-use crate::lines::StateError;
+pub use crate::lines::StateError;
 
 mod claims;
 mod convict;
@@ -81,9 +81,9 @@ impl Machine {
     /// A machine that has seen nothing of the log `origin`. `policy` is the monitor's own: it names the log's keys, and its
     /// quorum is the monitor's, stricter than a reader's. `vantages` are those of the configuration.
     pub fn new(origin: Origin, policy: Policy, vantages: &[Vantage], tuning: Tuning) -> Machine {
-        let points = vantages.iter().take(MAX_VANTAGES);
+        let points = vantages.iter().take(MAX_VANTAGES).map(Vantage::cleaned);
         Machine {
-            points: points.map(|vantage| (vantage.name.clone(), Point::new(vantage.kind.clone()))).collect(),
+            points: points.map(|vantage| (vantage.name, Point::new(vantage.kind))).collect(),
             witnesses: policy.witnesses().iter().map(|_| WitnessState::default()).collect(),
             origin,
             policy,
@@ -157,15 +157,15 @@ impl Machine {
     pub fn step(&mut self, event: Event) -> Vec<Effect> {
         self.time.read(event.at());
         match event {
-            Event::Head { vantage, note, at } => self.head(&vantage, &note, at),
+            Event::Head { vantage, note, at } => self.head(&vantage.cleaned(), &note, at),
             Event::Proof { old, new, hashes, candidates, vantage, .. } => {
                 self.proof((old, new), &hashes, &candidates, &vantage);
             }
             Event::NoProof { old, new, vantage, why, .. } => self.no_proof((old, new), &vantage, &why),
             Event::Audited { head, vantage, .. } => self.audited(head, &vantage),
             Event::AuditFound { found, vantage, .. } => self.audit_found(found, &vantage),
-            Event::Unreachable { vantage, why, .. } => self.unreachable(&vantage, why),
-            Event::Reached { vantage, .. } => self.reached(&vantage),
+            Event::Unreachable { vantage, why, .. } => self.unreachable(&vantage.cleaned(), why),
+            Event::Reached { vantage, .. } => self.reached(&vantage.cleaned()),
             Event::Receipt { claim, at } => self.claimed(claim, at),
             Event::Inclusion { index, size, hashes, vantage, .. } => {
                 self.inclusion(index, size, hashes, &vantage);

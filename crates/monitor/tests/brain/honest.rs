@@ -151,13 +151,12 @@ impl Network {
                     self.send(event);
                 }
             }
-            Step::Lose(which) => match self.take(&which) {
-                Some(Event::Proof { old, new, vantage, .. }) => {
+            Step::Lose(which) => {
+                if let Some(Event::Proof { old, new, vantage, .. }) = self.take(&which) {
                     let why = Why::Unreachable("timed out".into());
                     self.send(Event::NoProof { old, new, vantage, why, at: UnixMillis(0) });
                 }
-                _ => {}
-            },
+            }
             Step::Wait(millis) => self.wait(millis.into()),
             // R3: an old state is verified forward.
             Step::Restart(older) => {
@@ -222,7 +221,7 @@ impl Network {
             _ => {
                 let hashes = vec![leaf(byte.into(), 9); usize::from(byte) % 70];
                 let (old, new) = (crate::world::size(leaves), crate::world::size(leaves + u64::from(byte)));
-                let asker = if byte % 2 == 0 { at_monitor() } else { at_file() };
+                let asker = if byte.is_multiple_of(2) { at_monitor() } else { at_file() };
                 if kind == 6 {
                     let candidates = hashes.clone();
                     let at = UnixMillis(0);
