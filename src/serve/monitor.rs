@@ -102,7 +102,7 @@ async fn serve(
         logs,
         poll: config.poll,
         published_within_ms: config.published_within_ms,
-        statement: Box::new(|_| None),
+        key,
         on_notice: Box::new(move |notice| told.notify(notice)),
         on_round: Box::new(move |at, open| {
             lives.alive(Alive { at, open });

@@ -6,8 +6,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use epigraph_core::{Clock, Entropy, Frontier, Origin, Policy, TreeHead, UnixMillis};
+use epigraph_core::{Clock, Entropy, Frontier, Origin, Policy, SigningKey, TreeHead, UnixMillis};
 use epigraph_rpc::peer;
 use epigraph_store::file::Dir;
 use thiserror::Error;
@@ -20,7 +19,7 @@ use crate::book::Book;
 use crate::compare::{Machine, Tuning};
 use crate::disk::{Disk, DiskError};
 use crate::event::{Effect, Event, Vantage, VantageKind, Why};
-use crate::finding::{Notice, Trigger};
+use crate::finding::Notice;
 use crate::monitor::{Monitor, MonitorError, VantageStatus};
 use crate::progress::{MAX_AUDITED, MAX_VANTAGE_BYTES, StateError};
 use crate::state::{Ask, LogState, MAX_BEHIND, State};
@@ -35,9 +34,6 @@ const BATCH: usize = MAX_UNHEARD;
 
 /// Questions for proofs that are under way for one log. The others wait.
 const MAX_QUESTIONS: usize = 8;
-
-/// Makes the signed statement of an observation.
-pub type Statement = Box<dyn Fn(&Trigger) -> Option<Bytes> + Send>;
 
 /// Takes a notice, durably, before the book that it comes from is stored.
 pub type OnNotice = Box<dyn Fn(&Notice) + Send>;
@@ -58,8 +54,8 @@ pub struct Setup {
     pub poll: Duration,
     /// How long a log has to publish what it acknowledged, in milliseconds.
     pub published_within_ms: u64,
-    /// Makes the signed statement of an observation.
-    pub statement: Statement,
+    /// The key under which it states what it observes.
+    pub key: SigningKey,
     /// Takes each notice, durably.
     pub on_notice: OnNotice,
     /// Is told each time the loop has come round, with the number of open findings.
@@ -143,7 +139,7 @@ pub fn start(
         book,
         disk,
         logs: states,
-        statement: setup.statement,
+        key: setup.key,
         on_notice: setup.on_notice,
         notices: broadcast::channel(MAX_BEHIND).0,
         counted: false,

@@ -15,7 +15,7 @@ use epigraph_rpc::peer::{Follow, FollowEvent};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use super::{Come, Message, Outbox, Reader};
+use super::{Come, HEAD_GAP, Message, Outbox, Reader};
 use crate::audit::{Audit, CHUNK, EntryRule, Malformed, Rewritten, Step, Stuck};
 use crate::event::{Event, Found, Why};
 
@@ -369,6 +369,7 @@ impl<'a> Entries<'a> {
                 Some(FollowEvent::Checkpoint(note)) => {
                     self.promised = size_of(&note);
                     self.outbox.head(&self.reader.vantage, &note).await;
+                    sleep(HEAD_GAP).await;
                 }
                 // The log wants its readers to connect anew.
                 None | Some(FollowEvent::End(_)) => {

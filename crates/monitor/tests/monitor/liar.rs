@@ -45,6 +45,8 @@ pub struct World {
     pub served: Vec<Bytes>,
     pub tree: Tree,
     pub mood: Mood,
+    /// As large as it says it is, where that is more than it serves.
+    pub pretends: u64,
     /// In place of its newest head.
     pub note: Option<Bytes>,
     /// Where each stream of entries began.
@@ -62,7 +64,7 @@ pub struct Liar {
 
 impl World {
     fn size(&self) -> u64 {
-        self.served.len() as u64
+        self.pretends.max(self.served.len() as u64)
     }
 
     pub fn head(&self) -> TreeHead {
@@ -78,7 +80,15 @@ impl Liar {
     /// A log of these entries.
     pub async fn start(served: Vec<Bytes>) -> Liar {
         let tree = Tree::of(&served);
-        let world = World { served, tree, mood: Mood::Honest, note: None, follows: Vec::new(), proofs: 0 };
+        let world = World {
+            served,
+            tree,
+            mood: Mood::Honest,
+            pretends: 0,
+            note: None,
+            follows: Vec::new(),
+            proofs: 0,
+        };
         let world = Arc::new(Mutex::new(world));
         let (changed, changes) = watch::channel(0);
         let service = Service { world: Arc::clone(&world), changes };

@@ -1,11 +1,11 @@
 //! The monitor beside logs that lie: what is found, what it is proven by, and what is no alarm.
 
-use epigraph_core::Evidence;
+use epigraph_core::{Evidence, observation};
 use epigraph_monitor::finding::{Code, Finding};
 use epigraph_store::file::Dir;
 
 use crate::liar::{Liar, Mood};
-use crate::support::{Home, Running};
+use crate::support::{Home, Running, monitor_key};
 use crate::trees::{Tree, entries, entry, key, note_of};
 
 /// The evidence of a finding, which convinces whoever knows the log's key alone.
@@ -60,6 +60,11 @@ async fn a_changed_entry_is_found_at_the_identity_that_is_shown_it() {
         let found = running.monitor.findings();
         if let Some(found) = found.iter().find(|found| found.code == Code::RewrittenEntry) {
             assert_eq!(found.subject, "log/a");
+            let file = running.monitor.evidence(found.evidence.unwrap()).await.unwrap().unwrap();
+            let (said, by) = observation::verify(&file, &[monitor_key().vkey().clone()]).unwrap();
+            assert_eq!((said.code(), &by), ("rewritten-entry", monitor_key().vkey()));
+            // The head under which it was found out, as the log signed it.
+            assert_eq!(said.notes().len(), 1);
             assert!(found.detail.contains("entry 421"), "{}", found.detail);
             break;
         }

@@ -9,6 +9,7 @@
 
 mod audit;
 mod disk;
+mod failures;
 mod liar;
 mod lies;
 mod pki;

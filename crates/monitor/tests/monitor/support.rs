@@ -1,13 +1,13 @@
 //! A monitor in memory that watches one log, and a way to wait for what it is to come to.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use epigraph_core::{Clock, Origin, Policy};
+use epigraph_core::{Clock, Origin, Policy, SigningKey};
 use epigraph_monitor::Monitor;
 use epigraph_monitor::compare::Tuning;
 use epigraph_monitor::disk::{Disk, add_log, create};
-use epigraph_monitor::finding::{Code, Finding};
+use epigraph_monitor::finding::{Code, Finding, Notice};
 use epigraph_monitor::monitor::{LogStatus, MonitorError};
 use epigraph_monitor::run::{LogSetup, Setup, StartError, start};
 use epigraph_rpc::peer::Log;
@@ -16,12 +16,13 @@ use epigraph_store::file::memory::MemoryDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use crate::pki::Fixed;
 use crate::trees::key;
 
 /// Longer than any test takes, also on a busy machine.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(30);
 
 /// The directory of a monitor that watches the log of [`key`].
 #[derive(Clone)]
@@ -29,13 +30,20 @@ pub struct Home {
     pub state: MemoryDir,
     pub evidence: MemoryDir,
     pub dropped: MemoryDir,
+    /// What the sinks were told, and whether its evidence was on the disk by then.
+    pub told: Arc<Mutex<Vec<(Notice, bool)>>>,
 }
 
 /// A monitor that runs.
 pub struct Running {
     pub monitor: Monitor,
     rounds: watch::Receiver<u64>,
-    pub task: JoinHandle<Result<(), MonitorError>>,
+    task: JoinHandle<Result<(), MonitorError>>,
+}
+
+/// The key under which the monitor states what it observes.
+pub fn monitor_key() -> SigningKey {
+    SigningKey::from_seed("monitor.example".parse().unwrap(), &Zeroizing::new([9; 32]))
 }
 
 pub fn origin() -> Origin {
@@ -44,7 +52,12 @@ pub fn origin() -> Origin {
 
 impl Home {
     pub fn new() -> Home {
-        let home = Home { state: MemoryDir::new(), evidence: MemoryDir::new(), dropped: MemoryDir::new() };
+        let home = Home {
+            state: MemoryDir::new(),
+            evidence: MemoryDir::new(),
+            dropped: MemoryDir::new(),
+            told: Arc::default(),
+        };
         create(Arc::new(home.state.clone())).unwrap();
         add_log(Arc::new(home.state.clone()), &origin()).unwrap();
         home
@@ -56,6 +69,7 @@ impl Home {
             state: self.state.duplicate(),
             evidence: self.evidence.duplicate(),
             dropped: self.dropped.duplicate(),
+            told: Arc::default(),
         }
     }
 
@@ -84,6 +98,12 @@ impl Home {
             files: vec![("files".to_owned(), Arc::new(self.dropped.clone()) as Arc<dyn Dir>)],
         };
         let (round, rounds) = watch::channel(0);
+        let (told, evidence) = (Arc::clone(&self.told), self.evidence.clone());
+        let on_notice = move |notice: &Notice| {
+            let names = evidence.list().unwrap();
+            let kept = notice.finding.evidence.is_none_or(|id| names.contains(&id.to_string()));
+            told.lock().unwrap().push((notice.clone(), kept));
+        };
         let setup = Setup {
             clock,
             entropy: Arc::new(Fixed),
@@ -92,8 +112,8 @@ impl Home {
             logs: vec![log],
             poll: Duration::from_millis(20),
             published_within_ms: 1_000,
-            statement: Box::new(|_| None),
-            on_notice: Box::new(|_| ()),
+            key: monitor_key(),
+            on_notice: Box::new(on_notice),
             on_round: Box::new(move |_, _| round.send_modify(|count| *count += 1)),
         };
         let (monitor, run) = start(setup)?;
@@ -134,6 +154,11 @@ impl Running {
 
     pub fn status(&self) -> LogStatus {
         self.monitor.status(&origin()).unwrap()
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(self) -> Result<(), MonitorError> {
+        timeout(LONG, self.task).await.unwrap().unwrap()
     }
 
     /// Kills it.
