@@ -444,3 +444,80 @@ fn check_sinks(
     }
     Ok(sinks)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// The commented configuration, with a policy that is there, and one text replaced by another.
+    fn load(from: &str, to: &str) -> Outcome<MonitorConfig> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/monitor.toml");
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.contains(from), "{from}");
+        let text = text.replacen(from, to, 1);
+        let dir = tempfile::tempdir().unwrap();
+        let log = epigraph_core::SigningKey::from_seed(
+            KeyName::new("audit.example/production").unwrap(),
+            &zeroize::Zeroizing::new([7; 32]),
+        );
+        let witness = epigraph_core::cosignature::CosigningKey::from_seed(
+            KeyName::new("witness.example/w1").unwrap(),
+            &zeroize::Zeroizing::new([8; 32]),
+        );
+        let policy = format!("log {}\nwitness w1 {}\nquorum w1\n", log.vkey(), witness.vkey());
+        fs::write(dir.path().join("policy"), policy).unwrap();
+        let config = dir.path().join("monitor.toml");
+        fs::write(&config, text.replace("/etc/epigraph/monitor/production.policy", "policy")).unwrap();
+        MonitorConfig::load(&config)
+    }
+
+    #[test]
+    fn the_commented_configuration_is_one_and_has_the_defaults() {
+        let config = load("", "").unwrap();
+        assert_eq!(config.key, Path::new("/var/lib/epigraph/monitor/keys/monitor.key"));
+        assert_eq!(config.poll, Duration::from_millis(default_poll()));
+        assert_eq!(config.heartbeat, Duration::from_millis(default_heartbeat()));
+        assert_eq!(config.published_within_ms, PUBLISHED_WITHIN_MS);
+        let log = &config.logs[0];
+        assert_eq!(log.full_audit_every_ms, default_full_audit() * MS_PER_HOUR);
+        assert_eq!(log.tuning, Tuning::default());
+        assert_eq!((log.readers.len(), log.witnesses.len(), log.monitors.len()), (2, 1, 1));
+        let urls: Vec<&str> = config.sinks.iter().map(|sink| sink.url.as_str()).collect();
+        assert_eq!(urls, ["https://hooks.example/epigraph", "http://10.1.2.3:9093/api/v2/alerts"]);
+        assert!(config.sinks.iter().all(|sink| sink.least == Severity::Warn));
+    }
+
+    #[test]
+    fn a_configuration_says_what_is_wrong_with_it() {
+        let check = |from: &str, to: &str, says: &str| {
+            let Err(failure) = load(from, to) else { panic!("{to} was taken") };
+            assert!(failure.to_string().contains(says), "{to}: {failure}");
+        };
+        check("poll_ms = 5000", "poll_ms = 99", "poll_ms is 100 to");
+        check("heartbeat_ms = 60000", "heartbeat_ms = 0", "heartbeat_ms is 1000 to");
+        check("full_audit_hours = 168", "full_audit_hours = 0", "full_audit_hours is 1 to");
+        check("full_audit_hours = 168", "full_audit_days = 7", "full_audit_days");
+        check(
+            "witness.example/w1\"\naddress",
+            "w2\"\naddress",
+            "[[log.witness]] w2: the policy has no witness",
+        );
+        check("name = \"two\"\naddress", "name = \"two\"\nadress", "adress");
+        check("10.1.2.3/32", "10.1.2.3/24", "not a network");
+        check("name = \"on-call\"", "name = \"../x\"", "is no name of a webhook");
+        check("name = \"on-call\"", "name = \"log\"", "or it is that of the messages");
+        check(
+            "name = \"alertmanager\"",
+            "name = \"on-call\"",
+            "two webhooks or Alertmanagers have the name on-call",
+        );
+        check(
+            "client = { certificate = \"/etc/epigraph/tls/client.pem\", key = \"/etc/epigraph/tls/client.key\" }",
+            "",
+            "[tls.client] is missing",
+        );
+        check("least = \"ticket\"", "least = \"all\"", "least");
+        check("production.policy", "elsewhere.policy", "policy: ");
+    }
+}

@@ -28,6 +28,7 @@ mod hammer;
 mod inside;
 mod kill;
 mod metrics;
+mod monitor;
 mod operations;
 mod paper;
 mod policy;
