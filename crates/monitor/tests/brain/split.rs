@@ -188,3 +188,22 @@ fn a_split_view_is_not_told_as_rewritten_entries() {
     let codes: Vec<Code> = world.open().iter().map(|(code, _)| *code).collect();
     assert!(codes.contains(&Code::SplitView) && !codes.contains(&Code::RewrittenEntry), "{codes:?}");
 }
+
+/// A witness shows a head before it is published, and the log proves nothing about it to a reader then. As soon as it shows the
+/// head itself it is asked again. Broken to see it fail: `published_now` left out.
+#[test]
+fn what_was_not_published_yet_is_asked_again_when_it_is() {
+    let mut world = World::new(vec![History::new(64, 64, 0)]);
+    world.publish(0, 20, &[at_log(1), at_log(2)]);
+    for number in 1..=2 {
+        world.manners.insert(at_log(number).name, Manners::Silent);
+    }
+    world.show(at_witness(0), note(&world.head(0, 30), &[0], START));
+    assert_eq!(world.machine.heads().waiting().len(), 1);
+    for number in 1..=2 {
+        world.manners.insert(at_log(number).name, Manners::Proves(0));
+        world.reached(at_log(number));
+    }
+    world.publish(0, 30, &[at_log(1)]);
+    assert_eq!(world.machine.heads().waiting().len(), 0);
+}
