@@ -16,6 +16,7 @@ mod certificates;
 mod clocks;
 mod cold_start;
 mod damage;
+mod demo;
 mod deploy;
 mod entries;
 mod first_minute;
