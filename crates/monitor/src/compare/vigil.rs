@@ -270,6 +270,12 @@ impl Machine {
         self.audit.asked = self.audit.asked.take().filter(|(asked, ..)| asked.size > head.size);
     }
 
+    /// Another vantage point may be asked at once: one that withholds its entries holds up no other.
+    pub(super) fn not_audited(&mut self, head: TreeHead, vantage: &Vantage) {
+        let is_it = |(asked, _, name): &(TreeHead, Elapsed, String)| *asked == head && *name == vantage.name;
+        self.audit.asked = self.audit.asked.take().filter(|asked| !is_it(asked));
+    }
+
     pub(super) fn audit_found(&mut self, found: Found, vantage: &Vantage) {
         match found {
             Found::Rewritten { head, index, detail } => {
