@@ -12,11 +12,12 @@ use epigraph_sequencer::log::{CosignError, Cosignatures, Witnessing as DialInHan
 use epigraph_signer::gate::Seen;
 use epigraph_signer::publish::ask::{AskWitness, Reply};
 use epigraph_signer::publish::gate::{self, Held, Told};
-use epigraph_signer::publish::witnesses::NotTaken;
+use epigraph_signer::publish::witnesses::{NotTaken, name_of};
 use epigraph_signer::publish::{Dialled, Handed, Pending, RootAt, Witnessing};
 use epigraph_store::file::Dir;
 use epigraph_store::journal::head_at;
 use epigraph_store::tree::Tree;
+use epigraph_store::witness_sizes::WitnessSizes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::gate::Gate;
@@ -115,14 +116,20 @@ pub fn open(
         let peer = peer::Witness::new(address, tls, &listed.server).map_err(Failure::usage)?;
         witnesses.push((listed.place, Arc::new(RemoteWitness(peer))));
     }
-    let held = gate.published.map_or(TreeSize::ZERO, |head| head.size);
+    let sizes = WitnessSizes::open(&*evidence, gate.origin.hash()).inspect_err(|error| {
+        tracing::warn!(log = %gate.origin, %error, "the sizes that the witnesses held are not known: each may be asked twice");
+    });
+    let sizes = sizes.ok();
+    let published = gate.published.map_or(TreeSize::ZERO, |head| head.size);
     let dialled = witnesses.iter().map(|(place, witness)| {
-        let witness = Arc::clone(witness);
-        Dialled { place: *place, witness, held }
+        let key = policy.witnesses().get(*place).map(|known| name_of(&known.vkey));
+        let hint = sizes.as_ref().zip(key).and_then(|(sizes, key)| sizes.sizes().get(&key).copied());
+        Dialled { place: *place, witness: Arc::clone(witness), held: hint.unwrap_or(published) }
     });
     let tree = Arc::clone(tree);
     let witnessing = Witnessing {
         dialled: dialled.collect(),
+        sizes,
         handed: pass_on(cosignatures),
         pending,
         status: watch::Sender::default(),

@@ -17,3 +17,4 @@ pub mod sled;
 pub mod suite;
 pub mod tile;
 pub mod tree;
+pub mod witness_sizes;

@@ -15,6 +15,7 @@ use epigraph_core::{
 use epigraph_store::file::Dir;
 use epigraph_store::history::History;
 use epigraph_store::published::PublishedStore;
+use epigraph_store::witness_sizes::{Sizes, WitnessSizes};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -82,6 +83,8 @@ pub struct Witnessing<W> {
     pub root_at: Arc<RootAt>,
     /// For the jitter of rests.
     pub entropy: Arc<dyn Entropy>,
+    /// Where the sizes that they hold are kept, as a hint for the next start.
+    pub sizes: Option<WitnessSizes>,
 }
 
 impl<W> Witnessing<W> {
@@ -119,6 +122,7 @@ pub(super) struct Gatherer<W> {
     policy: Policy,
     prove: Arc<Prove>,
     store: Arc<Mutex<PublishedStore>>,
+    sizes: Arc<Mutex<Option<WitnessSizes>>>,
     history: Option<Arc<History>>,
     published: Published,
     /// The proofs to one size: witnesses that hold the same size share one.
@@ -133,11 +137,11 @@ impl<W: AskWitness> Gatherer<W> {
         witnessing: Witnessing<W>,
         surroundings: Surroundings,
     ) -> (Gatherer<W>, mpsc::Receiver<Handed>) {
-        let Witnessing { dialled, handed, pending, status, evidence, root_at, entropy } = witnessing;
+        let Witnessing { dialled, handed, pending, status, evidence, root_at, entropy, sizes } = witnessing;
         let Surroundings { origin, policy, prove, store, history, published } = surroundings;
         let already = published.borrow().as_ref().map(|checkpoint| checkpoint.head());
-        let sizes = dialled.iter().map(|dialled| (dialled.place, dialled.held));
-        let machine = Witnesses::new(policy.clone(), already, sizes);
+        let held = dialled.iter().map(|dialled| (dialled.place, dialled.held));
+        let machine = Witnesses::new(policy.clone(), already, held);
         // Shown, and nothing else depends on it.
         let evidence_files = evidence.list().map_or(0, |names| evidence_files(&names));
         let gatherer = Gatherer {
@@ -153,6 +157,7 @@ impl<W: AskWitness> Gatherer<W> {
             policy,
             prove,
             store: Arc::new(Mutex::new(store)),
+            sizes: Arc::new(Mutex::new(sizes)),
             history,
             published,
             proofs: (TreeSize::ZERO, BTreeMap::new()),
@@ -303,9 +308,12 @@ impl<W: AskWitness> Gatherer<W> {
 
     async fn publish(&mut self, note: String) -> Result<(), PublishError> {
         let checkpoint = Checkpoint::open(note.as_bytes(), &self.policy)?;
-        let store = Arc::clone(&self.store);
+        let (store, kept, sizes) = (Arc::clone(&self.store), Arc::clone(&self.sizes), self.machine.sizes());
         // A crash before this is durable: nobody saw the checkpoint. After it: it is served at the start.
-        let write = move || store.lock().unwrap_or_else(PoisonError::into_inner).store(note.as_bytes());
+        let write = move || {
+            keep_sizes(&mut kept.lock().unwrap_or_else(PoisonError::into_inner), sizes);
+            store.lock().unwrap_or_else(PoisonError::into_inner).store(note.as_bytes())
+        };
         let (origin, size) = (checkpoint.origin(), checkpoint.head().size.get());
         let span = tracing::debug_span!("publish", log = %origin, size);
         match tokio::task::spawn_blocking(write).instrument(span).await {
@@ -409,6 +417,15 @@ fn store_evidence(dir: &dyn Dir, evidence: &Evidence) -> Result<String, String> 
     };
     write().map_err(|error| error.to_string())?;
     Ok(name)
+}
+
+/// A late cosignature comes here too, so that the hint is of everybody who answers. One that cannot be written is given up.
+fn keep_sizes(kept: &mut Option<WitnessSizes>, sizes: Sizes) {
+    let written = kept.as_mut().map_or(Ok(()), |kept| kept.store(sizes));
+    if let Err(error) = written {
+        tracing::warn!(%error, "the sizes that the witnesses hold are not kept: after the next start each may be asked twice");
+        *kept = None;
+    }
 }
 
 /// Keeps a checkpoint in the history, durably. Failing that stops nothing.

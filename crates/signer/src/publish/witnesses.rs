@@ -11,9 +11,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use epigraph_core::checkpoint::LogSigned;
 use epigraph_core::cosignature::{CosignatureError, add_cosignature};
+use epigraph_core::hash::leaf_hash;
 use epigraph_core::note::SignatureLine;
 use epigraph_core::policy::WitnessSet;
-use epigraph_core::{Checkpoint, Policy, TreeHead, TreeSize};
+use epigraph_core::{Checkpoint, Hash, Policy, TreeHead, TreeSize, VKey};
+use epigraph_store::witness_sizes::Sizes;
 use thiserror::Error;
 
 use super::ask::Reply;
@@ -316,6 +318,15 @@ impl Witnesses {
         }
     }
 
+    /// The sizes that those who are asked hold, as far as is known, by their keys.
+    pub fn sizes(&self) -> Sizes {
+        let asked = self.peers.iter().filter(|(_, peer)| peer.dialled);
+        let size = |(place, peer): (&usize, &Peer)| {
+            Some((name_of(&self.policy.witnesses().get(*place)?.vkey), peer.held))
+        };
+        asked.filter_map(size).collect()
+    }
+
     /// Whose cosignatures the newest signed head lacks, and why, as far as is known.
     pub fn lacking(&self) -> String {
         let cosigned = self.pending.back().map_or(WitnessSet::EMPTY, |newest| newest.cosigned);
@@ -533,6 +544,11 @@ impl Witnesses {
         }
         self.effects.push(Effect::Tell { place, trouble });
     }
+}
+
+/// Under which hash a witness's size is kept: keys stay where places in a policy change.
+pub fn name_of(witness: &VKey) -> Hash {
+    leaf_hash(witness.to_string().as_bytes())
 }
 
 /// Why a cosignature that was handed in was not taken.

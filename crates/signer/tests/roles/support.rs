@@ -124,6 +124,7 @@ pub fn alone(tree: &Arc<MemoryTree>) -> Witnessing<Nobody> {
         evidence: Arc::new(MemoryDir::new()),
         root_at: root_of(tree),
         entropy: Arc::new(Nine),
+        sizes: None,
     }
 }
 
