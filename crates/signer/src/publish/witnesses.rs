@@ -271,6 +271,34 @@ impl Witnesses {
         (std::mem::take(&mut self.effects), taken)
     }
 
+    /// Takes the note of a head that the witness at this place holds, and that the pending or published head of this size does
+    /// not extend, as the witness says. It counts as if it had been asked.
+    pub fn handed_conflict(
+        &mut self,
+        place: usize,
+        size: TreeSize,
+        held: &[u8],
+    ) -> (Vec<Effect>, Result<(), NotTaken>) {
+        let gathering = self.pending.iter().find(|gathering| gathering.signed.head().size == size);
+        let Some(head) = gathering.map(|gathering| gathering.signed.head()) else {
+            return (Vec::new(), Err(NotTaken::NoSuchHead(size)));
+        };
+        let taken = match self.open(held) {
+            Ok(shown) if shown.head() == head => Err(NotTaken::NoConflict("it is the same head".into())),
+            // A later head of this log: the witness was shown an older one after it.
+            Ok(shown) if shown.head().size > size && !self.is_signed_elsewhere(&shown) => {
+                return (Vec::new(), Ok(()));
+            }
+            Ok(_) => Ok(()),
+            Err(why) => Err(NotTaken::NoConflict(why)),
+        };
+        if let Some(peer) = self.peers.get_mut(&place) {
+            peer.answers += 1;
+            self.conflict(place, head, held);
+        }
+        (std::mem::take(&mut self.effects), taken)
+    }
+
     /// The two notes of [`Effect::Keep`] are of two histories, for certain. Says why to stop, if the witnesses that hold the other one
     /// are so many that this one can never be published: this log is the copy that came too late.
     pub fn elsewhere(&mut self, place: usize, [held, here]: [TreeHead; 2]) -> Option<String> {
@@ -563,4 +591,7 @@ pub enum NotTaken {
     /// The signature.
     #[error(transparent)]
     Signature(#[from] CosignatureError),
+    /// A conflict that is none.
+    #[error("the note that is held shows no other history: {0}")]
+    NoConflict(String),
 }
