@@ -8,6 +8,7 @@ pub mod keys;
 pub mod manual;
 pub mod policy;
 pub mod prove;
+pub mod repin;
 pub mod verify;
 pub mod witness;
 
@@ -447,6 +448,31 @@ pub enum PolicyCommand {
     Check(PolicyCheck),
     /// Say in words what a policy asks for, or what it makes of a checkpoint
     Explain(PolicyExplain),
+    /// After the policy of a client directory was changed: go on from what was accepted under the old one
+    Repin(PolicyRepin),
+}
+
+/// Put the new policy into the client directory, keep the old one, and run this once. The newest checkpoint of the log must satisfy
+/// the new policy and be proven to extend the one that was accepted under the old policy; then it is the one that every later
+/// command starts from. And every quorum of the old policy must meet every quorum of the new one in more witnesses than may lie
+/// (`policy check OLD NEW`), or it is refused. Exit code 1 if not; nothing is changed then. No other command does this.
+#[derive(Args)]
+pub struct PolicyRepin {
+    /// The policy under which the client has accepted checkpoints so far
+    #[arg(value_name = "OLD")]
+    pub old: PathBuf,
+
+    #[command(flatten)]
+    pub profile: Profile,
+
+    /// How many witnesses may lie
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub faulty: usize,
+
+    /// Go on although a quorum of the old policy and one of the new policy need not have enough witnesses in common: nobody then
+    /// vouches that whoever still has the old policy sees the same log as this client from now on
+    #[arg(long)]
+    pub give_up_overlap: bool,
 }
 
 /// With one file: how many of its witnesses may lie before two people can be shown two histories, and how many may be

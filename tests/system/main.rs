@@ -35,6 +35,7 @@ mod quickstart_witnessed;
 mod receipts;
 mod reflection;
 mod reload;
+mod repin;
 mod several;
 mod signer;
 mod support;

@@ -17,8 +17,8 @@ use crate::support::{House, Serving, block_on, epigraph};
 const NAME: &str = "spiffe://epigraph.quickstart/epigraph";
 
 /// A quickstart's log of three entries under `quorum none`, and witnesses of which so many must cosign from now on.
-struct Village {
-    house: House,
+pub struct Village {
+    pub house: House,
     to_log: Door,
     to_witness: Vec<Door>,
 }
@@ -30,7 +30,7 @@ impl Village {
     }
 
     /// Those in `dialling` call the log, which does not know where they are.
-    fn of(count: usize, threshold: usize, faulty: usize, dialling: &[usize]) -> Village {
+    pub fn of(count: usize, threshold: usize, faulty: usize, dialling: &[usize]) -> Village {
         let house = House::new();
         let to_log = Door::new();
         let issue = |kind: &str, name: &str, out: &str| {
@@ -114,14 +114,14 @@ logs = ["*"]
 
     /// Through its gate.
     #[track_caller]
-    fn ready_log(&self) -> Serving {
+    pub fn ready_log(&self) -> Serving {
         let log = self.log();
         wait_until_ready(&log);
         log
     }
 
     #[track_caller]
-    fn witness(&self, number: usize) -> Serving {
+    pub fn witness(&self, number: usize) -> Serving {
         let witness = match self.house.start("witness", &format!("w{number}.toml")) {
             Ok(witness) => witness,
             Err(ended) => panic!("the witness did not start: {ended}"),
@@ -132,14 +132,14 @@ logs = ["*"]
 
     /// Appends lines and waits until they are published; the client verifies under the policy.
     #[track_caller]
-    fn publish(&self, lines: &str) {
+    pub fn publish(&self, lines: &str) {
         let input = self.house.outside("more");
         fs::write(&input, lines).unwrap();
         self.house.call("append", &[&input]).succeeded(&["published, and each receipt is verified"]);
     }
 
     #[track_caller]
-    fn append(&self, line: &str) {
+    pub fn append(&self, line: &str) {
         let input = self.house.outside("durable");
         fs::write(&input, line).unwrap();
         self.house.call("append", &[&input, &"--wait", &"durable"]).succeeded(&["indexes"]);
@@ -147,7 +147,7 @@ logs = ["*"]
 
     /// The size of the newest published checkpoint; the client verifies it under the policy.
     #[track_caller]
-    fn published(&self) -> u64 {
+    pub fn published(&self) -> u64 {
         let out = self.house.call("checkpoint", &[]).succeeded(&[]).out.clone();
         out.lines().nth(1).unwrap().parse().unwrap()
     }

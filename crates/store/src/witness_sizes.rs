@@ -149,10 +149,10 @@ mod tests {
         WitnessSizes::open(&dir, hash(9)).unwrap().store(stored.clone()).unwrap();
         dir.open(NAME).unwrap().sync().unwrap();
         let whole = dir.content(NAME).unwrap();
-        for offset in 0..whole.len() {
-            dir.damage(NAME, offset, &[whole[offset] ^ 0x10]).unwrap();
+        for (offset, byte) in whole.iter().enumerate() {
+            dir.damage(NAME, offset, &[byte ^ 0x10]).unwrap();
             assert_eq!(opened(&dir), Sizes::new(), "offset {offset}");
-            dir.damage(NAME, offset, &[whole[offset]]).unwrap();
+            dir.damage(NAME, offset, &[*byte]).unwrap();
         }
         assert_eq!(opened(&dir), stored);
         dir.remove(NAME).unwrap();

@@ -11,16 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use epigraph_core::checkpoint::{CheckpointError, LogSigned, encode_text};
-use epigraph_core::evidence::NoEvidence;
 use epigraph_core::note::{Parsed, SignatureLine};
 use epigraph_core::progress::{Conflict, Held, Proposal};
-use epigraph_core::proof::ConsistencyProof;
-use epigraph_core::{Clock, Evidence, Hash, Origin, TreeSize, UnixMillis, VKey};
-use epigraph_store::evidence;
+use epigraph_core::{Clock, Hash, Origin, TreeSize, UnixMillis, VKey};
 use epigraph_store::file::Dir;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::evidence;
 use crate::gate::{Passage, sighting};
 use crate::keeper::{AdmitError, Answer, Cosigned, Fatal, Keeper, Refused};
 use crate::list::{self, Changes, ListError, Listed};
@@ -331,13 +329,8 @@ impl Witness {
             return;
         }
         let (key, dir) = (log.listed.vkey.clone(), Arc::clone(&self.evidence));
-        let keeping = tokio::task::spawn_blocking(move || {
-            let evidence =
-                evidence_of(&key, heads, &held, &proposed, proof).map_err(|error| error.to_string())?;
-            let stem = evidence.origin().hash().to_string();
-            evidence::keep(&*dir, &stem, &evidence.encode(), list::MAX_LOGS)
-                .map_err(|error| error.to_string())
-        });
+        let keeping =
+            tokio::task::spawn_blocking(move || evidence::keep(&*dir, &key, heads, &held, &proposed, proof));
         let origin = &log.listed.origin;
         match keeping.await.map_err(|error| error.to_string()).and_then(|kept| kept) {
             Ok(file) => {
@@ -536,23 +529,6 @@ impl Witness {
             mpsc::error::TrySendError::Closed(_) => AddError::Stopped,
         })
     }
-}
-
-/// Two notes that the log's key signed, and the proof that leads from another old tree than the one that is held.
-fn evidence_of(
-    key: &VKey,
-    heads: Conflict,
-    held: &[u8],
-    proposed: &[u8],
-    hashes: Vec<Hash>,
-) -> Result<Evidence, NoEvidence> {
-    let Conflict { held: old, proposed: new } = heads;
-    if old.size == new.size {
-        return Evidence::two_roots(key, held, proposed);
-    }
-    // Where the size is a power of two the proof takes the old root as given, and shows no conflict.
-    let carried = ConsistencyProof { old: old.size, new: new.size, hashes }.carrying(&old.root);
-    Evidence::old_root(key, held, proposed, carried)
 }
 
 /// Answers may overtake one another on their way from the keeper.
