@@ -196,17 +196,21 @@ pub struct RoleConfig {
 
 #[derive(Subcommand)]
 pub enum WitnessCommand {
-    /// List the logs of a running witness, their sizes, and when each was last cosigned
+    /// Fetch and verify what the witnesses of a client directory hold of its log; or list the logs of one witness
     Status(WitnessStatus),
     /// Add a log to the list of a witness, which may be running
     AddLog(Box<WitnessAddLog>),
 }
 
-/// Shows the logs for which the certificate has one of the roles reader, log, signer, witness, monitor, auditor or operator at the
-/// witness.
+/// With --profile alone, each witness that has a table `[[witness]]` in client.toml is asked for the checkpoint that it holds of the
+/// directory's log. What it shows is verified under the policy: the log's signature, the witness's own, and that it is of one
+/// history with what the log has published. Exit code 1 if that fails for one, 4 if one does not answer. Nothing is pinned.
+///
+/// With --address or --config, one witness is asked for its list: the logs for which the certificate has one of the roles reader,
+/// log, signer, witness, monitor, auditor or operator there, as the witness says, unverified.
 #[derive(Args)]
 pub struct WitnessStatus {
-    /// A client directory, whose certificate is used; with --address and --server
+    /// A client directory, whose certificate is used
     #[arg(long, value_name = "DIR", env = "EPIGRAPH_PROFILE")]
     pub profile: Option<PathBuf>,
 

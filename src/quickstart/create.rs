@@ -324,6 +324,18 @@ directory = "{role}"
 
     fn client(&self) -> anyhow::Result<String> {
         let (origin, address, server) = (&self.origin, self.address(Role::Log)?, Role::Log.spiffe());
+        let mut witnesses = String::new();
+        for role in Role::witnesses().filter(|role| self.address(*role).is_ok()) {
+            witnesses += &format!(
+                "\n[[witness]]\nname = \"{}\"\naddress = \"{}\"\nserver = \"{}\"\n",
+                self.witness_name(role),
+                self.address(role)?,
+                role.spiffe()
+            );
+        }
+        if !witnesses.is_empty() {
+            witnesses.insert_str(0, "\n# Where `witness status` asks what the witnesses hold.");
+        }
         Ok(format!(
             r#"# A client of the log of this quickstart: what every command with `--profile` reads. Paths are relative to this file.
 origin = "{origin}"
@@ -337,7 +349,7 @@ certificate = "pki/client/client.pem"
 key = "pki/client/client.key"
 trust_bundle = "pki/ca.pem"
 trust_domain = "{TRUST_DOMAIN}"
-"#
+{witnesses}"#
         ))
     }
 }
