@@ -116,10 +116,12 @@ pub fn open(
         let peer = peer::Witness::new(address, tls, &listed.server).map_err(Failure::usage)?;
         witnesses.push((listed.place, Arc::new(RemoteWitness(peer))));
     }
-    let sizes = WitnessSizes::open(&*evidence, gate.origin.hash()).inspect_err(|error| {
-        tracing::warn!(log = %gate.origin, %error, "the sizes that the witnesses held are not known: each may be asked twice");
+    let sizes = (!witnesses.is_empty()).then(|| {
+        WitnessSizes::open(&*evidence, gate.origin.hash()).inspect_err(|error| {
+            tracing::warn!(log = %gate.origin, %error, "the sizes that the witnesses held are not known: each may be asked twice");
+        })
     });
-    let sizes = sizes.ok();
+    let sizes = sizes.transpose().ok().flatten();
     let published = gate.published.map_or(TreeSize::ZERO, |head| head.size);
     let dialled = witnesses.iter().map(|(place, witness)| {
         let key = policy.witnesses().get(*place).map(|known| name_of(&known.vkey));
