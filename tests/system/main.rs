@@ -39,6 +39,7 @@ mod quickstart_witnessed;
 mod receipts;
 mod reflection;
 mod reload;
+mod repin;
 mod several;
 mod signer;
 mod support;

@@ -274,6 +274,37 @@ fn a_conflict_is_kept_and_told_and_not_asked_again() {
     assert_eq!(troubles(&effects), ["conflict"]);
 }
 
+/// D2, W4: a witness that calls says that it holds another history: kept and told as if it had been asked, and what shows nothing is
+/// refused. Seen to fail with the note taken for what it says.
+#[test]
+fn a_conflict_that_is_handed_in_counts_like_one_that_was_answered() {
+    let mut machine = Witnesses::new(quorum(4, 3), None, [(0, size(0))]);
+    let theirs_at_4 = log_note(&theirs(4)).into_bytes();
+    let refused = machine.handed_conflict(3, size(5), &theirs_at_4);
+    assert_eq!(refused, (vec![], Err(NotTaken::NoSuchHead(size(5)))));
+    machine.step(signed(&ours(5)));
+    let (effects, taken) = machine.handed_conflict(3, size(5), &theirs_at_4);
+    assert_eq!(taken, Ok(()));
+    assert_eq!(
+        effects[0],
+        Effect::Keep { place: 3, held: log_note(&theirs(4)), proposed: log_note(&ours(5)) }
+    );
+    assert_eq!((troubles(&effects), effects.len()), (vec!["conflict"], 2));
+    assert_eq!(machine.status().witnesses[3].troubles.get("conflict"), Some(&1));
+    let forged = note_of(&key_of("log.example", 8), &origin(), &theirs(4)).into_bytes();
+    for held in [b"garbage".to_vec(), forged, log_note(&ours(5)).into_bytes()] {
+        let (effects, taken) = machine.handed_conflict(3, size(5), &held);
+        assert!(matches!(taken, Err(NotTaken::NoConflict(_))), "{taken:?}");
+        assert_eq!(troubles(&effects), ["false_conflict"]);
+    }
+    assert_eq!(machine.handed_conflict(17, size(5), &theirs_at_4).0, []);
+    // One that was shown an older head after a newer one has seen nothing wrong.
+    machine.step(signed(&ours(7)));
+    assert_eq!(machine.handed_conflict(3, size(5), log_note(&ours(7)).as_bytes()), (vec![], Ok(())));
+    let (effects, _) = machine.handed_conflict(3, size(5), &log_note(&theirs(30)).into_bytes());
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Stop(_))), "{effects:?}");
+}
+
 /// D2: a witness that certainly holds another history is an alarm; so many that no quorum is left mean that this log is the one that
 /// came too late. One that cosigns after all counts again. Seen to fail with `elsewhere` never set back, and with a stop at the
 /// first.
