@@ -45,8 +45,8 @@ fn head(size: u64) -> TreeHead {
 }
 
 /// N6 and the rest of what issue 4 lists: heads of 2^64 - 1 entries, proofs of 64 hashes, notes with a hundred signatures and names of
-/// 255 bytes, garbage proofs for a valid checkpoint, and old requests once more (A19). Seen to fail with the bounds of `proof`
-/// and `tree_size` in convert.rs taken away one by one, and with a failed proof answered as a conflict.
+/// 255 bytes, garbage proofs for a valid checkpoint, and old requests once more (A19). Seen to fail with sizes cut to 63 bits instead
+/// of refused, and with a failed proof answered as a conflict.
 #[test]
 fn what_no_log_sends_is_refused_with_its_reason_and_changes_nothing() {
     let (house, log, running) = start("");
@@ -94,6 +94,8 @@ fn what_no_log_sends_is_refused_with_its_reason_and_changes_nothing() {
             (ask(3, &plain, vec![]), Reason::BadProof),
             (ask(3, &plain, garbage(1)), Reason::BadProof),
             (ask(3, &plain, garbage(4)), Reason::BadProof),
+            // As many hashes as it takes.
+            (ask(3, &plain, garbage(5)), Reason::BadProof),
             (ask(3, &plain, garbage(63)), Reason::BadProof),
             (ask(3, &with(vec![long.clone(); 99]), garbage(4)), Reason::BadProof),
             (ask(3, &with(vec![long.clone(); 100]), garbage(4)), Reason::Malformed),

@@ -202,8 +202,7 @@ fn three_of_four_publish_and_two_do_not() {
 }
 
 /// C8: killed again and again while two of four have cosigned, the log asks them what they hold, goes on from there, and publishes
-/// what they cosigned; none of them ever sees another history. Seen to fail with a signed head that is not asked again of a
-/// witness that answers that it holds it.
+/// what they cosigned; none of them ever sees another history. Seen to fail with a head that is held not cosigned once more.
 #[test]
 fn a_log_that_is_killed_while_it_gathers_goes_on_where_its_witnesses_are() {
     let village = Village::new();
