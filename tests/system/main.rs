@@ -48,5 +48,6 @@ mod tree;
 mod verify;
 mod waiting;
 mod witness;
+mod witness_bad_input;
 mod witness_cli;
 mod witnesses;

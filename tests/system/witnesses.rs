@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::metrics::{get, sample};
 use crate::signer::Door;
 use crate::support::{House, Serving, block_on, epigraph, signal};
-use crate::waiting::{ends, until, wait_until_not_ready, wait_until_ready};
+use crate::waiting::{ends, until, until_page, wait_until_not_ready, wait_until_ready};
 
 const NAME: &str = "spiffe://epigraph.quickstart/epigraph";
 
@@ -198,6 +198,38 @@ fn three_of_four_publish_and_two_do_not() {
     shows(&text, "quorum_met", "", 1.0);
     shows(&text, "missing_witnesses", "", 0.0);
     assert!(published_at(&text) > before, "{text}");
+    log.stop();
+}
+
+/// C8: killed again and again while two of four have cosigned, the log asks them what they hold, goes on from there, and publishes
+/// what they cosigned; none of them ever sees another history. Seen to fail with a head that is held not cosigned once more.
+#[test]
+fn a_log_that_is_killed_while_it_gathers_goes_on_where_its_witnesses_are() {
+    let village = Village::new();
+    let witnesses: Vec<_> = (0..4).map(|number| village.witness(number)).collect();
+    let slow = |name| witnesses[2..].iter().for_each(|slow| signal(name, &slow.pid().to_string()));
+    let mut log = village.ready_log();
+    village.publish("four\n");
+    for round in 0..3 {
+        slow("STOP");
+        village.append("half cosigned\n");
+        let size = 5 + 2 * round;
+        until_page(&log, "/metrics", "two of four", |_, text| {
+            let shows = |name: &str| sample(text, &format!("epigraph_log_{name}"), "");
+            (shows("pending_entries"), shows("cosigned_witnesses")) == (size as f64, 2.0)
+        });
+        log.kill();
+        slow("CONT");
+        log = village.ready_log();
+        until("publication", || (village.published() == size).then_some(()));
+        village.publish("whole\n");
+    }
+    let text = get(&log, "/metrics", 200);
+    assert_eq!(sample(&text, "epigraph_log_evidence_files", ""), 0.0);
+    for number in 0..4 {
+        let labels = format!("w{number}\",kind=\"conflict\"");
+        assert_eq!(sample(&text, "epigraph_log_witness_troubles_total", &labels), 0.0);
+    }
     log.stop();
 }
 

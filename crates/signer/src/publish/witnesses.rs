@@ -3,7 +3,7 @@
 //!
 //! A signed head is asked of all witnesses at once, each with the size that it holds, and at most one question is open
 //! at each. Whatever a witness does costs only itself: the head is published when those that did cosign meet the policy,
-//! and a cosignature that comes later is attached to what is published. A head that reaches the quorum after a larger
+//! and a cosignature that comes later is attached to what is published, unless a larger head is signed already. A head that reaches the quorum after a larger
 //! one was signed is still published, unless a larger one was published before. The machine knows no clock: whoever
 //! drives it says what time it is, and when a rest is over.
 
@@ -485,7 +485,9 @@ impl Witnesses {
         let head = gathering.signed.head();
         // Never back: a head that reaches the quorum after a larger one is of no use.
         let behind = self.published.is_some_and(|published| head.size < published.size);
-        if behind || !self.policy.is_met_by(gathering.cosigned) {
+        // One more line under what is published is not worth a write while a larger head is on its way, which holds it up.
+        let superseded = self.published == Some(head) && at + 1 < self.pending.len();
+        if behind || superseded || !self.policy.is_met_by(gathering.cosigned) {
             return;
         }
         self.effects.push(Effect::Publish { head, note: gathering.note.clone() });
