@@ -237,7 +237,13 @@ impl Tree {
 
     /// The entries from `first` on, each compared with its leaf hash in the tree, up to `end` and the tree's size.
     pub fn entries(&self, first: LeafIndex, end: TreeSize) -> CheckedEntries<'_> {
-        CheckedEntries { tree: self, entries: Some(self.entries.read(first, end, self.size())) }
+        CheckedEntries { tree: self, entries: Some(self.entries.read(first, end, self.size())), tile: None }
+    }
+
+    /// A complete tile, if it is in memory.
+    fn warm_tile(&self, id: TileId) -> Option<Arc<Tile>> {
+        let pending = self.state().pending.get(&id).cloned();
+        pending.or_else(|| self.cache.read(id, Arc::clone))
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {
@@ -289,7 +295,7 @@ impl Tree {
 
     fn rebuild(&self, id: TileId, wanted: Hash) -> Result<Arc<Tile>, TreeError> {
         let _one = lock(&self.rebuilding);
-        if let Some(tile) = self.cache.read(id, |tile| Arc::new(*tile)) {
+        if let Some(tile) = self.cache.read(id, Arc::clone) {
             return Ok(tile);
         }
         let computed = self.compute_from_children(id).filter(|tile| tile.root() == wanted);
@@ -311,7 +317,7 @@ impl Tree {
         let mut row = *Tile::EMPTY.row();
         for (hash, child) in row.iter_mut().zip(0..) {
             let child = TileId { level, index: id.index * WIDTH as u64 + child };
-            let root = self.cache.read(child, Tile::root);
+            let root = self.cache.read(child, |tile| tile.root());
             *hash = root.or_else(|| self.stored(child, None).map(|tile| tile.root()))?;
         }
         Some(Tile::expand(row))
@@ -432,18 +438,43 @@ impl Nodes for Warm<'_> {
 pub struct CheckedEntries<'a> {
     tree: &'a Tree,
     entries: Option<Entries<'a>>,
+    /// The complete tile that the leaf hash of the last entry was in: asking for it at every entry costs as much as hashing
+    /// half of the entry.
+    tile: Option<(TileId, Arc<Tile>)>,
 }
 
 impl CheckedEntries<'_> {
-    fn checked(&mut self) -> Result<Option<(LeafIndex, Vec<u8>)>, EntryError> {
+    /// Appends the bytes of the next entry to `bytes`; `None` behind the last.
+    pub fn next_into(&mut self, bytes: &mut Vec<u8>) -> Result<Option<LeafIndex>, EntryError> {
+        let next = self.checked(bytes);
+        if next.is_err() {
+            self.entries = None;
+        }
+        next
+    }
+
+    fn checked(&mut self, bytes: &mut Vec<u8>) -> Result<Option<LeafIndex>, EntryError> {
         let Some(entries) = &mut self.entries else { return Ok(None) };
         let Some((index, entry)) = entries.next_entry()? else { return Ok(None) };
-        let wanted = self.tree.node(0, index.get())?;
+        let wanted = leaf(self.tree, &mut self.tile, index)?;
         if leaf_hash(entry) != wanted {
             self.tree.entries.forget();
             return Err(EntryError::DataLoss { index, wanted });
         }
-        Ok(Some((index, entry.to_vec())))
+        bytes.extend_from_slice(entry);
+        Ok(Some(index))
+    }
+}
+
+/// A leaf hash, from the tile that is held, or else from the tree.
+fn leaf(tree: &Tree, held: &mut Option<(TileId, Arc<Tile>)>, index: LeafIndex) -> Result<Hash, TreeError> {
+    let (id, within, place) = locate(0, index.get());
+    if held.as_ref().is_none_or(|(held, _)| *held != id) {
+        *held = tree.warm_tile(id).map(|tile| (id, tile));
+    }
+    match held.as_ref().and_then(|(_, tile)| tile.node(within, place)) {
+        Some(leaf) => Ok(leaf),
+        None => tree.node(0, index.get()),
     }
 }
 
@@ -451,11 +482,9 @@ impl Iterator for CheckedEntries<'_> {
     type Item = Result<(LeafIndex, Vec<u8>), EntryError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.checked();
-        if next.is_err() {
-            self.entries = None;
-        }
-        next.transpose()
+        let mut bytes = Vec::new();
+        let next = self.next_into(&mut bytes).transpose()?;
+        Some(next.map(|index| (index, bytes)))
     }
 }
 

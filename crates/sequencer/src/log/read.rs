@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use epigraph_core::bundle::MAX_ENTRY_BYTES;
 use epigraph_core::proof::{
     ConsistencyProof, InclusionProof, Nodes, ProofError, prove_consistency, prove_inclusion,
 };
@@ -16,7 +17,7 @@ use epigraph_store::tree::{EntryError, Tree, TreeError, WarmError};
 use thiserror::Error;
 use tokio::time::timeout;
 
-use super::{Log, MAX_ENTRY_READS};
+use super::{FOLLOW_BYTES, Log, MAX_ENTRY_READS};
 
 /// How long a read waits for the tree to reach the size it asks for.
 const TREE_WAIT: Duration = Duration::from_secs(2);
@@ -322,21 +323,42 @@ pub(super) fn read_entries(
     most_bytes: usize,
     entries: &mut Vec<Bytes>,
 ) -> Result<(), ReadError> {
-    let (mut size, mut bytes) = (first.get(), 0);
-    for entry in tree.entries(first, end) {
-        let (index, entry) = entry.map_err(|error| match error {
+    // All in one piece of memory, of which each entry is a part: a piece for each costs more than hashing it does.
+    // What is not written to takes no memory, and what grows is copied.
+    let mut bytes = Vec::with_capacity(most_bytes.min(FOLLOW_BYTES) + MAX_ENTRY_BYTES);
+    let mut ends = Vec::new();
+    let read = read_bytes(tree, first, end, most_bytes, &mut bytes, &mut ends);
+    let bytes = Bytes::from(bytes);
+    let starts = [0].into_iter().chain(ends.iter().copied());
+    entries.extend(starts.zip(&ends).map(|(start, end)| bytes.slice(start..*end)));
+    read
+}
+
+/// The bytes of the entries one behind the other, and how many there are up to the end of each.
+fn read_bytes(
+    tree: &Tree,
+    first: LeafIndex,
+    end: TreeSize,
+    most_bytes: usize,
+    bytes: &mut Vec<u8>,
+    ends: &mut Vec<usize>,
+) -> Result<(), ReadError> {
+    let mut read = tree.entries(first, end);
+    let mut size = first.get();
+    loop {
+        let next = read.next_into(bytes).map_err(|error| match error {
             EntryError::Tree(TreeError::NotYet { size, .. }) => ReadError::Building(size),
             error => ReadError::Damaged(error.to_string()),
         })?;
-        bytes += entry.len();
-        if bytes > most_bytes {
+        let Some(index) = next else { break };
+        if bytes.len() > most_bytes {
             return Ok(());
         }
         if index.get() != size {
             return Err(ReadError::Damaged(format!("entry {index} came in place of entry {size}")));
         }
         size += 1;
-        entries.push(Bytes::from(entry));
+        ends.push(bytes.len());
     }
     // An answer that ends early would look like one that was full.
     if size == end.get() {
