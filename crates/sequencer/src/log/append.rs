@@ -188,7 +188,8 @@ impl Log {
         Ok(Submitted { answer, count, first_sequence, wait, _waiting: waiting })
     }
 
-    /// Waits until the entries are as far as the call wanted. Of calls that were submitted together it says why not all of
+    /// Waits until the entries are as far as the call wanted. What few calls wait for is put elsewhere: every call would carry
+    /// its kilobyte. Of calls that were submitted together it says why not all of
     /// them were taken, if so.
     pub(super) async fn answer(
         &self,
@@ -198,7 +199,8 @@ impl Log {
         let (first_index, repeated, cut) = match answer.await.map_err(|_| AppendError::Stopped)?? {
             Answer::Durable { first_index, cut } => (first_index, false, cut),
             Answer::Compare { first_index, leaves } => {
-                match self.differs(first_index, leaves).await.map_err(AppendError::NotCompared)? {
+                let differs = Box::pin(self.differs(first_index, leaves));
+                match differs.await.map_err(AppendError::NotCompared)? {
                     None => (first_index, true, None),
                     Some(position) => {
                         return Err(Refused::Reused(first_sequence.saturating_add(position)).into());
@@ -210,7 +212,7 @@ impl Log {
         let count = cut.map_or(count, |cut| cut.entries) as u32;
         let published = match wait {
             Wait::Durable => None,
-            Wait::Published(time) => self.wait_published(first_index, count, time).await,
+            Wait::Published(time) => Box::pin(self.wait_published(first_index, count, time)).await,
         };
         Ok((Appended { first_index, count, repeated, published }, cut.map(|cut| cut.why)))
     }
