@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use epigraph_core::bundle::MAX_ENTRY_BYTES;
-use epigraph_core::hash::{leaf_hash, sha256};
+use epigraph_core::hash::{leaf_hashes, sha256};
 use epigraph_core::proof::{InclusionProof, Nodes, prove_inclusion};
 use epigraph_core::{Checkpoint, Hash, LeafIndex, TreeSize, Verified};
 use epigraph_rpc::Share;
@@ -182,7 +182,7 @@ impl Log {
         };
         let bytes = entries.iter().map(|entry| entry.len() + ENTRY_OVERHEAD_BYTES).sum();
         let (ticket, answer) = self.ticket(identity, bytes)?;
-        let leaves: Vec<Hash> = entries.iter().map(|entry| leaf_hash(entry)).collect();
+        let leaves: Vec<Hash> = leaf_hashes(entries.iter().map(AsRef::as_ref)).collect();
         self.send(Event::Submit(Submission { entries, leaves, ends, numbers, line, identity, ticket }))?;
         let first_sequence = numbers.map_or(0, |numbers| numbers.first_sequence);
         Ok(Submitted { answer, count, first_sequence, wait, _waiting: waiting })

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use epigraph_core::bundle::MAX_ENTRY_BYTES;
 use epigraph_core::proof::{
     ConsistencyProof, InclusionProof, Nodes, ProofError, prove_consistency, prove_inclusion,
 };
@@ -13,7 +12,7 @@ use epigraph_core::{Checkpoint, Hash, LeafIndex, TreeSize, Verified};
 use epigraph_rpc::limits::MAX_READ_BYTES;
 use epigraph_store::lookup::LookupError;
 use epigraph_store::tile::{LEVELS, TILE_HEIGHT, WIDTH};
-use epigraph_store::tree::{EntryError, Tree, TreeError, WarmError};
+use epigraph_store::tree::{Entries, EntryError, Tree, TreeError, WarmError};
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -324,44 +323,17 @@ pub(super) fn read_entries(
     entries: &mut Vec<Bytes>,
 ) -> Result<(), ReadError> {
     // All in one piece of memory, of which each entry is a part: a piece for each costs more than hashing it does.
-    // What is not written to takes no memory, and what grows is copied.
-    let mut bytes = Vec::with_capacity(most_bytes.min(FOLLOW_BYTES) + MAX_ENTRY_BYTES);
-    let mut ends = Vec::new();
-    let read = read_bytes(tree, first, end, most_bytes, &mut bytes, &mut ends);
-    let bytes = Bytes::from(bytes);
-    let starts = [0].into_iter().chain(ends.iter().copied());
-    entries.extend(starts.zip(&ends).map(|(start, end)| bytes.slice(start..*end)));
-    read
-}
-
-/// The bytes of the entries one behind the other, and how many there are up to the end of each.
-fn read_bytes(
-    tree: &Tree,
-    first: LeafIndex,
-    end: TreeSize,
-    most_bytes: usize,
-    bytes: &mut Vec<u8>,
-    ends: &mut Vec<usize>,
-) -> Result<(), ReadError> {
-    let mut read = tree.entries(first, end);
-    let mut size = first.get();
-    loop {
-        let next = read.next_into(bytes).map_err(|error| match error {
-            EntryError::Tree(TreeError::NotYet { size, .. }) => ReadError::Building(size),
-            error => ReadError::Damaged(error.to_string()),
-        })?;
-        let Some(index) = next else { break };
-        if bytes.len() > most_bytes {
-            return Ok(());
-        }
-        if index.get() != size {
-            return Err(ReadError::Damaged(format!("entry {index} came in place of entry {size}")));
-        }
-        size += 1;
-        ends.push(bytes.len());
-    }
+    let mut read = Entries::with_capacity(most_bytes.min(FOLLOW_BYTES));
+    let full = tree.read(first, end, most_bytes, &mut read);
+    let bytes = Bytes::from(std::mem::take(&mut read.bytes));
+    entries.extend(read.places().map(|place| bytes.slice(place)));
+    let full = full.map_err(|error| match error {
+        EntryError::Tree(TreeError::NotYet { size, .. }) => ReadError::Building(size),
+        error => ReadError::Damaged(error.to_string()),
+    })?;
     // An answer that ends early would look like one that was full.
-    if size == end.get() {
+    let size = first.get().saturating_add(entries.len() as u64);
+    if full || size == end.get() {
         Ok(())
     } else {
         Err(ReadError::Damaged(format!("the journal ends at {size}, before {end}")))
