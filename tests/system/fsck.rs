@@ -6,8 +6,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::damage::{FRAME, SECTOR, all_files, large_lines, slots, with_an_unsigned_tail_frame};
-use crate::signer::{Pair, wait_until_ready};
+use crate::signer::Pair;
 use crate::support::{Ended, House, epigraph, find, flip, overwrite};
+use crate::waiting::wait_until_ready;
 
 /// Runs the check, which must leave every file as it is.
 fn fsck(house: &House, json: bool) -> Ended {
