@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use epigraph_core::checkpoint::encode_text;
 use epigraph_core::key::SigningKey;
-use epigraph_core::{CosigningKey, TreeHead, TreeSize, UnixMillis, note};
-use epigraph_monitor::event::{Effect, Event, Vantage, Why};
+use epigraph_core::{CosigningKey, TreeHead, UnixMillis, note};
+use epigraph_monitor::event::{Event, Vantage, Why};
 use epigraph_monitor::finding::Code;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -61,7 +61,7 @@ struct Network {
     leaves: u64,
     under_way: Vec<(u64, Event)>,
     /// The sizes of the last proof that was asked for.
-    asked: Option<(TreeSize, TreeSize)>,
+    asked: Option<(epigraph_core::TreeSize, epigraph_core::TreeSize)>,
     kept: Vec<u8>,
     older: Vec<u8>,
 }
@@ -89,10 +89,10 @@ impl Network {
         };
         let effects = self.world.machine.step(event);
         for effect in effects {
-            if effect == Effect::KeepHeads {
+            if effect == epigraph_monitor::event::Effect::KeepHeads {
                 self.older = std::mem::replace(&mut self.kept, self.world.machine.encode());
             }
-            if let Effect::AskProof { old, new, .. } = &effect {
+            if let epigraph_monitor::event::Effect::AskProof { old, new, .. } = &effect {
                 self.asked = Some((old.size, new.size));
             }
             if let Some(answer) = self.world.serve(effect) {
@@ -303,7 +303,10 @@ fn what_a_stranger_proves_badly_changes_nothing() {
     let at = UnixMillis(START);
     let shown = note(&world.head(0, 80), &[], START);
     let effects = world.machine.step(Event::Head { vantage: at_log(1), note: shown, at });
-    let asked = effects.iter().filter(|effect| matches!(effect, Effect::AskProof { .. })).count();
+    let asked = effects
+        .iter()
+        .filter(|effect| matches!(effect, epigraph_monitor::event::Effect::AskProof { .. }))
+        .count();
     assert_eq!(asked, 1);
     let (old, new) = (crate::world::size(50), crate::world::size(80));
     for vantage in [at_monitor(), at_file(), at_log(2)] {
