@@ -68,7 +68,7 @@ fn asked(args: &WitnessStatus) -> Outcome<Asked> {
         };
         let address = match &args.address {
             Some(address) => address.clone(),
-            None => reachable(config.listen)?.to_string(),
+            None => reachable(config.listen, "witness")?.to_string(),
         };
         let calling = tls.calling(clock)?.ok_or_else(|| {
             Failure::usage(format!(
@@ -94,9 +94,11 @@ fn asked(args: &WitnessStatus) -> Outcome<Asked> {
 }
 
 /// Where this machine reaches what listens there.
-fn reachable(listen: SocketAddr) -> Outcome<SocketAddr> {
+pub(super) fn reachable(listen: SocketAddr, whose: &str) -> Outcome<SocketAddr> {
     if listen.port() == 0 {
-        return Err(Failure::usage("the system chooses the witness's port: say which with --address"));
+        return Err(Failure::usage(format!(
+            "the system chooses the {whose}'s port: say which with --address"
+        )));
     }
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -131,7 +133,7 @@ async fn list(asked: &Asked) -> Outcome<Vec<(Origin, WitnessedLog)>> {
 }
 
 /// In the largest unit of which there are two.
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     let units = [(86_400, "days"), (3_600, "h"), (60, "min")];
     let unit = units.iter().find(|(unit, _)| seconds >= 2 * unit);
     unit.map_or_else(|| format!("{seconds} s"), |(unit, name)| format!("{} {name}", seconds / unit))
