@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn a_witness_that_listens_everywhere_is_asked_here() {
         let check = |listen: &str, expected: Option<&str>| {
-            let found = reachable(listen.parse().unwrap()).ok().map(|address| address.to_string());
+            let found = reachable(listen.parse().unwrap(), "witness").ok().map(|address| address.to_string());
             assert_eq!(found.as_deref(), expected, "{listen}");
         };
         check("0.0.0.0:7440", Some("127.0.0.1:7440"));
