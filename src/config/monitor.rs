@@ -68,7 +68,7 @@ struct RawLog {
     origin: String,
     policy: PathBuf,
     #[serde(default = "default_full_audit")]
-    full_audit_hours: u64,
+    full_audit_hours: f64,
     #[serde(default)]
     after: RawAfter,
     inbox: Option<PathBuf>,
@@ -81,8 +81,8 @@ struct RawLog {
 }
 
 /// A week.
-fn default_full_audit() -> u64 {
-    168
+fn default_full_audit() -> f64 {
+    168.0
 }
 
 /// The `[log.after]` table.
@@ -337,8 +337,10 @@ impl RawLog {
                 "it has no [[log.reader]] table: without one its entries are not read, and nothing is audited".into(),
             ));
         }
-        if !(1..=100 * 8_766).contains(&self.full_audit_hours) {
-            return Err(in_log("full_audit_hours is 1 to 876600".into()));
+        // A second is for demos; from a hundred years on it is never.
+        let full_audit_every_ms = (self.full_audit_hours * MS_PER_HOUR as f64) as u64;
+        if !(1_000..=876_600 * MS_PER_HOUR).contains(&full_audit_every_ms) {
+            return Err(in_log("full_audit_hours is 0.0003 to 876600".into()));
         }
         let known: BTreeSet<&str> =
             policy.witnesses().iter().map(|witness| witness.vkey.name().as_str()).collect();
@@ -362,7 +364,7 @@ impl RawLog {
         let readers = self.reader.into_iter().map(reader).collect::<Result<_, String>>();
         Ok(MonitoredLog {
             policy,
-            full_audit_every_ms: self.full_audit_hours * MS_PER_HOUR,
+            full_audit_every_ms,
             tuning: Tuning {
                 stale_after_ms: after.stale_ms,
                 quorum_after_ms: after.quorum_ms,
@@ -478,7 +480,7 @@ mod tests {
         assert_eq!(config.heartbeat, Duration::from_millis(default_heartbeat()));
         assert_eq!(config.published_within_ms, PUBLISHED_WITHIN_MS);
         let log = &config.logs[0];
-        assert_eq!(log.full_audit_every_ms, default_full_audit() * MS_PER_HOUR);
+        assert_eq!(log.full_audit_every_ms, 168 * MS_PER_HOUR);
         assert_eq!(log.tuning, Tuning::default());
         assert_eq!((log.readers.len(), log.witnesses.len(), log.monitors.len()), (2, 1, 1));
         let urls: Vec<&str> = config.sinks.iter().map(|sink| sink.url.as_str()).collect();
@@ -494,7 +496,7 @@ mod tests {
         };
         check("poll_ms = 5000", "poll_ms = 99", "poll_ms is 100 to");
         check("heartbeat_ms = 60000", "heartbeat_ms = 0", "heartbeat_ms is 1000 to");
-        check("full_audit_hours = 168", "full_audit_hours = 0", "full_audit_hours is 1 to");
+        check("full_audit_hours = 168", "full_audit_hours = 0", "full_audit_hours is 0.0003 to");
         check("full_audit_hours = 168", "full_audit_days = 7", "full_audit_days");
         check(
             "witness.example/w1\"\naddress",
