@@ -6,6 +6,7 @@ pub mod entries;
 pub mod explain;
 pub mod keys;
 pub mod manual;
+pub mod monitor;
 pub mod policy;
 pub mod prove;
 pub mod repin;
@@ -69,6 +70,9 @@ pub enum Command {
     /// Ask a running witness what it holds, or have it cosign for another log
     #[command(subcommand)]
     Witness(WitnessCommand),
+    /// Ask a running monitor what it sees and found, and take note of it
+    #[command(subcommand)]
+    Monitor(monitor::MonitorCommand),
     /// Check every byte that a log, signer or witness keeps while it is not running, and change nothing
     Fsck(RoleConfig),
     /// Try to open a stored tree; `serve` and `fsck` run this in a child process

@@ -80,6 +80,7 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Hammer(args) => hammer::run(&args, terminal),
         Command::Witness(WitnessCommand::Status(args)) => cli::witness::status(&args, terminal),
         Command::Witness(WitnessCommand::AddLog(args)) => cli::witness::add_log(&args, terminal),
+        Command::Monitor(command) => cli::monitor::run(&command, terminal),
         Command::Fsck(args) => fsck::run(&args, terminal),
         Command::TreePreflight(args) => preflight::run(&args, terminal),
         Command::Adversary(args) => adversary::run(&args, terminal),
