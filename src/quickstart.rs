@@ -1,6 +1,6 @@
 //! `epigraph quickstart`: the whole house on loopback, with throw-away keys, and a look at why to believe it.
 //!
-//! Log, signer and witnesses are child processes from the first day, as they would be in production; this process is the log's
+//! Log, signer, witnesses and monitor are child processes from the first day, as they would be in production; this process is the log's
 //! client.
 
 mod create;
@@ -370,9 +370,10 @@ fn show_next(args: &Quickstart, directory: &Directory, example: &Example, termin
     }
     terminal.line(
         "\nNot proven yet: that the witnesses are independent. All of them run on this machine, and whoever runs it has all their\n\
-         keys; witnesses count for as much as those who run them are apart. And nobody reads along yet: monitors, who look for\n\
-         what should not be in a log, are still to come.",
+         keys; witnesses count for as much as those who run them are apart, and so does the monitor.",
     );
+    terminal.line("\nWatch a log cheat, and the monitor find out:");
+    terminal.line(format_args!("  {program} quickstart --demo split-view"));
 }
 
 /// How to call this program again from the current directory.
