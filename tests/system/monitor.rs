@@ -138,8 +138,11 @@ async fn audited(monitor: &Monitor, size: u64) -> epigraph_rpc::peer::monitor::M
     }
 }
 
-/// A receiver of webhooks: what it was sent, headers and body.
-fn receiver() -> (u16, mpsc::Receiver<(BTreeMap<String, String>, Value)>) {
+/// The headers and the body of a message.
+type Told = (BTreeMap<String, String>, Value);
+
+/// A receiver of webhooks: its port, and what it was sent.
+fn receiver() -> (u16, mpsc::Receiver<Told>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (sender, received) = mpsc::channel();
@@ -174,7 +177,7 @@ fn webhook(house: &House, port: u16) -> String {
     )
 }
 
-/// Seen to fail when the loop was not told of time, and when the sinks were not run.
+/// Seen to fail when the sinks were not told, when they were not run, and when findings of all logs were kept from whoever named none.
 #[test]
 fn what_a_log_broke_is_found_told_and_taken_note_of() {
     let house = house();
@@ -185,7 +188,7 @@ fn what_a_log_broke_is_found_told_and_taken_note_of() {
     init(&house).refused(5, &["initialised already"]);
     let serving = serve(&house);
     let origin = house.origin().to_string();
-    block_on(async {
+    let vkey = block_on(async {
         let [operator, appender, other] = ["pki/o/client", "pki/client/client", "pki/m2/client"]
             .map(|stem| monitor(&house, &serving, stem));
         let status = audited(&operator, 3).await;
@@ -249,8 +252,14 @@ fn what_a_log_broke_is_found_told_and_taken_note_of() {
         let status = operator.status(&origin).await.unwrap();
         assert_eq!((status.logs[0].open, status.logs[0].unacknowledged), (1, 0));
         assert_eq!(reason(operator.evidence(&origin, &"0".repeat(64)).await), Reason::FindingNotFound);
+        let file = operator.evidence(&origin, &found.evidence.unwrap()).await.unwrap();
+        fs::write(house.path("found"), file).unwrap();
+        status.vkey
     });
     serving.stop();
+    // The monitor's word, for anybody who has its key.
+    epigraph(&[&"verify", &house.path("found"), &"--vkey", &vkey]).succeeded(&["missing-entry"]);
+    epigraph(&[&"verify", &house.path("found"), &"--vkey", &house.vkey()]).refused(1, &[]);
 
     // M5: what was found and read is there after a start, and nothing is said twice of it.
     let serving = serve(&house);

@@ -164,6 +164,7 @@ impl Machine {
             Event::NoProof { old, new, vantage, why, .. } => self.no_proof((old, new), &vantage, &why),
             Event::Audited { head, vantage, .. } => self.audited(head, &vantage),
             Event::AuditFound { found, vantage, .. } => self.audit_found(found, &vantage),
+            Event::NotAudited { head, vantage, .. } => self.not_audited(head, &vantage),
             Event::Unreachable { vantage, why, .. } => self.unreachable(&vantage.cleaned(), why),
             Event::Reached { vantage, .. } => self.reached(&vantage.cleaned()),
             Event::Receipt { claim, at } => self.claimed(claim, at),
@@ -193,10 +194,14 @@ impl Machine {
             self.grumbled.iter().filter(|(_, last)| over(**last)).map(|(about, _)| about.clone()).collect();
         for about in quiet {
             self.grumbled.remove(&about);
-            self.clear(about.0, &about.1);
+            // A head that was too long to compare stays one.
+            if about.0 != Code::InconsistentHead {
+                self.clear(about.0, &about.1);
+            }
         }
         self.tick_questions();
         self.tick_claims();
+        self.cross_examine();
     }
 
     /// The vantage point's state. `None` if it is one too many.
@@ -258,9 +263,8 @@ impl Machine {
                 self.joined(&head, branch);
             }
             Noted::Waits => {
+                // Its size is compared with others when it is asked about.
                 self.changed = true;
-                self.doubts.insert(key(&head), Doubt::new(self.time.elapsed));
-                self.same_size(&head, &note);
             }
             Noted::NoRoom => {
                 // No room to wait for a proof; but two roots of one size need none.
@@ -342,8 +346,8 @@ impl Machine {
         self.heads.get(head).map(|seen| Bytes::from(seen.note()))
     }
 
-    /// Those that proofs and entries are asked of: the log's vantage points that answer, or all if none does; first those that
-    /// showed this head.
+    /// Those that proofs and entries are asked of: the log's vantage points, first those that showed this head, then those that
+    /// answer.
     fn sources(&self, head: &TreeHead) -> Vec<Vantage> {
         let showed: BTreeSet<&str> = self
             .heads
@@ -352,10 +356,9 @@ impl Machine {
             .flat_map(|seen| seen.sightings())
             .map(|sighting| sighting.vantage.as_str())
             .collect();
-        let logs = || self.points.iter().filter(|(_, point)| point.kind == VantageKind::Log);
-        let any = logs().any(|(_, point)| point.answers());
-        let mut sources: Vec<_> = logs().filter(|(_, point)| !any || point.answers()).collect();
-        sources.sort_by_key(|(name, _)| !showed.contains(name.as_str()));
+        let logs = self.points.iter().filter(|(_, point)| point.kind == VantageKind::Log);
+        let mut sources: Vec<_> = logs.collect();
+        sources.sort_by_key(|(name, point)| (!showed.contains(name.as_str()), !point.answers()));
         let vantage =
             |(name, point): (&String, &Point)| Vantage { name: name.clone(), kind: point.kind.clone() };
         sources.into_iter().map(vantage).collect()

@@ -143,6 +143,7 @@ pub fn start(
         on_notice: setup.on_notice,
         notices: broadcast::channel(MAX_BEHIND).0,
         counted: false,
+        asks: Vec::new(),
     };
     let monitor = Monitor {
         state: Arc::new(Mutex::new(state)),
@@ -360,9 +361,9 @@ type Round = (Vec<(usize, Ask)>, UnixMillis, u64);
 
 /// Takes what was said, or lets time pass.
 fn round(state: &mut State, batch: Option<Vec<(usize, Message)>>) -> Result<Round, DiskError> {
-    let mut asks = Vec::new();
+    let mut asks = std::mem::take(&mut state.asks);
     match batch {
-        None => asks = state.tick()?,
+        None => asks.extend(state.tick()?),
         Some(batch) => {
             for (log, message) in batch {
                 asks.extend(state.heard(log, message)?.into_iter().map(|ask| (log, ask)));

@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 use crate::book::{AcknowledgeError, Book};
 use crate::compare::Machine;
 use crate::disk::{Disk, DiskError};
-use crate::event::{Effect, Event, Vantage};
+use crate::event::{Claim, Effect, Event, Vantage};
 use crate::finding::{EvidenceId, Finding, FindingId, Notice, Trigger};
 use crate::heads::Seen;
 use crate::monitor::{LogStatus, VantageStatus};
@@ -39,6 +39,8 @@ pub(crate) struct State {
     /// Whether the book has counted something that is not stored.
     pub(crate) counted: bool,
     pub(crate) tidied: UnixMillis,
+    /// What is to be done, and the loop was not told yet.
+    pub(crate) asks: Vec<(usize, Ask)>,
 }
 
 pub(crate) struct LogState {
@@ -78,6 +80,14 @@ impl State {
                 Ok(Vec::new())
             }
         }
+    }
+
+    /// Takes a claim, durably; says by when the entry must be published. `None`: there is no room for more.
+    pub(crate) fn claimed(&mut self, log: usize, claim: Claim) -> Result<Option<UnixMillis>, DiskError> {
+        let (index, leaf, at) = (claim.index, claim.leaf, self.clock.now());
+        let asks = self.heard(log, Message::Event(Event::Receipt { claim, at }))?;
+        self.asks.extend(asks.into_iter().map(|ask| (log, ask)));
+        Ok(self.logs.get(log).and_then(|log| log.machine.claimed_by(index, leaf)))
     }
 
     /// Lets time pass for every log.

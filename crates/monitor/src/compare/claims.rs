@@ -80,6 +80,12 @@ impl Machine {
         of_one < MAX_CLAIMS_OF_ONE && self.claims.len() < MAX_CLAIMS
     }
 
+    /// By when an entry must be published, where somebody claims that it was acknowledged.
+    pub fn claimed_by(&self, index: LeafIndex, leaf: Hash) -> Option<UnixMillis> {
+        let same = |held: &&Awaited| held.claim.index == index && held.claim.leaf == leaf;
+        self.claims.iter().find(same).map(|held| held.claim.deadline)
+    }
+
     /// A claim beyond the limits is not taken: ask [`Machine::has_room_for_claim`] before.
     pub(super) fn claimed(&mut self, claim: Claim, at: UnixMillis) {
         let claimant = one_line(&claim.claimant, MAX_SUBJECT_BYTES);

@@ -270,6 +270,12 @@ impl Machine {
         self.audit.asked = self.audit.asked.take().filter(|(asked, ..)| asked.size > head.size);
     }
 
+    /// Another vantage point may be asked at once: one that withholds its entries holds up no other.
+    pub(super) fn not_audited(&mut self, head: TreeHead, vantage: &Vantage) {
+        let is_it = |(asked, _, name): &(TreeHead, Elapsed, String)| *asked == head && *name == vantage.name;
+        self.audit.asked = self.audit.asked.take().filter(|asked| !is_it(asked));
+    }
+
     pub(super) fn audit_found(&mut self, found: Found, vantage: &Vantage) {
         match found {
             Found::Rewritten { head, index, detail } => {
@@ -304,7 +310,7 @@ impl Machine {
             let seen = self.heads.get(&upto);
             seen.is_some_and(|seen| seen.sightings().iter().any(|sighting| sighting.vantage == source.name))
         };
-        sources.retain(showed);
+        sources.retain(|source| showed(source) && self.points.get(&source.name).is_some_and(Point::answers));
         if sources.is_empty() {
             return;
         }

@@ -162,10 +162,7 @@ impl Network {
             Step::Restart(older) => {
                 let state = if older { &self.older } else { &self.kept };
                 if !state.is_empty() {
-                    self.world.machine = self.world.decode(state);
-                    for vantage in [at_log(1), at_log(2)].into_iter().chain((0..4).map(at_witness)) {
-                        self.world.reached(vantage);
-                    }
+                    self.world.restart(state);
                 }
             }
         }
@@ -287,7 +284,7 @@ fn r3_an_old_state_goes_forward_and_misses_nothing() {
         world.publish(0, leaves, &[at_log(1)]);
     }
     assert_eq!(world.found, []);
-    world.machine = world.decode(&old);
+    world.restart(&old);
     world.asked = 0;
     world.publish(0, 200, &[at_log(1)]);
     assert_eq!((world.found.len(), world.asked), (0, 1));

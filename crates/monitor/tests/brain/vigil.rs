@@ -294,8 +294,7 @@ fn sim_mmd_an_acknowledged_entry_that_is_not_there() {
     world.wait(11 * MINUTE);
     assert_eq!(missing(&world), ["entry 30"]);
     let (told, state) = (world.found.len(), world.machine.encode());
-    world.machine = world.decode(&state);
-    everybody().into_iter().for_each(|vantage| world.reached(vantage));
+    world.restart(&state);
     world.wait(2 * MINUTE);
     assert!(
         world.found[told..].iter().any(|trigger| trigger.subject == "entry 30"),

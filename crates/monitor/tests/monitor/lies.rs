@@ -1,11 +1,15 @@
 //! The monitor beside logs that lie: what is found, what it is proven by, and what is no alarm.
 
-use epigraph_core::{Evidence, observation};
+use std::sync::Arc;
+
+use epigraph_core::{Evidence, LeafIndex, observation};
+use epigraph_monitor::compare::MAX_CLAIMS_OF_ONE;
 use epigraph_monitor::finding::{Code, Finding};
 use epigraph_store::file::Dir;
 
 use crate::liar::{Liar, Mood};
-use crate::support::{Home, Running, monitor_key};
+use crate::pki::{Fixed, Later, NOW};
+use crate::support::{Home, PUBLISHED_WITHIN_MS, Running, monitor_key, origin};
 use crate::trees::{Tree, entries, entry, key, note_of};
 
 /// The evidence of a finding, which convinces whoever knows the log's key alone.
@@ -102,6 +106,43 @@ async fn what_others_make_up_is_no_alarm_about_the_log() {
     assert!(running.monitor.findings().iter().all(|found| found.subject == "files"));
 }
 
+/// A claim is on the disk when it was taken; the same one again has the first deadline, and there is a limit. At the deadline the
+/// monitor looks by itself: an entry that is there is no finding, one that is not there is one, which names the claimant. A2, SIM-MMD.
+/// Fails if the claim only joins the queue of the loop.
+#[tokio::test]
+async fn a_claim_outlives_the_process_and_is_looked_at() {
+    let log = Liar::of(300, 300, 0).await;
+    let home = Home::new();
+    let mut running = home.start(vec![("log/a", log.serving.reader("a"))]);
+    running.audited(300).await;
+    let tree = Tree::of(&entries(300, 300, 0));
+    let index = |index| LeafIndex::new(index).unwrap();
+    let (there, missing) = ((index(7), tree.leaf(7)), (index(8), tree.leaf(9)));
+    for (index, leaf) in [there, missing, there] {
+        let due = running.monitor.submit_receipt(&origin(), "appender/a", index, leaf).await.unwrap();
+        assert_eq!(due.0, NOW.0 + PUBLISHED_WITHIN_MS);
+    }
+    for n in 0..70 {
+        let taken =
+            running.monitor.submit_receipt(&origin(), "appender/b", index(1_000 + n), tree.leaf(0)).await;
+        assert_eq!(taken.is_ok(), n < MAX_CLAIMS_OF_ONE as u64, "{n}: {taken:?}");
+    }
+    running.kill().await;
+    let later = Arc::new(Later(NOW.0 + 2 * PUBLISHED_WITHIN_MS));
+    let state = Arc::new(home.state.clone());
+    let readers = vec![("log/a", log.serving.reader("a"))];
+    let mut running = home.start_over(state, readers, u64::MAX, later).unwrap();
+    running
+        .until("every claim was looked at", |_, findings| {
+            let missing = findings.iter().filter(|found| found.code == Code::MissingEntry);
+            missing.map(|found| found.count).sum::<u64>() >= 1 + MAX_CLAIMS_OF_ONE as u64
+        })
+        .await;
+    let findings = running.monitor.findings();
+    assert!(codes(&running).iter().all(|code| *code == Code::MissingEntry), "{findings:?}");
+    assert!(findings.iter().any(|found| found.detail.contains("appender/a")), "{findings:?}");
+}
+
 /// A head that the log really signed, and that it shows to nobody here, is put there as a file: it is evidence. A6.
 #[tokio::test]
 async fn a_hidden_head_in_a_file_is_a_split_view() {
@@ -138,6 +179,10 @@ async fn a_bad_vantage_point_stops_no_other() {
                     good.head.is_some_and(|head| head.size.get() == at)
                 })
                 .await;
+        }
+        if mood != Mood::Withholds {
+            // Whoever is asked next, the entries are read where they are.
+            running.audited(size).await;
         }
         for code in codes(&running) {
             assert!(matches!(code, Code::VantageUnreachable), "{mood:?}: {:?}", running.monitor.findings());
@@ -188,15 +233,9 @@ async fn what_was_changed_since_is_found_when_all_is_read_again() {
     running.audited(301).await;
     assert_eq!(running.monitor.findings(), []);
     running.kill().await;
-    let state = std::sync::Arc::new(home.state.clone());
-    let mut running = home
-        .start_over(
-            state,
-            vec![("log/a", log.serving.reader("a"))],
-            0,
-            std::sync::Arc::new(crate::pki::Fixed),
-        )
-        .unwrap();
+    let state = Arc::new(home.state.clone());
+    let mut running =
+        home.start_over(state, vec![("log/a", log.serving.reader("a"))], 0, Arc::new(Fixed)).unwrap();
     let found = running.finding(Code::RewrittenEntry).await;
     assert!(found.detail.contains("entry 7"), "{}", found.detail);
 }

@@ -24,6 +24,9 @@ use crate::trees::key;
 /// Longer than any test takes, also on a busy machine.
 const LONG: Duration = Duration::from_secs(30);
 
+/// How long the log has to publish what it acknowledged.
+pub const PUBLISHED_WITHIN_MS: u64 = 1_000;
+
 /// The directory of a monitor that watches the log of [`key`].
 #[derive(Clone)]
 pub struct Home {
@@ -111,7 +114,7 @@ impl Home {
             book,
             logs: vec![log],
             poll: Duration::from_millis(20),
-            published_within_ms: 1_000,
+            published_within_ms: PUBLISHED_WITHIN_MS,
             key: monitor_key(),
             on_notice: Box::new(on_notice),
             on_round: Box::new(move |_, _| round.send_modify(|count| *count += 1)),
