@@ -496,7 +496,7 @@ mod tests {
         };
         check("poll_ms = 5000", "poll_ms = 99", "poll_ms is 100 to");
         check("heartbeat_ms = 60000", "heartbeat_ms = 0", "heartbeat_ms is 1000 to");
-        check("full_audit_hours = 168", "full_audit_hours = 0.0002", "full_audit_hours is 0.0003 to");
+        check("full_audit_hours = 168", "full_audit_hours = 0", "full_audit_hours is 0.0003 to");
         check("full_audit_hours = 168", "full_audit_days = 7", "full_audit_days");
         check(
             "witness.example/w1\"\naddress",
