@@ -183,6 +183,20 @@ fn the_invitation_to_kill_witnesses_works_as_it_stands() {
     assert_eq!(once(&home)["first_index"], 50);
 }
 
+/// A monitor that ends is named, and the log goes on. Broken to see it fail: its end is quickstart's.
+#[test]
+fn the_log_goes_on_when_nobody_reads_along() {
+    let dir = TempDir::new().unwrap();
+    let home = dir.path().join("home");
+    let mut quickstart = Quickstart::start(dir.path(), "home");
+    signal("KILL", fs::read_to_string(home.join("run/monitor.pid")).unwrap().trim());
+    quickstart.says("nobody reads along any more");
+    let input = dir.path().join("input");
+    fs::write(&input, "one\n").unwrap();
+    epigraph(&[&"append", &input, &"--profile", &home]).succeeded(&["published"]);
+    quickstart.stop().succeeded(&["Stopped."]);
+}
+
 /// Ctrl-C ends all of them, in order: what was taken is published, and nobody is left. Broken to see it fail: the children are in the
 /// terminal's process group; all are asked to stop at once.
 #[test]
