@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     let root = "../../proto";
     println!("cargo:rerun-if-changed={root}");
     let descriptors = protox::compile(
-        ["epigraph/v1/log.proto", "epigraph/v1/signer.proto", "epigraph/v1/witness.proto"],
+        ["log", "monitor", "signer", "witness"].map(|service| format!("epigraph/v1/{service}.proto")),
         [root],
     )?;
     let target =

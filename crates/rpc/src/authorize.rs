@@ -110,6 +110,9 @@ const ENTRY_READERS: &[Role] = &[Role::Appender, Role::Reader, Role::Witness, Ro
 const COSIGNED_READERS: &[Role] =
     &[Role::Reader, Role::Log, Role::Signer, Role::Witness, Role::Monitor, Role::Auditor, Role::Operator];
 
+/// Whoever looks at what a monitor found.
+const FINDING_READERS: &[Role] = &[Role::Auditor, Role::Operator];
+
 /// Every call that this crate serves. A call without a rule is refused, and a test fails.
 pub(crate) const RULES: &[Rule] = &[
     Rule {
@@ -155,6 +158,38 @@ pub(crate) const RULES: &[Rule] = &[
         deadline: CALL_DEADLINE,
     },
     Rule { path: "/epigraph.v1.WitnessService/ListLogs", roles: COSIGNED_READERS, deadline: CALL_DEADLINE },
+    Rule {
+        path: "/epigraph.v1.MonitorService/ReportCheckpoint",
+        roles: &[Role::Monitor],
+        deadline: CALL_DEADLINE,
+    },
+    Rule {
+        path: "/epigraph.v1.MonitorService/ListCheckpoints",
+        roles: &[Role::Monitor, Role::Auditor, Role::Operator],
+        deadline: CALL_DEADLINE,
+    },
+    Rule {
+        path: "/epigraph.v1.MonitorService/SubmitReceipt",
+        roles: &[Role::Appender],
+        deadline: CALL_DEADLINE,
+    },
+    Rule { path: "/epigraph.v1.MonitorService/GetStatus", roles: FINDING_READERS, deadline: CALL_DEADLINE },
+    Rule {
+        path: "/epigraph.v1.MonitorService/ListFindings",
+        roles: FINDING_READERS,
+        deadline: CALL_DEADLINE,
+    },
+    Rule {
+        path: "/epigraph.v1.MonitorService/WatchFindings",
+        roles: FINDING_READERS,
+        deadline: CALL_DEADLINE,
+    },
+    Rule { path: "/epigraph.v1.MonitorService/GetEvidence", roles: FINDING_READERS, deadline: CALL_DEADLINE },
+    Rule {
+        path: "/epigraph.v1.MonitorService/AcknowledgeFinding",
+        roles: &[Role::Operator],
+        deadline: CALL_DEADLINE,
+    },
     // Says what everybody can read in the .proto files, to those who may do something here, and only where it is configured.
     Rule { path: REFLECTION, roles: &Role::ALL, deadline: CALL_DEADLINE },
 ];
@@ -409,19 +444,19 @@ mod tests {
     fn the_matrix_of_calls_and_roles() {
         use Role::{Appender, Auditor, Log, Monitor, Operator, Reader, Signer, Witness};
         let cosigned: &[Role] = &[Reader, Log, Signer, Witness, Monitor, Auditor, Operator];
-        let expected: [(&str, &[Role]); 20] = [
+        let expected: [(&str, &[Role]); 28] = [
             ("/AddCosignature", &[Witness]),
             ("/Append", &[Appender]),
             ("/AppendStream", &[Appender]),
             ("/GetProducer", &[Appender]),
             ("/Follow", &[Appender, Reader, Witness, Monitor, Auditor]),
             ("/GetTile", &[Appender, Reader, Witness, Monitor, Auditor]),
-            ("/ListCheckpoints", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
-            ("/WatchCheckpoints", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
+            ("LogService/ListCheckpoints", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
+            ("LogService/WatchCheckpoints", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
             ("/GetProof", &[Appender, Reader, Monitor, Auditor]),
             ("/GetEntries", &[Appender, Reader, Witness, Monitor, Auditor]),
             ("/GetConsistencyProof", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
-            ("/GetCheckpoint", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
+            ("LogService/GetCheckpoint", &[Appender, Reader, Signer, Witness, Monitor, Auditor]),
             ("/GetHead", &[Log, Witness, Monitor, Auditor]),
             ("/OpenTerm", &[Log]),
             ("/SignCheckpoint", &[Log]),
@@ -429,6 +464,14 @@ mod tests {
             ("WitnessService/GetCheckpoint", cosigned),
             ("WitnessService/WatchCheckpoints", cosigned),
             ("WitnessService/ListLogs", cosigned),
+            ("/ReportCheckpoint", &[Monitor]),
+            ("MonitorService/ListCheckpoints", &[Monitor, Auditor, Operator]),
+            ("/SubmitReceipt", &[Appender]),
+            ("/GetStatus", &[Auditor, Operator]),
+            ("/ListFindings", &[Auditor, Operator]),
+            ("/WatchFindings", &[Auditor, Operator]),
+            ("/GetEvidence", &[Auditor, Operator]),
+            ("/AcknowledgeFinding", &[Operator]),
             ("/ServerReflectionInfo", &Role::ALL),
         ];
         assert_eq!(expected.len(), RULES.len());

@@ -38,6 +38,21 @@ pub const MAX_LOGS_PAGE: u32 = 1_000;
 /// Logs in one page of `ListLogs` if the caller does not say.
 pub const DEFAULT_LOGS_PAGE: u32 = 100;
 
+/// Findings in one page of `ListFindings`. Their texts are bounded by the monitor; where they are long, the page has fewer.
+pub const MAX_FINDINGS_PAGE: u32 = 1_000;
+
+/// Findings in one page of `ListFindings` if the caller does not say.
+pub const DEFAULT_FINDINGS_PAGE: u32 = 100;
+
+/// Logs that one monitor watches: as many as one process runs, each with an audit of its own.
+pub const MAX_MONITORED_LOGS: usize = 64;
+
+/// Vantage points of one log: itself under a few identities, each of its witnesses, a few monitors and a directory.
+pub const MAX_VANTAGES: usize = 64;
+
+/// The longest reason that an acknowledgement gives: a paragraph.
+pub const MAX_WHY_BYTES: usize = 1_000;
+
 /// The largest answer: 4,096 proofs of 63 hashes, each with two bytes of tag and length, are below 9 MiB.
 pub const MAX_RESPONSE_BYTES: usize = 16 << 20;
 

@@ -22,6 +22,7 @@ use crate::limits::{MAX_PROPOSAL_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, M
 use crate::observe::Hooks;
 use crate::tls::ServerTls;
 use crate::v1::log_service_server::{LogService, LogServiceServer};
+use crate::v1::monitor_service_server::{MonitorService, MonitorServiceServer};
 use crate::v1::signer_service_server::{SignerService, SignerServiceServer};
 use crate::v1::witness_service_server::{WitnessService, WitnessServiceServer};
 
@@ -56,6 +57,13 @@ pub fn signer_service<T: SignerService>(service: T) -> SignerServiceServer<T> {
 /// A witness service with the limits of the wire.
 pub fn witness_service<T: WitnessService>(service: T) -> WitnessServiceServer<T> {
     WitnessServiceServer::new(service)
+        .max_decoding_message_size(MAX_PROPOSAL_BYTES)
+        .max_encoding_message_size(MAX_RESPONSE_BYTES)
+}
+
+/// A monitor service with the limits of the wire.
+pub fn monitor_service<T: MonitorService>(service: T) -> MonitorServiceServer<T> {
+    MonitorServiceServer::new(service)
         .max_decoding_message_size(MAX_PROPOSAL_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES)
 }

@@ -50,6 +50,8 @@ macro_rules! reasons {
 reasons! {
     /// No log of this origin is here.
     UnknownOrigin "UNKNOWN_ORIGIN" NotFound,
+    /// The monitor has no such finding of this log, or no file that goes with it.
+    FindingNotFound "FINDING_NOT_FOUND" NotFound,
     /// No leaf with this hash is known here, which proves nothing.
     LeafNotFound "LEAF_NOT_FOUND" NotFound,
     /// The log does not reach this far.
@@ -102,7 +104,7 @@ reasons! {
     Draining "DRAINING" Unavailable,
     /// The log has not finished the checks of its start.
     Gated "GATED" Unavailable,
-    /// Too many proposals of one caller, or for one log.
+    /// Too many requests of one caller, or for one log.
     RateLimited "RATE_LIMITED" ResourceExhausted,
     /// The state of a witness is older than what it has signed.
     RolledBack "ROLLED_BACK" FailedPrecondition,
