@@ -84,6 +84,13 @@ pub fn sha256(bytes: &[u8]) -> Hash {
     Hash(Sha256::digest(bytes).into())
 }
 
+/// Plain SHA-256 over the parts one after the other. Where they end must follow from what they are.
+pub fn sha256_of(parts: &[&[u8]]) -> Hash {
+    let mut hasher = Sha256::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    Hash(hasher.finalize().into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +98,7 @@ mod tests {
     #[test]
     fn empty_root_is_the_hash_of_nothing() {
         assert_eq!(sha256(b""), Hash::EMPTY_ROOT);
+        assert_eq!(sha256_of(&[b"a", b"", b"bc"]), sha256(b"abc"));
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl fmt::Display for KeyType {
     }
 }
 
-const PRIVATE_PREFIX: &str = "PRIVATE+KEY+";
+pub(crate) const PRIVATE_PREFIX: &str = "PRIVATE+KEY+";
 
 /// The name of a log: the first line of its checkpoints (C2SP `tlog-checkpoint`).
 ///
@@ -326,17 +326,18 @@ impl FromStr for VKey {
         if written != computed {
             return Err(KeyError::IdMismatch { written, computed });
         }
-        let bytes = <&[u8; 32]>::try_from(key).map_err(|_| KeyError::Malformed)?;
-        let key = ed25519_dalek::VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::Malformed)?;
-        // dalek decompresses y >= p too and keeps the bytes as given, so that one public key could stand under two
-        // texts (RFC 8032 section 5.1.3 refuses it).
-        let canonical = key.to_edwards().compress().to_bytes() == *bytes;
-        if canonical && !key.is_weak() {
-            Ok(VKey::new(name, key_type, key))
-        } else {
-            Err(KeyError::Malformed)
-        }
+        Ok(VKey::new(name, key_type, public_key(key)?))
     }
+}
+
+/// Takes 32 bytes for a public key only if they are the one encoding of a point that binds what it signs.
+pub(crate) fn public_key(bytes: &[u8]) -> Result<ed25519_dalek::VerifyingKey, KeyError> {
+    let bytes = <&[u8; 32]>::try_from(bytes).map_err(|_| KeyError::Malformed)?;
+    let key = ed25519_dalek::VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::Malformed)?;
+    // dalek decompresses y >= p too and keeps the bytes as given, so that one public key could stand under two
+    // texts (RFC 8032 section 5.1.3 refuses it).
+    let canonical = key.to_edwards().compress().to_bytes() == *bytes;
+    if canonical && !key.is_weak() { Ok(key) } else { Err(KeyError::Malformed) }
 }
 
 impl fmt::Display for VKey {
@@ -400,7 +401,7 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-fn fields(text: &str) -> Option<(&str, KeyId, &str)> {
+pub(crate) fn fields(text: &str) -> Option<(&str, KeyId, &str)> {
     let mut fields = text.splitn(3, '+');
     let (name, id, key) = (fields.next()?, fields.next()?, fields.next()?);
     Some((name, KeyId::parse(id)?, key))

@@ -1,0 +1,203 @@
+//! An event from the moment of its collection on: three segments as bytes, a salt for each, and a random name. From here
+//! on nothing in it changes.
+
+use epigraph_core::{Entropy, Hash};
+use prost::Message;
+use thiserror::Error;
+
+use crate::leaf::Reference;
+use crate::segment::{self, MAX_INLINE_BYTES, MAX_RECORD_BYTES, Salt, Segment};
+use crate::v1::{BodySegment, CollectedEvent, CoreSegment, IdentitySegment, RecordReference};
+
+/// An event as decoders make it and readers see it.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Event {
+    /// What happened.
+    pub core: CoreSegment,
+    /// Who did it.
+    pub identity: IdentitySegment,
+    /// The record.
+    pub body: BodySegment,
+}
+
+/// A sealed event. Its segments are bytes that were checked for size; they are never encoded again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Collected {
+    reference: Reference,
+    segments: [(Salt, Vec<u8>); 3],
+    record: Option<Vec<u8>>,
+}
+
+/// Why an event was not taken. Nothing of it is quoted.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum EventError {
+    /// The record is beyond [`MAX_RECORD_BYTES`].
+    #[error("a record has at most {MAX_RECORD_BYTES} bytes, this one has {0}: split it at its source")]
+    RecordTooLarge(usize),
+    /// A segment is beyond its limit.
+    #[error("the {segment} segment of an event has at most {} bytes, this one has {bytes}", segment.max_bytes())]
+    SegmentTooLarge {
+        /// Which one.
+        segment: Segment,
+        /// Its length.
+        bytes: usize,
+    },
+    /// A reference or a salt has another length.
+    #[error("the event's {0} does not have the length that it must have: it was changed")]
+    Shape(&'static str),
+    /// The bytes of a segment are not its message.
+    #[error("the {0} segment of the event cannot be read: it was changed, or written by something else")]
+    Unreadable(Segment),
+    /// The record beside the event is not the one that its body refers to.
+    #[error(
+        "the record beside the event is not the one that its body refers to: it was changed or exchanged"
+    )]
+    OtherRecord,
+}
+
+impl Event {
+    /// Fixes the event's bytes and salts and gives it its name. A record that is too large for the body is put beside it. The
+    /// detectors ([`crate::sensitive`]) come before this.
+    pub fn seal(mut self, entropy: &dyn Entropy) -> Result<Collected, EventError> {
+        let mut drawn = [0; Reference::LEN + 4 * Salt::LEN];
+        entropy.fill(&mut drawn);
+        let (reference, salts) = drawn.split_at(Reference::LEN);
+        let mut salts = salts.chunks_exact(Salt::LEN).filter_map(Salt::from_slice);
+        let reference = Reference::from_slice(reference).ok_or(EventError::Shape("reference"))?;
+        let mut salt = || salts.next().ok_or(EventError::Shape("salt"));
+
+        let length = self.body.record.len();
+        if length > MAX_RECORD_BYTES {
+            return Err(EventError::RecordTooLarge(length));
+        }
+        let mut record = None;
+        if length > MAX_INLINE_BYTES {
+            let (beside, salt) = (std::mem::take(&mut self.body.record), salt()?);
+            self.body.reference = Some(RecordReference {
+                salt: salt.as_bytes().to_vec(),
+                digest: segment::record_digest(&salt, &beside).as_bytes().to_vec(),
+                size: length as u64,
+            });
+            record = Some(beside);
+        }
+        self.fit();
+        let mut part = |segment, bytes: Vec<u8>| Ok((salt()?, checked(segment, bytes)?));
+        let segments = [
+            part(Segment::Core, self.core.encode_to_vec())?,
+            part(Segment::Identity, self.identity.encode_to_vec())?,
+            part(Segment::Body, self.body.encode_to_vec())?,
+        ];
+        Ok(Collected { reference, segments, record })
+    }
+}
+
+fn checked(segment: Segment, bytes: Vec<u8>) -> Result<Vec<u8>, EventError> {
+    if bytes.len() > segment.max_bytes() {
+        return Err(EventError::SegmentTooLarge { segment, bytes: bytes.len() });
+    }
+    Ok(bytes)
+}
+
+impl Collected {
+    /// The event's random name.
+    pub fn reference(&self) -> Reference {
+        self.reference
+    }
+
+    /// A segment's bytes, verbatim.
+    pub fn bytes(&self, segment: Segment) -> &[u8] {
+        &self.segments[segment.place()].1
+    }
+
+    /// A segment's salt.
+    pub fn salt(&self, segment: Segment) -> &Salt {
+        &self.segments[segment.place()].0
+    }
+
+    /// The record beside the event, if it is too large to stand in it.
+    pub fn record(&self) -> Option<&[u8]> {
+        self.record.as_deref()
+    }
+
+    /// The commitments to the segments, in the order of [`Segment::ALL`].
+    pub fn commitments(&self) -> [Hash; 3] {
+        Segment::ALL.map(|segment| segment::commitment(segment, self.salt(segment), self.bytes(segment)))
+    }
+
+    /// Reads the segments. The record is in the body again, wherever it lay.
+    pub fn event(&self) -> Result<Event, EventError> {
+        let mut body = self.body()?;
+        if let Some(record) = &self.record {
+            body.record.clone_from(record);
+        }
+        Ok(Event {
+            core: message(Segment::Core, self.bytes(Segment::Core))?,
+            identity: message(Segment::Identity, self.bytes(Segment::Identity))?,
+            body,
+        })
+    }
+
+    fn body(&self) -> Result<BodySegment, EventError> {
+        message(Segment::Body, self.bytes(Segment::Body))
+    }
+
+    /// The event as it travels.
+    pub fn to_wire(&self) -> CollectedEvent {
+        let bytes = |segment| self.bytes(segment).to_vec();
+        let salt = |segment| self.salt(segment).as_bytes().to_vec();
+        CollectedEvent {
+            reference: self.reference.as_bytes().to_vec(),
+            core: bytes(Segment::Core),
+            core_salt: salt(Segment::Core),
+            identity: bytes(Segment::Identity),
+            identity_salt: salt(Segment::Identity),
+            body: bytes(Segment::Body),
+            body_salt: salt(Segment::Body),
+            record: self.record.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Checks lengths, that the segments can be read, and that a record beside the event is the one that the body refers
+    /// to. Whether anybody signed it is [`crate::batch`]'s to say.
+    pub fn from_wire(wire: CollectedEvent) -> Result<Collected, EventError> {
+        let reference = Reference::from_slice(&wire.reference).ok_or(EventError::Shape("reference"))?;
+        let part = |segment, salt: &[u8], bytes| {
+            let salt = Salt::from_slice(salt).ok_or(EventError::Shape("salt"))?;
+            Ok::<_, EventError>((salt, checked(segment, bytes)?))
+        };
+        let segments = [
+            part(Segment::Core, &wire.core_salt, wire.core)?,
+            part(Segment::Identity, &wire.identity_salt, wire.identity)?,
+            part(Segment::Body, &wire.body_salt, wire.body)?,
+        ];
+        let record = Some(wire.record).filter(|record| !record.is_empty());
+        let collected = Collected { reference, segments, record };
+        message::<CoreSegment>(Segment::Core, collected.bytes(Segment::Core))?;
+        message::<IdentitySegment>(Segment::Identity, collected.bytes(Segment::Identity))?;
+        check_record(&collected.body()?, collected.record())?;
+        Ok(collected)
+    }
+}
+
+/// Whether a body and the record beside it belong together.
+pub(crate) fn check_record(body: &BodySegment, record: Option<&[u8]>) -> Result<(), EventError> {
+    let is_the_one = match (&body.reference, record) {
+        (None, None) => true,
+        (Some(reference), Some(record)) => {
+            if record.len() > MAX_RECORD_BYTES {
+                return Err(EventError::RecordTooLarge(record.len()));
+            }
+            let digest = |salt| segment::record_digest(&salt, record).as_bytes().to_vec();
+            body.record.is_empty()
+                && reference.size == record.len() as u64
+                && Salt::from_slice(&reference.salt).map(digest).as_ref() == Some(&reference.digest)
+        }
+        _ => false,
+    };
+    if is_the_one { Ok(()) } else { Err(EventError::OtherRecord) }
+}
+
+/// Reads a segment's message.
+pub(crate) fn message<M: Message + Default>(segment: Segment, bytes: &[u8]) -> Result<M, EventError> {
+    M::decode(bytes).map_err(|_| EventError::Unreadable(segment))
+}
