@@ -73,6 +73,9 @@ pub enum Command {
     /// Try to open a stored tree; `serve` and `fsck` run this in a child process
     #[command(hide = true)]
     TreePreflight(TreePreflight),
+    /// A party that lies, with a key that it makes for itself; `quickstart --demo` runs it to see it caught
+    #[command(subcommand, hide = true)]
+    Adversary(Adversary),
     /// Make a log's signing key and its vkey
     Keygen(Keygen),
     /// A small CA for trying out: certificates with SPIFFE names
@@ -105,11 +108,83 @@ pub struct TreePreflight {
     pub entries: Option<u64>,
 }
 
+#[derive(Subcommand)]
+pub enum Adversary {
+    /// A log that lies
+    Log(AdversaryLog),
+    /// A witness that cosigns everything
+    Witness(AdversaryWitness),
+}
+
+#[derive(Args)]
+pub struct AdversaryLog {
+    /// The log's name
+    #[arg(long)]
+    pub origin: KeyName,
+
+    /// What it lies about
+    #[arg(long, value_enum)]
+    pub lie: Lie,
+
+    /// Where it writes its vkey; it goes on after a line on standard input
+    #[arg(long, value_name = "FILE")]
+    pub vkey_file: PathBuf,
+
+    /// The configuration of a log, read after that line
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+impl Lie {
+    /// As it is written on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Lie::SplitView => "split-view",
+            Lie::Rewrite => "rewrite",
+            Lie::Freeze => "freeze",
+            Lie::Drop => "drop",
+        }
+    }
+}
+
+/// What a lying log lies about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Lie {
+    /// Two histories for two halves of the clients
+    SplitView,
+    /// An old entry is changed behind valid proofs
+    Rewrite,
+    /// An old head for ever
+    Freeze,
+    /// What is acknowledged is not put into the log
+    Drop,
+}
+
+#[derive(Args)]
+pub struct AdversaryWitness {
+    /// The witness's name
+    #[arg(long)]
+    pub name: KeyName,
+
+    /// Show everybody but the log another head than was cosigned
+    #[arg(long)]
+    pub forges: bool,
+
+    /// Where it writes its vkey; it goes on after a line on standard input
+    #[arg(long, value_name = "FILE")]
+    pub vkey_file: PathBuf,
+
+    /// The configuration of a witness, read after that line
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
 #[derive(Args)]
 pub struct Quickstart {
-    /// Where everything is kept; a second run continues there
-    #[arg(long, value_name = "DIR", default_value = "epigraph-quickstart")]
-    pub dir: PathBuf,
+    /// Where everything is kept; a second run continues there. A demo takes a new directory [default: epigraph-quickstart,
+    /// epigraph-demo-NAME]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 
     /// Append the lines of this file, `-` for standard input, instead of the built-in audit events
     #[arg(long, value_name = "FILE")]
@@ -122,6 +197,35 @@ pub struct Quickstart {
     /// One process, for small machines: a log with its signer inside, and no witnesses
     #[arg(long)]
     pub alone: bool,
+
+    /// Watch somebody cheat and be caught, in a new directory; with --once the exit code says whether it went as it must
+    #[arg(long, value_enum, conflicts_with_all = ["alone", "input"])]
+    pub demo: Option<Demo>,
+
+    /// How many seconds a demo waits for the monitor
+    #[arg(long, value_name = "SECONDS", requires = "demo", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub patience: u64,
+
+    /// Give the monitor of a demo another key than the log's: it sees nothing, and the demo must fail
+    #[arg(long, hide = true, requires = "demo")]
+    pub blind: bool,
+}
+
+/// Who cheats, and how.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Demo {
+    /// The log shows two histories to two halves of its clients, with two witnesses on its side
+    SplitView,
+    /// The log changes an old entry behind proofs that stay valid
+    Rewrite,
+    /// The log shows its readers one old head for ever
+    Freeze,
+    /// The log acknowledges an entry and never publishes it
+    Drop,
+    /// A witness cosigns two histories
+    WitnessLiar,
+    /// Nobody: the same length, and no alarm
+    Honest,
 }
 
 #[derive(Subcommand)]

@@ -178,6 +178,13 @@ pub struct LogConfig {
     pub witnessing: Option<WitnessingConfig>,
 }
 
+impl LogConfig {
+    /// How many witnesses may lie at a start.
+    pub fn faulty(&self) -> usize {
+        self.witnessing.as_ref().map_or(0, |witnessing| witnessing.faulty)
+    }
+}
+
 /// The signer of a log.
 pub enum SignerConfig {
     /// In this process.
@@ -226,7 +233,7 @@ impl ProcessConfig {
             .map_err(bad)?;
         all_differ(&logs).map_err(bad)?;
         let calls = |log: &&LogConfig| {
-            let asks = log.witnessing.as_ref().is_some_and(|witnessing| !witnessing.witnesses.is_empty());
+            let asks = log.witnessing.as_ref().is_some_and(WitnessingConfig::calls);
             asks || matches!(log.signer, SignerConfig::Remote(_))
         };
         if let (Some(log), None) = (logs.iter().find(calls), &raw.tls.client) {

@@ -1,6 +1,7 @@
 //! The `epigraph` program: one binary for every role and every command. Wiring only; what a role does is in its crate.
 #![expect(unreachable_pub, reason = "a binary has no outside; `pub` says what another module may use")]
 
+mod adversary;
 mod cli;
 mod config;
 mod failure;
@@ -77,6 +78,7 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Witness(WitnessCommand::AddLog(args)) => cli::witness::add_log(&args, terminal),
         Command::Fsck(args) => fsck::run(&args, terminal),
         Command::TreePreflight(args) => preflight::run(&args, terminal),
+        Command::Adversary(args) => adversary::run(&args, terminal),
     }
 }
 

@@ -4,6 +4,7 @@
 //! client.
 
 mod create;
+mod demo;
 mod directory;
 mod process;
 mod processes;
@@ -32,6 +33,9 @@ use directory::Directory;
 use processes::Processes;
 use role::{Role, THRESHOLD};
 
+/// Where everything is kept if nothing else is said.
+const DIRECTORY: &str = "epigraph-quickstart";
+
 /// Audit events to begin with, where no input is given.
 const SAMPLE: &[u8] = include_bytes!("quickstart/sample.jsonl");
 
@@ -42,6 +46,10 @@ const KEPT_RECEIPTS: u64 = 100;
 const SHOWN_ENTRY: usize = 3;
 
 pub fn run(args: &Quickstart, terminal: Terminal) -> Outcome {
+    if let Some(demo) = args.demo {
+        return demo::run(args, demo, terminal);
+    }
+    let dir = args.dir.clone().unwrap_or_else(|| PathBuf::from(DIRECTORY));
     let input: Box<dyn std::io::BufRead> = match &args.input {
         Some(path) => open(path)?,
         None => Box::new(SAMPLE),
@@ -49,27 +57,32 @@ pub fn run(args: &Quickstart, terminal: Terminal) -> Outcome {
     terminal.line(format_args!(
         "{} in {}: throw-away keys and a throw-away CA, not for production",
         terminal.bold("Epigraph quickstart"),
-        args.dir.display()
+        dir.display()
     ));
     terminal.line("");
     let runtime = runtime::runtime().map_err(Failure::state)?;
-    runtime.block_on(show(args, Lines::new(input), terminal))
+    runtime.block_on(show(args, &dir, Lines::new(input), terminal))
 }
 
-async fn show(args: &Quickstart, lines: Lines<Box<dyn std::io::BufRead>>, terminal: Terminal) -> Outcome {
+async fn show(
+    args: &Quickstart,
+    dir: &Path,
+    lines: Lines<Box<dyn std::io::BufRead>>,
+    terminal: Terminal,
+) -> Outcome {
     let mut stop = pin!(runtime::stop_signal().map_err(Failure::state)?);
     let whole = Stopwatch::start();
     let mut phases = Phases { terminal, json: Vec::new() };
 
     let watch = Stopwatch::start();
-    let directory = Directory::prepare(&args.dir, args.alone)?;
-    let parts = if directory.alone { "" } else { ", with a signer and four witnesses" };
+    let directory = Directory::prepare(dir, args.alone)?;
+    let parts = if directory.alone() { "" } else { ", with a signer, four witnesses and a monitor" };
     phases.done(
         if directory.is_new { "keys and certificates" } else { "directory found" },
         watch.elapsed(),
         format_args!("log {}{parts}", directory.origin),
     );
-    if directory.alone && !args.alone {
+    if directory.alone() && !args.alone {
         terminal.line(
             "    this log was made without witnesses, and goes on as it was; for one that has four, choose another --dir",
         );
@@ -80,11 +93,11 @@ async fn show(args: &Quickstart, lines: Lines<Box<dyn std::io::BufRead>>, termin
     let mut processes = tokio::select! {
         biased;
         () = &mut stop => return Err(stopped()),
-        started = Processes::start(&directory, &mut phases) => started?,
+        started = Processes::start(&directory, Vec::new(), &mut phases) => started?,
     };
     let metrics_address = processes.metrics_address.clone();
     let showing = async {
-        if let (false, Some(address)) = (directory.alone, &metrics_address) {
+        if let (false, Some(address)) = (directory.alone(), &metrics_address) {
             let watch = Stopwatch::start();
             processes::ready(address, terminal).await?;
             let detail =
@@ -111,7 +124,7 @@ async fn show(args: &Quickstart, lines: Lines<Box<dyn std::io::BufRead>>, termin
         show_next(args, &directory, example, terminal);
     }
     terminal.object(&serde_json::json!({
-        "directory": args.dir,
+        "directory": dir,
         "continued": !directory.is_new,
         "origin": directory.origin,
         "address": processes.address,
@@ -147,9 +160,9 @@ async fn show(args: &Quickstart, lines: Lines<Box<dyn std::io::BufRead>>, termin
     if !args.once {
         terminal.line(format_args!(
             "\nStopped. The log is in {}; to go on: {} quickstart --dir {}",
-            args.dir.display(),
+            dir.display(),
             shell(&program()),
-            shell(&args.dir)
+            shell(dir)
         ));
     }
     if shown.totals.skipped.is_empty() { Ok(()) } else { Err(skipped(&shown.totals.skipped)) }
@@ -252,7 +265,7 @@ async fn append_and_verify(
         ),
     );
     let quorum =
-        if directory.alone { String::new() } else { format!(", each cosigned by {THRESHOLD} witnesses") };
+        if directory.alone() { String::new() } else { format!(", each cosigned by {THRESHOLD} witnesses") };
     phases.done(
         "receipts verified",
         verifying,
@@ -294,9 +307,9 @@ fn show_tampering(example: &Example, terminal: Terminal) -> Outcome<String> {
 
 /// Commands that can be pasted as they stand, and what is not proven yet.
 fn show_next(args: &Quickstart, directory: &Directory, example: &Example, terminal: Terminal) {
-    let (program, dir, receipt) = (shell(&program()), shell(&args.dir), shell(&example.path));
-    let policy = shell(&args.dir.join("policy"));
-    let commands = match (args.once, directory.alone) {
+    let (program, dir, receipt) = (shell(&program()), shell(&directory.path), shell(&example.path));
+    let policy = shell(&directory.path.join("policy"));
+    let commands = match (args.once, directory.alone()) {
         (false, true) => [
             format!("{program} verify {receipt} --vkey {}", directory.vkey),
             format!("echo 'it was me' | {program} append --profile {dir}"),
@@ -320,7 +333,7 @@ fn show_next(args: &Quickstart, directory: &Directory, example: &Example, termin
     };
     terminal.line("\nTry it yourself:");
     commands.iter().for_each(|command| terminal.line(format_args!("  {command}")));
-    if directory.alone {
+    if directory.alone() {
         terminal.line(
             "\nNot proven yet: that everybody sees this same history. One operator with the log's key could still show two\n\
              histories to two people; independent witnesses make that impossible, and this log has none.",

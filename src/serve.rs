@@ -3,7 +3,7 @@
 //! Each log has its state, its threads and its limits for itself. One that cannot be opened, or cannot go on, is stopped;
 //! the others are served. The process ends when none is left.
 
-mod door;
+pub mod door;
 mod gate;
 mod log;
 pub mod signer;
@@ -190,7 +190,7 @@ async fn look_inside(listener: Option<TcpListener>, metrics: Metrics) -> Infalli
 }
 
 /// Completes when the process is asked to stop, in whatever way.
-async fn told_to_stop(stop: impl Future<Output = ()>, until_stdin_closes: bool) {
+pub async fn told_to_stop(stop: impl Future<Output = ()>, until_stdin_closes: bool) {
     tokio::select! {
         () = stop => {}
         () = closed_stdin(until_stdin_closes) => {}

@@ -109,16 +109,27 @@ const RULES: &[Rule] = &[
         counter_example: ("src/main.rs", 2, "fn main() -> std::process::ExitCode {"),
     },
     Rule {
-        says: "the way around verification is called assertion, and only core and tests take it",
+        says: "the way around verification is called assertion, and only core, tests and those who exist to be caught take it",
         is_broken_by: |line| {
             // rustls calls its own door so too: a certificate verifier ends by asserting that it verified.
             let of_rustls = line.path == "crates/rpc/src/tls/client.rs"
                 && line.text.contains("ServerCertVerified::assertion()");
-            let allowed = line.is_test || line.path.starts_with("crates/core/") || of_rustls;
+            let allowed =
+                line.is_test || line.path.starts_with("crates/core/") || is_adversary(line.path) || of_rustls;
             !allowed && names(line, |word| word == "assertion" || word.ends_with("_assertion"))
         },
         example: ("crates/signer/src/signer.rs", 2, "let line = key.sign_assertion(&text);"),
         counter_example: ("crates/core/src/progress.rs", 2, "let line = key.sign_assertion(&text);"),
+    },
+    Rule {
+        says: "the adversary is run as a process: only src/main.rs starts it, and nothing else imports it",
+        is_broken_by: |line| {
+            let imports =
+                code(line.text).contains("adversary::") || code(line.text).contains("mod adversary");
+            imports && !line.is_test && line.path != "src/main.rs" && !is_adversary(line.path)
+        },
+        example: ("src/quickstart/demo.rs", 2, "use crate::adversary::run;"),
+        counter_example: ("src/main.rs", 2, "mod adversary;"),
     },
     Rule {
         says: "what is not done is an issue, not a note in the code",
@@ -146,6 +157,11 @@ const RULES: &[Rule] = &[
         counter_example: ("crates/core/src/note.rs", 800, "}"),
     },
 ];
+
+/// Parties that lie, to be caught in demos.
+fn is_adversary(path: &str) -> bool {
+    path == "src/adversary.rs" || path.starts_with("src/adversary/")
+}
 
 /// Where the types of the gRPC library may be named.
 fn is_wire(path: &str) -> bool {

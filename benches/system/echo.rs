@@ -5,6 +5,7 @@
 //! and decode the same shapes.
 
 mod call;
+pub(crate) mod cosign;
 mod server;
 
 use std::path::Path;

@@ -71,6 +71,37 @@ pub(crate) async fn drive<C: Call>(
     Ok(load)
 }
 
+/// Calls `per_second` times a second for `time`, whatever becomes of the calls before; the connections take turns. A call's time
+/// counts from when it was due.
+pub(crate) async fn drive_at<C: Call>(
+    server: &Served,
+    connections: &[C],
+    per_second: u32,
+    time: Duration,
+) -> anyhow::Result<Load> {
+    let cpu = server.cpu()?;
+    let start = clock::now();
+    let mut callers = JoinSet::new();
+    let count = time.as_nanos() * u128::from(per_second) / Duration::from_secs(1).as_nanos();
+    for number in 0..u32::try_from(count)? {
+        let due = start + Duration::from_secs(1) * number / per_second;
+        tokio::time::sleep_until(due.into()).await;
+        let mut connection = connections[number as usize % connections.len()].clone();
+        callers.spawn(async move {
+            connection.call().await?;
+            Ok::<_, Status>(due.elapsed())
+        });
+    }
+    let mut load = Load::default();
+    while let Some(ended) = callers.join_next().await {
+        load.latencies.push(ended??);
+    }
+    load.elapsed = start.elapsed();
+    load.done = load.latencies.len() as u64;
+    load.server_cpu = server.cpu()? - cpu;
+    Ok(load)
+}
+
 /// Both ends of a stream of requests and answers: its first request is under way.
 pub(crate) struct Exchange<Q, A> {
     pub(crate) requests: mpsc::Sender<Q>,

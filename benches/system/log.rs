@@ -26,6 +26,9 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_epigraph");
 /// Entries of one call that fills a log.
 const FILL_BATCH: usize = 2048;
 
+/// The trust domain of a quickstart.
+const TRUST_DOMAIN: &str = "epigraph.quickstart";
+
 /// How often a filled log is asked whether it has published.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -43,35 +46,53 @@ pub(crate) fn pki(dir: &Path) -> PathBuf {
     dir.join("pki")
 }
 
+/// Makes a quickstart directory.
+pub(crate) fn set_up(dir: &Path, more: &[&str]) -> anyhow::Result<()> {
+    let mut quickstart = Command::new(PROGRAM);
+    quickstart.args(["quickstart", "--once", "--dir"]).arg(dir).args(more).stdout(Stdio::null());
+    anyhow::ensure!(quickstart.status()?.success(), "quickstart failed; what it said is above");
+    Ok(())
+}
+
+/// Starts the process `name` of a quickstart directory, and returns what it says about itself. Its messages go to a file beside
+/// the directory.
+pub(crate) fn serve(dir: &Path, role: &str, name: &str) -> anyhow::Result<(Served, serde_json::Value)> {
+    let mut messages = fs::OpenOptions::new();
+    let messages = messages.create(true).append(true).open(dir.with_file_name(format!("{name}.txt")))?;
+    let mut serve = Command::new(PROGRAM);
+    serve.args(["serve", role, "--json", "--until-stdin-closes", "--config"]);
+    serve.arg(dir.join(format!("{name}.toml")));
+    let process = Served::start(serve.stderr(messages))?;
+    let serving = serde_json::from_str(&process.said)?;
+    Ok((process, serving))
+}
+
+/// What the client with this certificate, named without its extension, proves to be.
+pub(crate) fn client_tls(dir: &Path, certificate: &str) -> anyhow::Result<ClientTls> {
+    let clock = clock::clock();
+    let file = |extension| pki(dir).join(format!("{certificate}.{extension}"));
+    let own = Credentials::from_files(&file("pem"), &file("key"), Usage::Client, clock.now())?;
+    let trust = TrustBundle::from_file(TRUST_DOMAIN, &pki(dir).join("ca.pem"))?;
+    Ok(ClientTls::new(own, trust, clock)?)
+}
+
 impl Log {
     /// Sets up a new log in `dir` and starts it. Its messages go to `log.txt` beside.
     pub(crate) fn start(dir: &Path) -> anyhow::Result<Log> {
-        let mut quickstart = Command::new(PROGRAM);
-        quickstart.args(["quickstart", "--once", "--alone", "--dir"]).arg(dir).stdout(Stdio::null());
-        anyhow::ensure!(quickstart.status()?.success(), "quickstart failed; what it said is above");
+        set_up(dir, &["--alone"])?;
         Log::start_again(dir)
     }
 
     /// Starts a log that was set up before.
     pub(crate) fn start_again(dir: &Path) -> anyhow::Result<Log> {
-        let mut messages = fs::OpenOptions::new();
-        let messages = messages.create(true).append(true).open(dir.with_file_name("log.txt"))?;
-        let mut serve = Command::new(PROGRAM);
-        serve.args(["serve", "log", "--json", "--until-stdin-closes", "--config"]).arg(dir.join("log.toml"));
-        let process = Served::start(serve.stderr(messages))?;
-        let serving: serde_json::Value = serde_json::from_str(&process.said)?;
+        let (process, serving) = serve(dir, "log", "log")?;
         let address = serving["address"].as_str().context("no address")?.to_owned();
         let origin = serving["logs"][0]["origin"].as_str().context("no origin")?.to_owned();
 
         let profile: toml::Table = fs::read_to_string(dir.join("client.toml"))?.parse()?;
         let text = |value: &toml::Value| value.as_str().map(ToOwned::to_owned).context("not a text");
         let server = text(&profile["server"])?.parse()?;
-        let domain = text(&profile["tls"]["trust_domain"])?;
-        let clock = clock::clock();
-        let (certificate, key) = (pki(dir).join("client/client.pem"), pki(dir).join("client/client.key"));
-        let own = Credentials::from_files(&certificate, &key, Usage::Client, clock.now())?;
-        let trust = TrustBundle::from_file(&domain, &pki(dir).join("ca.pem"))?;
-        Ok(Log { process, address, origin, server, tls: ClientTls::new(own, trust, clock)? })
+        Ok(Log { process, address, origin, server, tls: client_tls(dir, "client/client")? })
     }
 
     /// A connection of its own.
@@ -142,6 +163,25 @@ impl Call for AppendCall {
         let answer = self.client.append(self.request.clone()).await?;
         let all = answer.get_ref().count as usize == self.request.entries.len();
         if all { Ok(()) } else { Err(Status::internal("a wrong answer")) }
+    }
+}
+
+/// Appends one request over and over, and waits for its receipt each time.
+#[derive(Clone)]
+pub(crate) struct PublishCall(AppendCall);
+
+impl PublishCall {
+    pub(crate) fn connect(log: &Log, request: AppendRequest) -> anyhow::Result<PublishCall> {
+        Ok(PublishCall(AppendCall::connect(log, request)?))
+    }
+}
+
+impl Call for PublishCall {
+    async fn call(&mut self) -> Result<(), Status> {
+        let answer = self.0.client.append(self.0.request.clone()).await?.into_inner();
+        let receipt =
+            answer.reached() == Wait::Published && answer.proofs.len() == self.0.request.entries.len();
+        if receipt { Ok(()) } else { Err(Status::internal("no receipt")) }
     }
 }
 

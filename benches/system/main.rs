@@ -7,6 +7,7 @@
 
 mod append;
 mod clock;
+mod cosign;
 mod disk;
 mod echo;
 mod integrate;
@@ -14,6 +15,7 @@ mod load;
 mod log;
 mod long;
 mod process;
+mod publish;
 mod read;
 mod report;
 
@@ -24,7 +26,7 @@ use std::{env, thread};
 
 use anyhow::Context;
 use disk::FileSystem;
-use report::Comparison;
+use report::Report;
 
 /// Set to anything, the run goes on where nothing is ever written to a disk.
 const ALLOW_MEMORY: &str = "EPIGRAPH_BENCH_ALLOW_TMPFS";
@@ -58,17 +60,23 @@ const QUICK: Plan = Plan {
 };
 
 /// A measure makes what it needs in a directory that is not there yet.
-type Measure = fn(&Plan, &Path) -> anyhow::Result<Comparison>;
+type Measure = fn(&Plan, &Path) -> anyhow::Result<Box<dyn Report>>;
 
-const MEASURES: [(&str, Measure); 7] = [
-    ("unary", append::unary),
-    ("single", append::single),
-    ("batch", append::batch),
-    ("stream", append::stream),
-    ("proof", read::proof),
-    ("follow", read::follow),
-    ("integrate", integrate::integrate),
+const MEASURES: [(&str, Measure); 9] = [
+    ("unary", |plan, dir| boxed(append::unary(plan, dir))),
+    ("single", |plan, dir| boxed(append::single(plan, dir))),
+    ("batch", |plan, dir| boxed(append::batch(plan, dir))),
+    ("stream", |plan, dir| boxed(append::stream(plan, dir))),
+    ("proof", |plan, dir| boxed(read::proof(plan, dir))),
+    ("follow", |plan, dir| boxed(read::follow(plan, dir))),
+    ("integrate", |plan, dir| boxed(integrate::integrate(plan, dir))),
+    ("cosign", |plan, dir| boxed(cosign::cosign(plan, dir))),
+    ("publish", |plan, dir| boxed(publish::publish(plan, dir))),
 ];
+
+fn boxed<R: Report + 'static>(measured: anyhow::Result<R>) -> anyhow::Result<Box<dyn Report>> {
+    Ok(Box::new(measured?))
+}
 
 #[expect(clippy::print_stderr, reason = "a bench says on standard error why it failed")]
 fn main() -> ExitCode {
@@ -87,6 +95,11 @@ fn run(arguments: &[String]) -> anyhow::Result<()> {
         && role == echo::SERVE_ECHO
     {
         return echo::serve(Path::new(pki), echo::Shape { items: items.parse()?, bytes: bytes.parse()? });
+    }
+    if let [role, pki, log, file, logs] = arguments
+        && role == echo::cosign::SERVE_COSIGNING
+    {
+        return echo::cosign::serve(Path::new(pki), log, Path::new(file), logs.parse()?);
     }
     let (mut plan, mut long, mut names) = (&FULL, false, Vec::new());
     for argument in arguments {

@@ -53,6 +53,18 @@ pub(crate) fn disk(file_system: &FileSystem, mut syncs: Vec<Duration>) {
     );
 }
 
+/// What a measure gave.
+pub(crate) trait Report {
+    /// Prints every round, then both sides and their ratio.
+    fn print(&self);
+}
+
+impl<R: Report> Report for Vec<R> {
+    fn print(&self) {
+        self.iter().for_each(R::print);
+    }
+}
+
 /// One thing measured against its yardstick, in rounds of both.
 pub(crate) struct Comparison {
     /// What is compared with what, under which load.
@@ -67,9 +79,8 @@ pub(crate) struct Comparison {
     pub(crate) rounds: Vec<[Load; 2]>,
 }
 
-impl Comparison {
-    /// Prints every round, then both sides and their ratio.
-    pub(crate) fn print(&self) {
+impl Report for Comparison {
+    fn print(&self) {
         let [yardstick, subject] = self.names;
         println!("\n{}: {}/s", self.title, self.unit);
         println!(
@@ -118,8 +129,88 @@ impl Comparison {
             );
         }
     }
+}
 
+impl Comparison {
     fn rates(&self, side: usize) -> impl Iterator<Item = f64> + Clone {
         self.rounds.iter().map(move |round| round[side].rate())
     }
+}
+
+/// A part of what is not to be avoided.
+pub(crate) struct Part {
+    pub(crate) name: &'static str,
+    pub(crate) times: Vec<Duration>,
+}
+
+/// How long something takes at several rates, against the sum of what is not to be avoided.
+pub(crate) struct Delays {
+    /// What is compared with what.
+    pub(crate) title: String,
+    /// The names of yardstick and subject.
+    pub(crate) names: [&'static str; 2],
+    /// The ratio that the project set out to stay below. Shown, never asserted.
+    pub(crate) mark: f64,
+    /// What the yardstick is made of.
+    pub(crate) parts: Vec<Part>,
+    /// The calls a second, and the rounds: yardstick and subject, one right after the other.
+    pub(crate) rates: Vec<(u32, Vec<[Load; 2]>)>,
+}
+
+impl Report for Delays {
+    fn print(&self) {
+        let [yardstick, subject] = self.names;
+        println!("\n{}", self.title);
+        for Part { name, times } in &self.parts {
+            let [p50, p99] = part_of(times.clone());
+            println!("{name:>40}: p50 {p50:>7.0} us, p99 {p99:>7.0} us");
+        }
+        for (rate, rounds) in &self.rates {
+            println!("{rate} a second");
+            println!(
+                "{:>7} {:>12} {:>12} {:>7}",
+                "round",
+                format!("{yardstick} us"),
+                format!("{subject} us"),
+                "ratio"
+            );
+            let middles =
+                rounds.iter().map(|round| round.each_ref().map(|side| part_of(side.latencies.clone())[0]));
+            let middle = median(middles.clone().map(|[yardstick, _]| yardstick));
+            for (number, [yardstick, subject]) in (1..).zip(middles.clone()) {
+                let mark = if (yardstick / middle - 1.0).abs() > NOISY { "  noisy" } else { "" };
+                println!("{number:>7} {yardstick:>12.0} {subject:>12.0} {:>7.2}{mark}", subject / yardstick);
+            }
+            let all = |side: usize| {
+                part_of(rounds.iter().flat_map(|round| round[side].latencies.iter().copied()).collect())
+            };
+            let (limit, whole) = (all(0), all(1));
+            let cpu: Duration = rounds.iter().map(|round| round[1].server_cpu).sum();
+            let calls: u64 = rounds.iter().map(|round| round[1].done).sum();
+            println!(
+                "{yardstick}: p50 {:.0} us, p99 {:.0} us; {subject}: p50 {:.0} us, p99 {:.0} us; cpu {:.1} us/call of the log",
+                limit[0],
+                limit[1],
+                whole[0],
+                whole[1],
+                micros(cpu) / calls.max(1) as f64
+            );
+            let ratios = middles.map(|[yardstick, subject]| subject / yardstick);
+            let (min, max) = range(ratios.clone());
+            println!(
+                "{subject} / {yardstick}: p50 {:.2} [{min:.2}..{max:.2}], the median of {} rounds; p99 {:.2}, of all rounds; first \
+                 mark {:.2}",
+                median(ratios),
+                rounds.len(),
+                whole[1] / limit[1],
+                self.mark
+            );
+        }
+    }
+}
+
+/// The median and the 99th percentile, in microseconds.
+fn part_of(mut times: Vec<Duration>) -> [f64; 2] {
+    times.sort();
+    [0.5, 0.99].map(|part| micros(quantile(&times, part)))
 }

@@ -11,11 +11,11 @@ use serde::Deserialize;
 use crate::cli::verify::read_policy;
 
 /// A `[[log.witness]]` table.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawWitness {
     name: String,
-    address: String,
+    address: Option<String>,
     server: String,
 }
 
@@ -25,17 +25,26 @@ pub struct WitnessingConfig {
     pub policy: Policy,
     /// How many of the witnesses may lie at a start without the log being misled.
     pub faulty: usize,
-    /// Those that the log calls, each in another place of the policy.
+    /// Those with a table, each in another place of the policy.
     pub witnesses: Vec<WitnessAddress>,
 }
 
-/// Where a witness is.
+impl WitnessingConfig {
+    /// Whether somebody is called.
+    pub fn calls(&self) -> bool {
+        self.witnesses.iter().any(|witness| witness.address.is_some())
+    }
+}
+
+/// Where a witness is, and who.
 pub struct WitnessAddress {
     /// Its place in the policy.
     pub place: usize,
-    /// Where it listens, `host:port`.
-    pub address: String,
-    /// Who it must prove to be.
+    /// What its vkey is called.
+    pub name: String,
+    /// Where it listens, `host:port`; `None`: it cannot be called, and calls by itself.
+    pub address: Option<String>,
+    /// Who it must prove to be, whoever calls whom.
     pub server: SpiffeId,
 }
 
@@ -54,15 +63,7 @@ pub fn check(
     };
     let policy = read_policy(&base.join(policy)).map_err(|error| format!("policy: {error}"))?;
     let faulty = faulty.unwrap_or(0);
-    let all = WitnessSet::first(policy.witnesses().len());
-    if !policy.enough_answers(all, faulty) {
-        return Err(format!(
-            "faulty = {faulty}: even if all {} witnesses of the policy answer at a start, without {faulty} of them the rest does \
-             not meet every quorum, and the log would wait for ever. Use more witnesses, or a smaller number",
-            policy.witnesses().len()
-        ));
-    }
-    let mut places = BTreeSet::new();
+    let (mut places, mut names) = (BTreeSet::new(), BTreeSet::new());
     let mut checked = Vec::new();
     for RawWitness { name, address, server } in witnesses {
         let named = |witness: &epigraph_core::policy::Witness| witness.vkey.name().as_str() == name;
@@ -72,8 +73,21 @@ pub fn check(
         if !places.insert(place) {
             return Err(format!("[[log.witness]] {name}: there are two tables for this witness"));
         }
-        let server = server.parse().map_err(|error| format!("[[log.witness]] {name}: server: {error}"))?;
-        checked.push(WitnessAddress { place, address, server });
+        let server: SpiffeId =
+            server.parse().map_err(|error| format!("[[log.witness]] {name}: server: {error}"))?;
+        if !names.insert(server.clone()) {
+            return Err(format!("[[log.witness]] {name}: another witness has the name {server} too"));
+        }
+        checked.push(WitnessAddress { place, name, address, server });
+    }
+    let known: WitnessSet = places.into_iter().collect();
+    if !policy.enough_answers(known, faulty) {
+        return Err(format!(
+            "faulty = {faulty}: even if all {} witnesses with a table [[log.witness]] answer at a start, without {faulty} of them \
+             the rest does not meet every quorum, and the start would never be over. Give more of them a table (without \
+             `address` if they call by themselves), use more witnesses, or take a smaller number",
+            known.len()
+        ));
     }
     Ok(Some(WitnessingConfig { policy, faulty, witnesses: checked }))
 }

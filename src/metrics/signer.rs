@@ -22,7 +22,10 @@ impl Role for Signing {
         let reasons = logs.into_iter().filter_map(|(origin, log)| {
             let why = match log.gate {
                 Gate::Passed => return None,
-                Gate::Waiting => "gated: the log has not yet shown what it has published".to_owned(),
+                Gate::Waiting(whom) if whom.is_empty() => {
+                    "gated: asking what is published and held under the log's key".to_owned()
+                }
+                Gate::Waiting(whom) => format!("gated: waiting for {whom}"),
                 Gate::Shut(why) => format!("refused: {why}"),
             };
             Some(if alone { why } else { format!("{origin}: {why}") })
@@ -34,7 +37,7 @@ impl Role for Signing {
 
 fn gate_name(gate: &Gate) -> &'static str {
     match gate {
-        Gate::Waiting => "waiting",
+        Gate::Waiting(_) => "waiting",
         Gate::Passed => "passed",
         Gate::Shut(_) => "refused",
     }

@@ -1,6 +1,8 @@
 //! A new quickstart directory: ports, a throw-away CA, configurations with comments for a newcomer, and initialised state.
 //! Everything goes through the same code as `init` does.
 
+mod files;
+
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -10,7 +12,7 @@ use anyhow::Context as _;
 use epigraph_core::{Entropy, Policy, UnixMillis, VKey};
 
 use super::directory::TRUST_DOMAIN;
-use super::role::{FAULTY, Role, THRESHOLD, client_spiffe};
+use super::role::{Cast, READERS, Role, THRESHOLD, client_spiffe, reader_spiffe};
 use crate::config::ProcessConfig;
 use crate::config::signer::SignerProcessConfig;
 use crate::config::witness::WitnessConfig;
@@ -26,7 +28,13 @@ pub const VALID_DAYS: u32 = 365;
 /// Written last, so that a run which was cut off is not taken for a whole one.
 pub const COMPLETE: &str = "README.txt";
 
-const README: &str = "\
+/// In a demo, how long nothing new may be shown until the monitor says so: nobody wants to wait an hour.
+pub const STALE_AFTER_MS: u64 = 5_000;
+
+/// The secret that the monitor's webhook shares with its receiver.
+pub const WEBHOOK_SECRET: &str = "webhook.secret";
+
+pub const README: &str = "\
 This directory was made by `epigraph quickstart`. Everything in it is THROW-AWAY: the CA, the certificates and all private
 keys lie here in the open. Use it to try things out, never in production, and delete it when done.
 
@@ -42,6 +50,7 @@ const README_ALL: &str = "\
   log.toml log/               the log's configuration, and its journal
   signer.toml signer/         the signer's: the log's key, and the newest head that it signed
   witness-1.toml witness-1/   a witness's: its key, and the newest head that it cosigned; of four
+  monitor.toml monitor/       the monitor's: its key, what it was shown, what it found, and the evidence
 ";
 
 const README_END: &str = "\
@@ -57,60 +66,41 @@ pub struct Certificate {
     purpose: Purpose,
 }
 
-/// Everybody accepts connections, and who is not alone opens some. The client is nobody's server.
-pub fn certificates(alone: bool) -> Vec<Certificate> {
-    let roles = Role::of(alone);
-    let of = |role: &Role, file, purpose| Certificate {
-        stem: format!("{role}/{file}"),
+/// Everybody accepts connections, and who is not alone opens some; the monitor does so under several names. The client is
+/// nobody's server.
+pub fn certificates(roles: &[Role]) -> Vec<Certificate> {
+    let client = |stem: String, spiffe| Certificate { stem, spiffe, purpose: Purpose::Client };
+    let servers = roles.iter().map(|role| Certificate {
+        stem: format!("{role}/server"),
         spiffe: role.spiffe(),
-        purpose,
-    };
-    let servers = roles.iter().map(|role| of(role, "server", Purpose::Server));
-    let callers = roles.iter().filter(|_| !alone).map(|role| of(role, "client", Purpose::Client));
-    let client =
-        Certificate { stem: "client/client".into(), spiffe: client_spiffe(), purpose: Purpose::Client };
-    servers.chain(callers).chain([client]).collect()
+        purpose: Purpose::Server,
+    });
+    let calls = |role: &&Role| roles.len() > 1 || **role != Role::Log;
+    let callers = roles.iter().filter(calls).map(|role| client(format!("{role}/client"), role.spiffe()));
+    let readers = READERS.into_iter().filter(|_| roles.contains(&Role::Monitor));
+    let readers = readers.map(|name| client(format!("monitor/{name}"), reader_spiffe(name)));
+    servers.chain(callers).chain(readers).chain([client("client/client".into(), client_spiffe())]).collect()
 }
 
 /// What a new directory is made of.
-struct Plan<'a> {
+pub struct Plan<'a> {
     dir: &'a Path,
+    /// What is random about its names.
+    name: String,
     origin: String,
-    /// Of each process, as [`Role::of`] orders them.
-    addresses: Vec<(Role, SocketAddr)>,
-    metrics: SocketAddr,
+    cast: Cast,
+    /// Of each process, as [`Cast::roles`] orders them, and where it shows how it is doing.
+    addresses: Vec<(Role, SocketAddr, SocketAddr)>,
+    /// Where the monitor's alarms go besides its own log.
+    webhook: Option<SocketAddr>,
     now: UnixMillis,
 }
 
 /// Fills an empty directory.
-pub fn create(dir: &Path, alone: bool) -> anyhow::Result<()> {
-    let mut random = [0; 4];
-    SystemEntropy.fill(&mut random);
-    let name = format!("{:08x}", u32::from_be_bytes(random));
-    let roles = Role::of(alone);
-    let mut addresses = free_addresses(roles.len() + 1)?;
-    let metrics = addresses.pop().context("no address for the metrics")?;
-    let plan = Plan {
-        dir,
-        origin: format!("{TRUST_DOMAIN}/{name}"),
-        addresses: roles.into_iter().zip(addresses).collect(),
-        metrics,
-        now: runtime::clock().now(),
-    };
-    plan.issue_certificates(&name, alone)?;
-    fs::create_dir(dir.join("run"))?;
-    let policy = dir.join("policy");
-    if alone {
-        let vkey = plan.init_log(&plan.log_alone()?)?;
-        write_new(&policy, 0o644, &Policy::of_log(vkey).to_text())?;
-    } else {
-        // The log's configuration names the key that its signer makes, and the policy.
-        let vkey = plan.init_signer()?;
-        write_new(&policy, 0o644, &plan.init_witnesses(&vkey)?)?;
-        plan.init_log(&plan.log_with_others()?)?;
-    }
-    plan.write("client.toml", &plan.client()?)?;
-    let roles = if alone { README_ALONE } else { README_ALL };
+pub fn create(dir: &Path, cast: Cast) -> anyhow::Result<()> {
+    let plan = Plan::begin(dir, cast, None, &[])?;
+    plan.finish(&[])?;
+    let roles = if cast == Cast::Alone { README_ALONE } else { README_ALL };
     write_new(&dir.join(COMPLETE), 0o644, &[README, roles, README_END].concat())
 }
 
@@ -127,17 +117,98 @@ fn failed(failure: Failure) -> anyhow::Error {
     anyhow::anyhow!("{failure}")
 }
 
-impl Plan<'_> {
-    fn address(&self, role: Role) -> anyhow::Result<SocketAddr> {
-        let found = self.addresses.iter().find(|(of, _)| *of == role);
-        found.map(|(_, address)| *address).with_context(|| format!("no address for the {role}"))
+impl<'a> Plan<'a> {
+    /// Names, ports and certificates: everybody's, and those of people who only read.
+    pub fn begin(
+        dir: &'a Path,
+        cast: Cast,
+        webhook: Option<SocketAddr>,
+        people: &[&str],
+    ) -> anyhow::Result<Plan<'a>> {
+        let mut random = [0; 4];
+        SystemEntropy.fill(&mut random);
+        let name = format!("{:08x}", u32::from_be_bytes(random));
+        let roles = cast.roles();
+        let mut addresses = free_addresses(roles.len() * 2)?;
+        let metrics = addresses.split_off(roles.len());
+        let addresses = roles.into_iter().zip(addresses).zip(metrics);
+        let plan = Plan {
+            dir,
+            origin: format!("{TRUST_DOMAIN}/{name}"),
+            name,
+            cast,
+            addresses: addresses.map(|((role, address), metrics)| (role, address, metrics)).collect(),
+            webhook,
+            now: runtime::clock().now(),
+        };
+        plan.issue_certificates(people)?;
+        fs::create_dir(dir.join("run"))?;
+        Ok(plan)
     }
 
-    fn issue_certificates(&self, name: &str, alone: bool) -> anyhow::Result<()> {
+    /// Configurations and state of everybody; of those who lie, the configuration alone: what they keep, and their keys, are
+    /// their own affair.
+    pub fn finish(&self, liars: &[(Role, VKey)]) -> anyhow::Result<()> {
+        let policy = self.dir.join("policy");
+        let lying = |role| liars.iter().find(|(liar, _)| *liar == role).map(|(_, vkey)| vkey.clone());
+        match (self.cast, lying(Role::Log)) {
+            (Cast::Alone, _) => {
+                let vkey = self.init_log(&self.log_alone()?)?;
+                write_new(&policy, 0o644, &Policy::of_log(vkey).to_text())?;
+            }
+            (_, Some(vkey)) => {
+                write_new(&policy, 0o644, &self.init_witnesses(&vkey, lying)?)?;
+                self.write("log.toml", &self.log_of_a_liar()?)?;
+            }
+            (_, None) => {
+                // The log's configuration names the key that its signer makes, and the policy.
+                let vkey = self.init_signer()?;
+                write_new(&policy, 0o644, &self.init_witnesses(&vkey, lying)?)?;
+                self.init_log(&self.log_with_others()?)?;
+            }
+        }
+        if self.cast != Cast::Alone {
+            self.init_monitor()?;
+        }
+        self.write("client.toml", &self.client("", "client")?)
+    }
+
+    /// The directory of somebody who reads, with a state of their own.
+    pub fn person(&self, name: &str) -> anyhow::Result<()> {
+        self.write(&format!("{name}/client.toml"), &self.client("../", name)?)
+    }
+
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    pub fn witness_name(&self, role: Role) -> String {
+        format!("{}/{role}", self.origin)
+    }
+
+    fn address(&self, role: Role) -> anyhow::Result<SocketAddr> {
+        Ok(self.addresses_of(role)?.0)
+    }
+
+    fn addresses_of(&self, role: Role) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+        let found = self.addresses.iter().find(|(of, ..)| *of == role);
+        found
+            .map(|(_, address, metrics)| (*address, *metrics))
+            .with_context(|| format!("no address for the {role}"))
+    }
+
+    fn issue_certificates(&self, people: &[&str]) -> anyhow::Result<()> {
         let pki = self.dir.join("pki");
         fs::create_dir(&pki)?;
-        let authority = Authority::create(&pki, &format!("Epigraph quickstart {name}"), CA_DAYS, self.now)?;
-        for Certificate { stem, spiffe, purpose } in certificates(alone) {
+        let ca = format!("Epigraph quickstart {}", self.name);
+        let authority = Authority::create(&pki, &ca, CA_DAYS, self.now)?;
+        let roles: Vec<Role> = self.addresses.iter().map(|(role, ..)| *role).collect();
+        let people = people.iter().map(|name| Certificate {
+            stem: format!("{name}/client"),
+            spiffe: reader_spiffe(name),
+            purpose: Purpose::Client,
+        });
+        for Certificate { stem, spiffe, purpose } in certificates(&roles).into_iter().chain(people) {
             let (dns, ip) = match purpose {
                 Purpose::Server => (vec!["localhost".to_owned()], vec![Ipv4Addr::LOCALHOST.into()]),
                 Purpose::Client => (Vec::new(), Vec::new()),
@@ -169,183 +240,32 @@ impl Plan<'_> {
     }
 
     /// Returns the policy: the log, and how many of its witnesses must cosign.
-    fn init_witnesses(&self, log: &VKey) -> anyhow::Result<String> {
+    fn init_witnesses(&self, log: &VKey, lying: impl Fn(Role) -> Option<VKey>) -> anyhow::Result<String> {
         let (mut witnesses, mut names) = (String::new(), String::new());
         for role in Role::witnesses() {
             let file = format!("{role}.toml");
             self.write(&file, &self.witness(role)?)?;
             let config = WitnessConfig::load(&self.dir.join(&file)).map_err(failed)?;
-            let vkey = state::witness::init(&config, &*runtime::entropy()).map_err(failed)?;
+            let vkey = match lying(role) {
+                Some(vkey) => vkey,
+                None => state::witness::init(&config, &*runtime::entropy()).map_err(failed)?,
+            };
             let listed = format!(
                 "\n[[log]]\norigin = \"{}\"\nvkey = \"{log}\"\naddress = \"{}\"\nserver = \"{}\"\n",
                 self.origin,
                 self.address(Role::Log)?,
                 Role::Log.spiffe()
             );
-            OpenOptions::new().append(true).open(config.list())?.write_all(listed.as_bytes())?;
+            fs::create_dir_all(&config.directory)?;
+            let mut list = OpenOptions::new().create(true).append(true).open(config.list())?;
+            list.write_all(listed.as_bytes())?;
             witnesses += &format!("witness {role} {vkey}\n");
             names += &format!(" {role}");
         }
         Ok(format!("log {log}\n{witnesses}group witnesses {THRESHOLD}{names}\nquorum witnesses\n"))
     }
 
-    /// The beginning of every configuration of a process that serves.
-    fn serving(&self, role: Role) -> anyhow::Result<String> {
-        let address = self.address(role)?;
-        Ok(format!("[listen]\naddress = \"{address}\"\n"))
+    fn init_monitor(&self) -> anyhow::Result<()> {
+        Ok(())
     }
-
-    fn log_alone(&self) -> anyhow::Result<String> {
-        let signer = "signer = { directory = \"signer\", key = \"signer/keys/log.key\" }\n";
-        self.log(&tls(Role::Log, false), signer, "")
-    }
-
-    fn log_with_others(&self) -> anyhow::Result<String> {
-        let mut others = format!(
-            "\
-# The signer is a process of its own: it has the log's private key, and signs only what extends the last thing it signed.
-signer = {{ address = \"{}\", server = \"{}\", vkey_file = \"signer/keys/log.vkey\" }}
-# Nothing is published before so many witnesses have cosigned as this file says.
-policy = \"policy\"
-# So many of the witnesses may lie: after a start the log asks enough of them to find out if its own disk was put back.
-faulty = {FAULTY}
-",
-            self.address(Role::Signer)?,
-            Role::Signer.spiffe()
-        );
-        let mut grants = grant(
-            "The signer asks what is published, after each of its starts.",
-            &Role::Signer.spiffe(),
-            "signer",
-            &self.origin,
-        );
-        for role in Role::witnesses() {
-            others += &format!(
-                "\n[[log.witness]]\nname = \"{}\"\naddress = \"{}\"\nserver = \"{}\"\n",
-                self.witness_name(role),
-                self.address(role)?,
-                role.spiffe()
-            );
-            grants += &grant("So does this witness.", &role.spiffe(), "witness", &self.origin);
-        }
-        self.log(&tls(Role::Log, true), &others, &grants)
-    }
-
-    fn log(&self, tls: &str, others: &str, grants: &str) -> anyhow::Result<String> {
-        let Plan { origin, metrics, .. } = self;
-        let (listen, client) = (self.serving(Role::Log)?, client_spiffe());
-        Ok(format!(
-            r#"# The log of this quickstart: what `epigraph serve log --config log.toml` reads. Paths are relative to this file.
-directory = "log"
-
-{listen}
-# Plain HTTP: /healthz, /readyz, /metrics.
-[metrics]
-address = "{metrics}"
-
-{tls}
-[[log]]
-origin = "{origin}"
-# A grown tree is signed at once while somebody waits for it, else after this long.
-checkpoint_interval_ms = 1000
-# The journal's segment files are written with zeros before they are used; 64 in production.
-segment_mib = 16
-{others}
-# Who may do what. Nobody may do anything that no table allows.
-[[authorize]]
-spiffe = "{client}"
-roles = ["appender", "reader"]
-logs = ["{origin}"]
-{grants}"#
-        ))
-    }
-
-    fn signer(&self) -> anyhow::Result<String> {
-        let (listen, tls, origin) = (self.serving(Role::Signer)?, tls(Role::Signer, true), &self.origin);
-        let (address, server) = (self.address(Role::Log)?, Role::Log.spiffe());
-        let grant = grant("Nobody but the log has anything signed.", &server, "log", origin);
-        Ok(format!(
-            r#"# The signer of this quickstart: what `epigraph serve signer --config signer.toml` reads. Paths are relative to this file.
-# In earnest it runs on another machine than the log, so that whoever takes over the log's machine has no key.
-directory = "signer"
-
-{listen}
-{tls}
-[[log]]
-origin = "{origin}"
-key = "signer/keys/log.key"
-# The log, which is asked after each start what it has published: a signer whose directory was put back finds out.
-address = "{address}"
-server = "{server}"
-{grant}"#
-        ))
-    }
-
-    fn witness_name(&self, role: Role) -> String {
-        format!("{}/{role}", self.origin)
-    }
-
-    fn witness(&self, role: Role) -> anyhow::Result<String> {
-        let (listen, tls, name) = (self.serving(role)?, tls(role, true), self.witness_name(role));
-        let grants = [
-            grant("The log has its checkpoints cosigned.", &Role::Log.spiffe(), "log", &self.origin),
-            grant("The client may ask what was cosigned.", &client_spiffe(), "reader", &self.origin),
-        ];
-        Ok(format!(
-            r#"# A witness of this quickstart: what `epigraph serve witness --config {role}.toml` reads. Paths are relative to this file.
-# In earnest each witness is run by somebody else. Its logs are listed in {role}/logs.toml.
-name = "{name}"
-directory = "{role}"
-
-{listen}
-{tls}{}"#,
-            grants.concat()
-        ))
-    }
-
-    fn client(&self) -> anyhow::Result<String> {
-        let (origin, address, server) = (&self.origin, self.address(Role::Log)?, Role::Log.spiffe());
-        Ok(format!(
-            r#"# A client of the log of this quickstart: what every command with `--profile` reads. Paths are relative to this file.
-origin = "{origin}"
-address = "{address}"
-server = "{server}"
-policy = "policy"
-state = "state"
-
-[tls]
-certificate = "pki/client/client.pem"
-key = "pki/client/client.key"
-trust_bundle = "pki/ca.pem"
-trust_domain = "{TRUST_DOMAIN}"
-"#
-        ))
-    }
-}
-
-/// The `[tls]` table of a process, and what it opens connections with.
-fn tls(role: Role, calls: bool) -> String {
-    let table = format!(
-        r#"[tls]
-certificate = "pki/{role}/server.pem"
-key = "pki/{role}/server.key"
-trust_bundle = "pki/ca.pem"
-trust_domain = "{TRUST_DOMAIN}"
-"#
-    );
-    if !calls {
-        return table;
-    }
-    format!(
-        r#"{table}
-# For the connections that it opens itself.
-[tls.client]
-certificate = "pki/{role}/client.pem"
-key = "pki/{role}/client.key"
-"#
-    )
-}
-
-fn grant(why: &str, spiffe: &str, role: &str, origin: &str) -> String {
-    format!("\n# {why}\n[[authorize]]\nspiffe = \"{spiffe}\"\nroles = [\"{role}\"]\nlogs = [\"{origin}\"]\n")
 }

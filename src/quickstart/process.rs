@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
+use epigraph_core::VKey;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use super::directory::Directory;
+use super::directory;
 use super::role::Role;
 use crate::failure::{Failure, Kind, Outcome};
 
@@ -36,15 +37,33 @@ pub struct RoleProcess {
 
 impl RoleProcess {
     /// Starts it. Whether it serves is another question.
-    pub fn spawn(directory: &Directory, role: Role) -> Outcome<RoleProcess> {
-        let messages = directory.run_file(role, "log");
+    pub fn spawn(dir: &Path, role: Role) -> Outcome<RoleProcess> {
+        RoleProcess::start(dir, role, |command| {
+            command.args(["serve", role.kind(), "--json", "--until-stdin-closes"]);
+        })
+    }
+
+    /// Starts the one that lies in its place, under this name. It makes its key, and then waits for [`RoleProcess::go_on`].
+    pub fn spawn_liar(dir: &Path, role: Role, name: &str, how: &[&str]) -> Outcome<RoleProcess> {
+        let named = if role == Role::Log { "--origin" } else { "--name" };
+        let vkey = directory::run_file(dir, role, "vkey");
+        RoleProcess::start(dir, role, |command| {
+            command.args(["adversary", role.kind(), "--json", named, name]).args(how);
+            command.arg("--vkey-file").arg(vkey);
+        })
+    }
+
+    fn start(dir: &Path, role: Role, what: impl FnOnce(&mut Command)) -> Outcome<RoleProcess> {
+        let messages = directory::run_file(dir, role, "log");
         let cannot = |what: &str, error: std::io::Error| Failure::state(format!("cannot {what}: {error}"));
         let stderr = File::create(&messages)
             .map_err(|error| cannot(&format!("write the messages of the {role}"), error))?;
         let program = env::current_exe().map_err(|error| cannot("find this program", error))?;
-        let mut child = Command::new(program)
-            .args(["serve", role.kind(), "--json", "--until-stdin-closes", "--config"])
-            .arg(directory.config(role))
+        let mut command = Command::new(program);
+        what(&mut command);
+        let mut child = command
+            .arg("--config")
+            .arg(directory::config(dir, role))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(stderr)
@@ -62,22 +81,45 @@ impl RoleProcess {
         Ok(RoleProcess { role, pid, child, stdin, stdout, messages, serving: serde_json::Value::Null })
     }
 
-    /// Waits until it serves, and notes where.
-    pub async fn serves(&mut self, directory: &Directory) -> Outcome {
-        let mut line = String::new();
-        let read = timeout(START, self.stdout.read_line(&mut line)).await;
-        let serving = serde_json::from_str::<serde_json::Value>(&line).ok();
-        let (Ok(Ok(_)), Some(serving)) = (read, serving) else {
-            // It ended, or it will: a child that does not answer is killed when it is dropped.
-            let code = timeout(Duration::from_secs(1), self.ended()).await.ok().flatten();
-            return Err(self.failure(code));
+    /// Waits until the one that lies has said its public key.
+    pub async fn introduces_itself(&mut self) -> Outcome<VKey> {
+        let said = self.says().await?;
+        let vkey = said["vkey"].as_str().and_then(|vkey| vkey.parse().ok());
+        vkey.ok_or_else(|| Failure::state(format!("the {} did not say its public key", self.role)))
+    }
+
+    /// Tells the one that lies that its configuration is there.
+    pub async fn go_on(&mut self) -> Outcome {
+        let Some(stdin) = &mut self.stdin else { return Ok(()) };
+        let told = async {
+            stdin.write_all(b"\n").await?;
+            stdin.flush().await
         };
-        self.serving = serving;
+        told.await.map_err(|error| Failure::state(format!("cannot talk to the {}: {error}", self.role)))
+    }
+
+    /// Waits until it serves, and notes where.
+    pub async fn serves(&mut self, dir: &Path) -> Outcome {
+        self.serving = self.says().await?;
         for (extension, content) in [("addr", self.address()), ("pid", &self.pid.to_string())] {
-            fs::write(directory.run_file(self.role, extension), format!("{content}\n"))
+            fs::write(directory::run_file(dir, self.role, extension), format!("{content}\n"))
                 .map_err(|error| Failure::state(format!("cannot write to run/: {error}")))?;
         }
         Ok(())
+    }
+
+    /// The next object that it prints.
+    async fn says(&mut self) -> Outcome<serde_json::Value> {
+        let mut line = String::new();
+        let read = timeout(START, self.stdout.read_line(&mut line)).await;
+        match (read, serde_json::from_str(&line)) {
+            (Ok(Ok(_)), Ok(said)) => Ok(said),
+            _ => {
+                // It ended, or it will: a child that does not answer is killed when it is dropped.
+                let code = timeout(Duration::from_secs(1), self.ended()).await.ok().flatten();
+                Err(self.failure(code))
+            }
+        }
     }
 
     /// Where it listens.

@@ -35,19 +35,48 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Starts all, and waits until each serves. A witness that does not is named; it may be missing.
-    pub async fn start(directory: &Directory, phases: &mut Phases) -> Outcome<Processes> {
-        let mut roles = directory.roles();
-        // The log last: it asks all others.
-        roles.rotate_left(1);
+    /// Starts all, and waits until each serves. A witness that does not is named; it may be missing. Who lies was started before, to
+    /// say its public key.
+    pub async fn start(
+        directory: &Directory,
+        liars: Vec<RoleProcess>,
+        phases: &mut Phases,
+    ) -> Outcome<Processes> {
+        let mut processes = Processes { running: Vec::new(), address: String::new(), metrics_address: None };
+        let roles = directory.roles();
+        let (last, first): (Vec<Role>, Vec<Role>) = roles.iter().partition(|role| **role == Role::Monitor);
         let mut started = Vec::new();
-        for role in roles {
-            started.push((RoleProcess::spawn(directory, role)?, Stopwatch::start()));
+        for mut liar in liars {
+            liar.go_on().await?;
+            started.push((liar, Stopwatch::start()));
         }
-        let mut running = Vec::new();
+        let lies = |role: &Role| directory.cast.lies(*role);
+        for role in first.into_iter().filter(|role| !lies(role)) {
+            started.push((RoleProcess::spawn(&directory.path, role)?, Stopwatch::start()));
+        }
+        // The log last: it asks all others.
+        started.sort_by_key(|(process, _)| process.role == Role::Log);
+        processes.await_all(directory, started, phases).await?;
+        // Nothing is there to be seen before: a monitor is not startled by a log that starts.
+        let mut started = Vec::new();
+        for role in last {
+            started.push((RoleProcess::spawn(&directory.path, role)?, Stopwatch::start()));
+        }
+        processes.await_all(directory, started, phases).await?;
+        let place = |process: &RoleProcess| roles.iter().position(|role| *role == process.role);
+        processes.running.sort_by_key(place);
+        Ok(processes)
+    }
+
+    async fn await_all(
+        &mut self,
+        directory: &Directory,
+        started: Vec<(RoleProcess, Stopwatch)>,
+        phases: &mut Phases,
+    ) -> Outcome {
         for (mut process, watch) in started {
             let role = process.role;
-            match (process.serves(directory).await, role) {
+            match (process.serves(&directory.path).await, role) {
                 (Ok(()), _) => {}
                 (Err(failure), Role::Witness(_)) => {
                     phases.terminal.note(failure);
@@ -63,15 +92,13 @@ impl Processes {
             };
             let detail = format!("{}, {detail}", process.address());
             phases.done(&format!("{role} is serving"), watch.elapsed(), detail);
-            running.push(process);
+            if role == Role::Log {
+                self.address = process.address().to_owned();
+                self.metrics_address = process.serving["metrics_address"].as_str().map(ToOwned::to_owned);
+            }
+            self.running.push(process);
         }
-        running.rotate_right(1);
-        let log = running.first().ok_or_else(|| Failure::state("there is no log"))?;
-        Ok(Processes {
-            address: log.address().to_owned(),
-            metrics_address: log.serving["metrics_address"].as_str().map(ToOwned::to_owned),
-            running,
-        })
+        Ok(())
     }
 
     /// Role, address and process id of each that runs.
@@ -80,6 +107,7 @@ impl Processes {
             serde_json::json!({
                 "role": process.role.to_string(),
                 "address": process.address(),
+                "metrics_address": process.serving["metrics_address"],
                 "pid": process.pid,
             })
         };
@@ -126,10 +154,13 @@ impl Processes {
         .await
     }
 
-    /// The log finishes what it took, with the signer and the witnesses still there; then these end.
+    /// The monitor goes first, so that nothing that now ends alarms it. The log finishes what it took, with the signer and the
+    /// witnesses still there; then these end.
     pub async fn stop(&mut self) {
-        if let Some(log) = self.running.first_mut() {
-            log.stop().await;
+        for process in &mut self.running {
+            if matches!(process.role, Role::Monitor | Role::Log) {
+                process.stop().await;
+            }
         }
         self.running.iter_mut().for_each(RoleProcess::ask_to_stop);
         for process in &mut self.running {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::directory::TRUST_DOMAIN;
+use crate::cli::{Demo, Lie};
 
 /// How many witnesses there are.
 const WITNESSES: u8 = 4;
@@ -14,12 +15,71 @@ pub const THRESHOLD: usize = 3;
 /// So many of them may lie at a start of the log.
 pub const FAULTY: usize = 1;
 
+/// The identities under which the monitor reads the log: plain readers, like any other.
+pub const READERS: [&str; 2] = ["reader-1", "reader-2"];
+
 /// One process. Its text form names its directory, its files, and its certificates' directory.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
     Log,
     Signer,
     Witness(u8),
+    Monitor,
+}
+
+/// Who is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cast {
+    /// A log with an embedded signer.
+    Alone,
+    /// Everybody.
+    All,
+    /// Everybody that a demo needs. A log that lies signs for itself.
+    Demo(Demo),
+}
+
+impl Cast {
+    /// Every process, in the order in which they are stopped: whoever still asks others goes first.
+    pub fn roles(self) -> Vec<Role> {
+        let others = match self {
+            Cast::Alone => return vec![Role::Log],
+            Cast::Demo(demo) if demo.lie().is_some() => vec![Role::Monitor, Role::Log],
+            Cast::All | Cast::Demo(_) => vec![Role::Monitor, Role::Log, Role::Signer],
+        };
+        others.into_iter().chain(Role::witnesses()).collect()
+    }
+
+    /// Whether the process is one that lies.
+    pub fn lies(self, role: Role) -> bool {
+        let Cast::Demo(demo) = self else { return false };
+        match role {
+            Role::Log => demo.lie().is_some(),
+            Role::Witness(number) => demo.lying_witnesses().contains(&number),
+            Role::Signer | Role::Monitor => false,
+        }
+    }
+}
+
+impl Demo {
+    /// What the log lies about, if it lies.
+    pub fn lie(self) -> Option<Lie> {
+        match self {
+            Demo::SplitView => Some(Lie::SplitView),
+            Demo::Rewrite => Some(Lie::Rewrite),
+            Demo::Freeze => Some(Lie::Freeze),
+            Demo::Drop => Some(Lie::Drop),
+            Demo::WitnessLiar | Demo::Honest => None,
+        }
+    }
+
+    /// The witnesses that lie.
+    pub fn lying_witnesses(self) -> &'static [u8] {
+        match self {
+            Demo::SplitView => &[3, 4],
+            Demo::WitnessLiar => &[4],
+            Demo::Rewrite | Demo::Freeze | Demo::Drop | Demo::Honest => &[],
+        }
+    }
 }
 
 impl Role {
@@ -28,25 +88,20 @@ impl Role {
         (1..=WITNESSES).map(Role::Witness)
     }
 
-    /// Every process, in the order in which they are stopped: whoever still asks others goes first.
-    pub fn of(alone: bool) -> Vec<Role> {
-        let others = [Role::Signer].into_iter().chain(Role::witnesses());
-        [Role::Log].into_iter().chain(others.filter(|_| !alone)).collect()
-    }
-
     /// As `serve` calls it.
     pub fn kind(self) -> &'static str {
         match self {
             Role::Log => "log",
             Role::Signer => "signer",
             Role::Witness(_) => "witness",
+            Role::Monitor => "monitor",
         }
     }
 
     /// The name in its certificates.
     pub fn spiffe(self) -> String {
         let name = match self {
-            Role::Log | Role::Signer => "quickstart".to_owned(),
+            Role::Log | Role::Signer | Role::Monitor => "quickstart".to_owned(),
             Role::Witness(number) => format!("quickstart-{number}"),
         };
         format!("spiffe://{TRUST_DOMAIN}/epigraph/{}/{name}", self.kind())
@@ -56,10 +111,15 @@ impl Role {
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Role::Log | Role::Signer => f.write_str(self.kind()),
+            Role::Log | Role::Signer | Role::Monitor => f.write_str(self.kind()),
             Role::Witness(number) => write!(f, "witness-{number}"),
         }
     }
+}
+
+/// The name of somebody who reads the log.
+pub fn reader_spiffe(name: &str) -> String {
+    format!("spiffe://{TRUST_DOMAIN}/epigraph/reader/{name}")
 }
 
 /// The name in the client's certificate.

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use epigraph_core::policy::WitnessSet;
 use epigraph_core::proof::prove_consistency;
 use epigraph_core::{Entropy, Origin, TreeHead, TreeSize};
 use epigraph_rpc::ClientTls;
 use epigraph_rpc::peer::{self, OpenTermAnswer, SignerHead};
 use epigraph_sequencer::log::{Hindrance, Log};
 use epigraph_sequencer::run::{OnBuilding, OpenLookup, OpenTree, Ready, Setup, start};
-use epigraph_signer::gate::Seen;
+use epigraph_signer::gate::{Seen, judge};
 use epigraph_signer::handle::SignerHandle;
 use epigraph_signer::publish::{AskError, AskSigner, OnTrouble, Publisher};
 use epigraph_signer::remote::RemoteSigner;
@@ -56,6 +57,21 @@ enum AnySigner {
     Remote(Box<RemoteSigner>),
 }
 
+impl AnySigner {
+    /// Lets an embedded signer pass its gate, by what was seen under the log's key. A signer process looks around by itself.
+    async fn show(&self, origin: &Origin, seen: Vec<Seen>) -> Outcome {
+        match self {
+            AnySigner::Embedded(signer) => signer.pass_gate(origin, seen).await.map_err(Failure::state),
+            AnySigner::Remote(_) => Ok(()),
+        }
+    }
+}
+
+/// What the log's own directory shows to its signer.
+fn published_here(gate: &Gate) -> Vec<Seen> {
+    gate.published.map(|head| Seen { by: "the log's directory".into(), head }).into_iter().collect()
+}
+
 impl AskSigner for AnySigner {
     async fn head(&self, origin: &Origin) -> Result<SignerHead, AskError> {
         match self {
@@ -79,9 +95,9 @@ impl AskSigner for AnySigner {
     }
 }
 
-/// Opens the state of one log and checks it. With an embedded signer the gate is passed here, so that what does not fit is
-/// refused before anything is served; a signer process is waited for in [`Opened::run`], while what is published is served: it
-/// may itself wait for that.
+/// Opens the state of one log and checks it, so that what does not fit is refused before anything is served. Where there is
+/// nobody else to ask, the gate is passed here; a signer process and witnesses are waited for in [`Opened::run`], while what is
+/// published is served: they may themselves wait for that.
 pub async fn open(
     process: &ProcessConfig,
     config: &LogConfig,
@@ -107,13 +123,20 @@ pub async fn open(
     }
     let (signer, term) = match (state.signer, &config.signer, calling) {
         (Some((key, heads)), _, _) => {
-            let seen = gate.published.map(|head| Seen { by: "the log's directory".into(), head });
-            let (signer, _) = SignerHandle::spawn(Signer::new(vec![key], heads), runtime::clock())
-                .map_err(Failure::state)?;
-            signer.pass_gate(&origin, seen.into_iter().collect()).await.map_err(Failure::state)?;
+            let signer = Signer::new(vec![key], heads);
+            let held = signer.status().look().get(&origin).map_or(TreeHead::EMPTY, |log| log.held.head);
+            let (signer, _) = SignerHandle::spawn(signer, runtime::clock()).map_err(Failure::state)?;
+            let seen = published_here(&gate);
+            let nobody_else = state.policy.enough_answers(WitnessSet::EMPTY, config.faulty());
             let signer = AnySigner::Embedded(signer);
-            let term = gate.pass(&signer, |_| ()).await?;
-            (signer, Some(term))
+            if nobody_else {
+                signer.show(&origin, seen).await?;
+                let term = gate.pass(&signer, |_| ()).await?;
+                (signer, Some(term))
+            } else {
+                judge(&origin, held, &seen).map_err(Failure::state)?;
+                (signer, None)
+            }
         }
         (None, SignerConfig::Remote(remote), Some(tls)) => {
             let signer = peer::Signer::new(&remote.address, tls, &remote.server).map_err(Failure::usage)?;
@@ -245,8 +268,11 @@ impl Opened {
                 let waiting = |why: &str| hindered(Some(Hindrance::Gated(why.to_owned())));
                 let passing = async {
                     // The witnesses first: a log that went back must not open a term, which would fence the one that did not.
-                    publisher.witnesses.are_known_to_hold(&witnesses.pass(&waiting).await?);
+                    let held = witnesses.pass(&waiting).await?;
+                    publisher.witnesses.are_known_to_hold(&held);
                     if term.is_none() {
+                        let seen = published_here(&gate).into_iter().chain(witnesses.seen(&held)).collect();
+                        publisher.signer.show(&publisher.origin, seen).await?;
                         publisher.term = gate.pass(&publisher.signer, &waiting).await?;
                     }
                     Outcome::Ok(())

@@ -1,9 +1,11 @@
-//! `epigraph serve signer`: opens the heads and keys of a signer process, asks the logs what they have published, and signs.
+//! `epigraph serve signer`: opens the heads and keys of a signer process, asks the logs what they have published and their
+//! witnesses what they hold, and signs.
 
 use std::fs;
 use std::path::Path;
 
-use epigraph_core::{Origin, VKey};
+use epigraph_core::policy::WitnessSet;
+use epigraph_core::{Origin, TreeHead, VKey};
 use epigraph_rpc::peer;
 use epigraph_rpc::{CallError, ClientTls, Reason, Routes, signer_service};
 use epigraph_signer::gate::{Vantage, look_around};
@@ -11,12 +13,14 @@ use epigraph_signer::handle::SignerHandle;
 use epigraph_signer::keys;
 use epigraph_signer::service::SignerServer;
 use epigraph_signer::signer::Signer;
+use epigraph_signer::status::Status;
 use tokio::task::JoinSet;
 
 use super::door::{Door, listen};
 use super::{listen_for_watchers, look_inside, told_to_stop};
 use crate::cli::ServeRole;
 use crate::config::signer::{SignedLog, SignerProcessConfig};
+use crate::config::witnessing::WitnessingConfig;
 use crate::failure::{Failure, Outcome};
 use crate::metrics::signer::Signing;
 use crate::metrics::{Metrics, Spans};
@@ -43,7 +47,7 @@ pub fn check(path: &Path, terminal: Terminal) -> Outcome {
     for log in &config.logs {
         let key = fs::exists(&log.key).unwrap_or(true);
         if key {
-            keys::load(&log.key).map_err(Failure::usage)?;
+            log.witnessing(keys::load(&log.key).map_err(Failure::usage)?.vkey())?;
         }
         let note = if key { "" } else { "; the signing key is not there yet, `init` makes it" };
         let (path, origin) = (path.display(), &log.origin);
@@ -68,7 +72,8 @@ async fn serve(
     let (keys, heads) = state::signer::open(&config)?;
     let vkeys: Vec<VKey> = keys.iter().map(|key| key.vkey().clone()).collect();
     let signer = Signer::new(keys, heads);
-    let metrics = Metrics::of(Signing(signer.status()), runtime::clock().now(), door.calls(), spans);
+    let status = signer.status();
+    let metrics = Metrics::of(Signing(status.clone()), runtime::clock().now(), door.calls(), spans);
     let (signer, failure) = SignerHandle::spawn(signer, runtime::clock()).map_err(Failure::state)?;
 
     let listener = listen(config.listen, "listen").await?;
@@ -86,7 +91,7 @@ async fn serve(
 
     let mut gates = JoinSet::new();
     for (log, vkey) in config.logs.iter().zip(vkeys) {
-        let passing = pass_gate(PublishedBy::new(log, &calling)?, vkey, signer.clone());
+        let passing = pass_gate(Around::of(log, &vkey, &calling)?, vkey, signer.clone(), status.clone());
         let origin = log.origin.to_origin();
         gates.spawn(async move { (origin, passing.await) });
     }
@@ -131,32 +136,73 @@ async fn all_refused(mut gates: JoinSet<(Origin, Outcome)>) -> Failure {
     }
 }
 
-async fn pass_gate(log: PublishedBy, vkey: VKey, signer: SignerHandle) -> Outcome {
-    let everybody = |answered: &[bool]| answered.iter().all(|answered| *answered);
-    let seen = look_around(&vkey, &[log], everybody).await;
-    signer.pass_gate(&vkey.name().to_origin(), seen).await.map_err(Failure::state)
+async fn pass_gate(around: Around, vkey: VKey, signer: SignerHandle, status: Status) -> Outcome {
+    let origin = vkey.name().to_origin();
+    // A head that was fallen back to is not served, but compared.
+    let held = status.look().get(&origin).map_or(TreeHead::EMPTY, |log| log.held.head);
+    let Around { peers, places, witnessing } = around;
+    let enough = |answered: &[bool]| {
+        let Some((log, witnesses)) = answered.split_first() else { return false };
+        let places: WitnessSet = places
+            .iter()
+            .zip(witnesses)
+            .filter(|(_, answered)| **answered)
+            .map(|(place, _)| *place)
+            .collect();
+        *log && witnessing.as_ref().is_none_or(|config| config.policy.enough_answers(places, config.faulty))
+    };
+    let waiting = |whom: &str| status.waits_for(&origin, whom);
+    let seen = look_around(&vkey, held, peers, enough, waiting).await;
+    signer.pass_gate(&origin, seen).await.map_err(Failure::state)
 }
 
-/// The log process, as somebody who shows what is published.
-struct PublishedBy {
-    log: peer::Log,
-    name: String,
+/// Everybody who is asked about one log: its process, then its witnesses.
+struct Around {
+    peers: Vec<Peer>,
+    /// Of the witnesses, in the policy.
+    places: Vec<usize>,
+    witnessing: Option<WitnessingConfig>,
 }
 
-impl PublishedBy {
-    fn new(config: &SignedLog, calling: &ClientTls) -> Outcome<PublishedBy> {
-        let log = peer::Log::new(&config.address, calling, &config.server).map_err(Failure::usage)?;
-        Ok(PublishedBy { log, name: format!("the log at {}", config.address) })
+impl Around {
+    fn of(log: &SignedLog, vkey: &VKey, calling: &ClientTls) -> Outcome<Around> {
+        let witnessing = log.witnessing(vkey)?;
+        let asked = peer::Log::new(&log.address, calling, &log.server).map_err(Failure::usage)?;
+        let mut peers = vec![Peer { asked: Asked::Log(asked), name: format!("the log at {}", log.address) }];
+        let mut places = Vec::new();
+        for witness in witnessing.iter().flat_map(|config| &config.witnesses) {
+            let Some(address) = &witness.address else { continue };
+            let asked = peer::Witness::new(address, calling, &witness.server).map_err(Failure::usage)?;
+            let name = format!("the witness {} at {address}", witness.name);
+            peers.push(Peer { asked: Asked::Witness(asked), name });
+            places.push(witness.place);
+        }
+        Ok(Around { peers, places, witnessing })
     }
 }
 
-impl Vantage for PublishedBy {
+/// Somebody who shows what is published or held.
+struct Peer {
+    asked: Asked,
+    name: String,
+}
+
+enum Asked {
+    Log(peer::Log),
+    Witness(peer::Witness),
+}
+
+impl Vantage for Peer {
     fn name(&self) -> &str {
         &self.name
     }
 
     async fn newest(&self, origin: &Origin) -> Result<Option<Vec<u8>>, String> {
-        match self.log.checkpoint(origin.as_str()).await {
+        let note = match &self.asked {
+            Asked::Log(log) => log.checkpoint(origin.as_str()).await,
+            Asked::Witness(witness) => witness.checkpoint(origin.as_str()).await,
+        };
+        match note {
             Ok(note) => Ok(Some(note.into())),
             Err(CallError::Refused(refusal)) if refusal.reason() == Reason::NotYetPublished => Ok(None),
             Err(error) => Err(error.to_string()),

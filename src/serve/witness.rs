@@ -268,7 +268,7 @@ struct CalledLog(peer::Log);
 impl DialLog for CalledLog {
     type Heads = PendingHeads;
 
-    async fn follow(&self, origin: &Origin, held: Bytes) -> Result<PendingHeads, String> {
+    async fn follow(&self, origin: &Origin, held: Option<Bytes>) -> Result<PendingHeads, String> {
         let heads = self.0.watch_pending(origin.as_str(), held).await;
         heads.map(PendingHeads).map_err(|error| error.to_string())
     }

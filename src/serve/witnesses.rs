@@ -1,16 +1,17 @@
 //! The witnesses of one log, wired: how they are called, and the gate that waits for them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use epigraph_core::progress::Proposal;
 use epigraph_core::proof::root_at;
-use epigraph_core::{Entropy, Origin, Policy, TreeSize};
+use epigraph_core::{Entropy, Origin, Policy, TreeHead, TreeSize};
 use epigraph_rpc::peer::{self, Proposed};
 use epigraph_rpc::{CallError, ClientTls, Reason};
 use epigraph_sequencer::log::{CosignError, Cosignatures, Witnessing as DialInHandles};
+use epigraph_signer::gate::Seen;
 use epigraph_signer::publish::ask::{AskWitness, Reply};
-use epigraph_signer::publish::gate::{self, Held};
+use epigraph_signer::publish::gate::{self, Held, Told};
 use epigraph_signer::publish::witnesses::NotTaken;
 use epigraph_signer::publish::{Dialled, Handed, Pending, RootAt, Witnessing};
 use epigraph_store::file::Dir;
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::gate::Gate;
 use crate::config::LogConfig;
 use crate::failure::{Failure, Outcome};
+use crate::runtime;
 
 /// Cosignatures that wait for the publisher; whoever hands in one waits with it.
 const HANDED_QUEUE: usize = 64;
@@ -53,7 +55,7 @@ impl AskWitness for RemoteWitness {
 /// The witnesses' part of the gate at the start of a log.
 pub struct WitnessGate {
     gate: gate::Gate<RemoteWitness>,
-    told: mpsc::Receiver<Vec<u8>>,
+    told: mpsc::Receiver<Told>,
 }
 
 impl WitnessGate {
@@ -77,6 +79,16 @@ impl WitnessGate {
         };
         gate::pass(&self.gate, &mut self.told, tell).await.map_err(Failure::state)
     }
+
+    /// What they hold, as it is shown to a signer.
+    pub fn seen(&self, held: &Held) -> Vec<Seen> {
+        let known = self.gate.policy.witnesses();
+        let seen = |(place, head): (&usize, &Option<TreeHead>)| {
+            let name = known.get(*place).map_or("", |witness| &witness.name);
+            Some(Seen { by: format!("the witness {name}"), head: (*head)? })
+        };
+        held.iter().filter_map(seen).collect()
+    }
 }
 
 /// What of a log its witnesses have to do with.
@@ -87,7 +99,7 @@ pub struct Witnessed<'a> {
     pub evidence: Arc<dyn Dir>,
     pub pending: Pending,
     /// What comes from witnesses that dial in.
-    pub ends: (mpsc::Receiver<Cosignatures>, mpsc::Receiver<Vec<u8>>),
+    pub ends: (mpsc::Receiver<Cosignatures>, mpsc::Receiver<Told>),
 }
 
 /// Prepares the connections to the witnesses, and their part of the gate.
@@ -101,11 +113,14 @@ pub fn open(
     let Witnessed { policy, tree, evidence, pending, ends: (cosignatures, told) } = witnessed;
     let mut witnesses = Vec::new();
     let listed = config.witnessing.iter().flat_map(|witnessing| &witnessing.witnesses);
-    for address in listed {
+    let mut names = BTreeMap::new();
+    for listed in listed {
+        names.insert(listed.server.clone(), listed.place);
+        let Some(address) = &listed.address else { continue };
         let missing = || Failure::usage("the witnesses are other processes, and [tls.client] is missing");
         let tls = calling.ok_or_else(missing)?;
-        let peer = peer::Witness::new(&address.address, tls, &address.server).map_err(Failure::usage)?;
-        witnesses.push((address.place, Arc::new(RemoteWitness(peer))));
+        let peer = peer::Witness::new(address, tls, &listed.server).map_err(Failure::usage)?;
+        witnesses.push((listed.place, Arc::new(RemoteWitness(peer))));
     }
     let held = gate.published.map_or(TreeSize::ZERO, |head| head.size);
     let dialled = witnesses.iter().map(|(place, witness)| {
@@ -121,14 +136,16 @@ pub fn open(
         evidence,
         root_at: Arc::new(move |size| root_at(&*tree, size).map_err(|error| error.to_string())),
         entropy: Arc::clone(entropy),
+        clock: runtime::clock(),
     };
     let gate = gate::Gate {
         origin: gate.origin.clone(),
         policy: policy.clone(),
-        faulty: config.witnessing.as_ref().map_or(0, |witnessing| witnessing.faulty),
+        faulty: config.faulty(),
         durable: gate.durable,
         root_at: journal_roots(gate),
         dialled: witnesses,
+        names,
     };
     Ok((WitnessGate { gate, told }, witnessing))
 }
@@ -136,7 +153,7 @@ pub fn open(
 /// What witnesses that dial in use, and its other ends.
 pub struct DialIn {
     pub handles: DialInHandles,
-    pub ends: (mpsc::Receiver<Cosignatures>, mpsc::Receiver<Vec<u8>>),
+    pub ends: (mpsc::Receiver<Cosignatures>, mpsc::Receiver<Told>),
 }
 
 pub fn dial_in() -> DialIn {
@@ -158,7 +175,9 @@ fn pass_on(mut cosignatures: mpsc::Receiver<Cosignatures>) -> mpsc::Receiver<Han
             // Whoever handed it in may have gone.
             let _ = answer.send(result.map_err(|why| match why {
                 NotTaken::NoSuchHead(_) => CosignError::NoSuchHead(why.to_string()),
-                NotTaken::NotOfAWitness | NotTaken::Signature(_) => CosignError::Bad(why.to_string()),
+                NotTaken::NotOfAWitness | NotTaken::Signature(_) | NotTaken::ClockAhead(_) => {
+                    CosignError::Bad(why.to_string())
+                }
             }));
         }
     });

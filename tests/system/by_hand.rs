@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::metrics::get_any;
 use crate::signer::Door;
 use crate::support::{House, epigraph};
+use crate::waiting::wait_until_ready;
 
 /// A file of deploy/ with other values.
 fn deployed(name: &str, changes: &[(&str, &str)]) -> String {
@@ -176,7 +176,7 @@ fn a_signer_set_up_by_hand_with_the_commented_configuration_signs_for_a_log_of_i
     to_log.leads_to(&log);
     let Ok(signer) = house.start("signer", "signer.toml") else { panic!("the signer did not start") };
     to_signer.leads_to(&signer);
-    while get_any(&log, "/readyz").0 != 200 {}
+    wait_until_ready(&log);
     fs::write(house.outside("lines"), "by hand\n").unwrap();
     house.call("append", &[&house.outside("lines")]).succeeded(&["published, and each receipt is verified"]);
     // The other log's process is not there: nothing is signed for it, and nobody else waits.

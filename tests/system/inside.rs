@@ -6,9 +6,10 @@ use epigraph_core::{KeyName, SigningKey};
 use epigraph_rpc::peer::{self, Proposed};
 use zeroize::Zeroizing;
 
-use crate::metrics::{are_documented, get, get_any, sample};
-use crate::signer::{Pair, wait_until_ready};
+use crate::metrics::{are_documented, get, sample};
+use crate::signer::Pair;
 use crate::support::{House, Serving, block_on};
+use crate::waiting::{until_page, wait_until_ready};
 use crate::witness;
 
 const METRICS: &str = "\n[metrics]\naddress = \"127.0.0.1:0\"\n";
@@ -22,13 +23,9 @@ fn start(house: &House, role: &str, config: &str) -> Serving {
 }
 
 /// Until a page has this text.
+#[track_caller]
 fn wait_for(serving: &Serving, path: &str, says: &str) -> String {
-    loop {
-        let (_, text) = get_any(serving, path);
-        if text.contains(says) {
-            return text;
-        }
-    }
+    until_page(serving, path, says, |_, text| text.contains(says))
 }
 
 #[test]

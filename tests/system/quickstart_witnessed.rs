@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::first_minute::{Quickstart, proposed, run_in};
 use crate::python::Python;
 use crate::support::{epigraph, signal};
+use crate::waiting::until;
 
 const ROLES: [&str; 6] = ["log", "signer", "witness-1", "witness-2", "witness-3", "witness-4"];
 
@@ -167,7 +168,7 @@ fn the_invitation_to_kill_witnesses_works_as_it_stands() {
 
     let again = proposed(&text, "Start one again, in another terminal, and what waits is published:");
     let back = Background::start(dir.path(), &again[0]);
-    while size() < 50 {}
+    until("publication", || (size() >= 50).then_some(()));
     assert_eq!(again.len(), 1);
     let ended = quickstart.stop();
     ended.succeeded(&["Stopped. The log is in it's home"]);

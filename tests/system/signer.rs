@@ -4,19 +4,16 @@
 use std::fs;
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, mpsc};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use epigraph_rpc::channel::channel;
 use epigraph_rpc::v1::signer_service_client::SignerServiceClient;
 use epigraph_rpc::{Reason, Refusal, v1};
 
-use crate::metrics::get_any;
-use crate::support::{Ended, House, Serving, block_on, epigraph, signal};
-
-/// Nothing that is tested takes so long; a process that goes on although it must not fails the test instead of stopping it.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{House, Serving, block_on, epigraph, signal};
+use crate::waiting::{ends, wait_for_message, wait_until_not_ready, wait_until_ready};
 
 const NAME: &str = "spiffe://epigraph.quickstart/epigraph";
 
@@ -140,67 +137,22 @@ logs = ["*"]
             Ok(signer) => signer,
             Err(ended) => panic!("the signer did not start: {ended}"),
         };
-        self.to_signer.leads_to(&signer);
+        self.leads_to_signer(&signer);
         signer
     }
 
-    /// Appends lines and waits until they are published, with receipts that verify.
-    #[track_caller]
-    pub fn publish(&self, lines: &str) {
-        let input = self.house.outside("more");
-        fs::write(&input, lines).unwrap();
-        self.house.call("append", &[&input]).succeeded(&["published, and each receipt is verified"]);
-    }
-
-    /// Appends a line, on the log's disk alone.
-    #[track_caller]
-    fn append(&self, line: &str) {
-        let input = self.house.outside("durable");
-        fs::write(&input, line).unwrap();
-        self.house.call("append", &[&input, &"--wait", &"durable"]).succeeded(&["indexes"]);
-    }
-
-    /// The size of the newest published checkpoint.
-    #[track_caller]
-    fn published(&self) -> u64 {
-        let out = self.house.call("checkpoint", &[]).succeeded(&[]).out.clone();
-        out.lines().nth(1).unwrap().parse().unwrap()
+    /// The log finds this one when it calls its signer.
+    pub fn leads_to_signer(&self, signer: &Serving) {
+        self.to_signer.leads_to(signer);
     }
 }
 
-/// Until a log says that it acknowledges and publishes.
-pub fn wait_until_ready(log: &Serving) {
-    while get_any(log, "/readyz").0 != 200 {}
-}
+impl Deref for Pair {
+    type Target = House;
 
-/// Until a log says that it does not, for this reason.
-fn wait_until_not_ready(log: &Serving, says: &str) -> String {
-    loop {
-        let (code, why) = get_any(log, "/readyz");
-        if code == 503 && why.contains(says) {
-            return why;
-        }
+    fn deref(&self) -> &House {
+        &self.house
     }
-}
-
-/// How a process ended that must end by itself; one that does not is killed, and then fails the test.
-pub fn ends(process: &mut Serving) -> Ended {
-    let pid = process.pid().to_string();
-    let (ended, has_ended) = mpsc::channel::<()>();
-    let guard = thread::spawn(move || {
-        if has_ended.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-            signal("KILL", &pid);
-        }
-    });
-    let outcome = process.ended();
-    drop(ended);
-    guard.join().unwrap();
-    outcome
-}
-
-/// Until a process has said this.
-fn wait_for_message(serving: &Serving, says: &str) {
-    while !serving.messages().contains(says) {}
 }
 
 /// C5, C6, C7. Seen to fail when a signer that cannot be reached was taken for one that will never sign again.

@@ -223,9 +223,15 @@ impl House {
 
     /// Starts a role with a configuration of this house. It refuses, or says where it listens.
     pub fn start(&self, role: &str, config: &str) -> Result<Serving, Ended> {
+        self.start_in(&[], role, config)
+    }
+
+    /// The same in an environment with more in it.
+    pub fn start_in(&self, more: &[(&str, &Path)], role: &str, config: &str) -> Result<Serving, Ended> {
         let messages =
             self.outside(&format!("messages-{}-{config}", self.starts.fetch_add(1, Ordering::Relaxed)));
         let mut child = command(&[&"serve", &role, &"--until-stdin-closes", &"--config", &self.path(config)])
+            .envs(more.iter().copied())
             .stdin(Stdio::piped())
             .stderr(File::create(&messages).unwrap())
             .spawn()
@@ -263,6 +269,29 @@ impl House {
         all.extend(args);
         all.extend([&"--profile" as &dyn AsRef<OsStr>, &profile]);
         epigraph(&all)
+    }
+
+    /// Appends lines and waits until they are published, with receipts that verify.
+    #[track_caller]
+    pub fn publish(&self, lines: &str) {
+        let input = self.outside("more");
+        fs::write(&input, lines).unwrap();
+        self.call("append", &[&input]).succeeded(&["published, and each receipt is verified"]);
+    }
+
+    /// Appends a line, on the log's disk alone.
+    #[track_caller]
+    pub fn append(&self, line: &str) {
+        let input = self.outside("durable");
+        fs::write(&input, line).unwrap();
+        self.call("append", &[&input, &"--wait", &"durable"]).succeeded(&["indexes"]);
+    }
+
+    /// The size of the newest published checkpoint; the client verifies it under its policy.
+    #[track_caller]
+    pub fn published(&self) -> u64 {
+        let out = self.call("checkpoint", &[]).succeeded(&[]).out.clone();
+        out.lines().nth(1).unwrap().parse().unwrap()
     }
 
     /// The verifying client with this house's profile. Within a runtime.

@@ -6,9 +6,9 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::damage::slots;
-use crate::metrics::get_any;
-use crate::signer::{Pair, wait_until_ready};
+use crate::signer::Pair;
 use crate::support::{Ended, House, block_on, epigraph, find, flip};
+use crate::waiting::{until_page, wait_until_ready};
 use crate::witness;
 
 fn add_log(house: &House, args: &[&str]) -> Ended {
@@ -63,7 +63,7 @@ fn a_log_is_added_to_a_running_witness_which_then_lists_it() {
     let added = add_log(&house, &at);
     added.succeeded(&["added", "which lists 1 logs", "takes it in by itself"]);
     assert!(list(&house).starts_with(&before), "{}", list(&house));
-    while !get_any(&running, "/metrics").1.contains("change=\"added\"} 1\n") {}
+    until_page(&running, "/metrics", "the list", |_, text| text.contains("change=\"added\"} 1\n"));
     block_on(async {
         let server = witness::SERVER.parse().unwrap();
         let peer = epigraph_rpc::peer::Witness::new(&running.address, &house.tls(), &server).unwrap();

@@ -2,6 +2,7 @@
 //! is told so by those who remember.
 
 use std::fs;
+use std::ops::Deref;
 
 use epigraph_core::checkpoint::encode_text;
 use epigraph_core::cosignature::CosignedAt;
@@ -10,27 +11,28 @@ use epigraph_rpc::{CallError, Reason, peer, v1};
 use epigraph_signer::keys;
 use zeroize::Zeroizing;
 
-use crate::metrics::{get, get_any, sample};
-use crate::signer::{Door, ends, wait_until_ready};
-use crate::support::{House, Serving, block_on, epigraph};
+use crate::metrics::{get, sample};
+use crate::signer::Door;
+use crate::support::{House, Serving, block_on, epigraph, signal};
+use crate::waiting::{ends, until, wait_until_not_ready, wait_until_ready};
 
 const NAME: &str = "spiffe://epigraph.quickstart/epigraph";
 
 /// A quickstart's log of three entries under `quorum none`, and witnesses of which so many must cosign from now on.
-struct Village {
-    house: House,
+pub struct Village {
+    pub house: House,
     to_log: Door,
     to_witness: Vec<Door>,
 }
 
 impl Village {
     /// Three of four, with one that may lie.
-    fn new() -> Village {
+    pub fn new() -> Village {
         Village::of(4, 3, 1, &[])
     }
 
     /// Those in `dialling` call the log, which does not know where they are.
-    fn of(count: usize, threshold: usize, faulty: usize, dialling: &[usize]) -> Village {
+    pub fn of(count: usize, threshold: usize, faulty: usize, dialling: &[usize]) -> Village {
         let house = House::new();
         let to_log = Door::new();
         let issue = |kind: &str, name: &str, out: &str| {
@@ -75,12 +77,11 @@ logs = ["*"]
             );
             fs::write(house.path(&format!("w{number}/logs.toml")), list).unwrap();
             let door = Door::new();
-            if !dialling.contains(&number) {
-                tables += &format!(
-                    "[[log.witness]]\nname = \"{name}\"\naddress = \"{}\"\nserver = \"{NAME}/witness/w{number}\"\n\n",
-                    door.address
-                );
-            }
+            let address = format!("address = \"{}\"\n", door.address);
+            let address = if dialling.contains(&number) { "" } else { &address };
+            tables += &format!(
+                "[[log.witness]]\nname = \"{name}\"\n{address}server = \"{NAME}/witness/w{number}\"\n\n"
+            );
             policy += &format!("witness w{number} {}\n", made["vkey"].as_str().unwrap());
             names += &format!(" w{number}");
             to_witness.push(door);
@@ -107,59 +108,46 @@ logs = ["*"]
     }
 
     #[track_caller]
-    fn log(&self) -> Serving {
+    pub fn log(&self) -> Serving {
         let log = self.house.serve();
-        self.to_log.leads_to(&log);
+        self.leads_to_log(&log);
         log
+    }
+
+    /// The witnesses find this one when they call their log.
+    pub fn leads_to_log(&self, log: &Serving) {
+        self.to_log.leads_to(log);
     }
 
     /// Through its gate.
     #[track_caller]
-    fn ready_log(&self) -> Serving {
+    pub fn ready_log(&self) -> Serving {
         let log = self.log();
         wait_until_ready(&log);
         log
     }
 
     #[track_caller]
-    fn witness(&self, number: usize) -> Serving {
+    pub fn witness(&self, number: usize) -> Serving {
         let witness = match self.house.start("witness", &format!("w{number}.toml")) {
             Ok(witness) => witness,
             Err(ended) => panic!("the witness did not start: {ended}"),
         };
-        self.to_witness[number].leads_to(&witness);
+        self.leads_to_witness(number, &witness);
         witness
     }
 
-    /// Appends lines and waits until they are published; the client verifies under the policy.
-    #[track_caller]
-    fn publish(&self, lines: &str) {
-        let input = self.house.outside("more");
-        fs::write(&input, lines).unwrap();
-        self.house.call("append", &[&input]).succeeded(&["published, and each receipt is verified"]);
-    }
-
-    #[track_caller]
-    fn append(&self, line: &str) {
-        let input = self.house.outside("durable");
-        fs::write(&input, line).unwrap();
-        self.house.call("append", &[&input, &"--wait", &"durable"]).succeeded(&["indexes"]);
-    }
-
-    /// The size of the newest published checkpoint; the client verifies it under the policy.
-    #[track_caller]
-    fn published(&self) -> u64 {
-        let out = self.house.call("checkpoint", &[]).succeeded(&[]).out.clone();
-        out.lines().nth(1).unwrap().parse().unwrap()
+    /// The log finds this one when it calls the witness.
+    pub fn leads_to_witness(&self, number: usize, witness: &Serving) {
+        self.to_witness[number].leads_to(witness);
     }
 }
 
-fn wait_until_not_ready(log: &Serving, because: &str) -> String {
-    loop {
-        let (code, why) = get_any(log, "/readyz");
-        if code == 503 && why.contains(because) {
-            return why;
-        }
+impl Deref for Village {
+    type Target = House;
+
+    fn deref(&self) -> &House {
+        &self.house
     }
 }
 
@@ -203,12 +191,37 @@ fn three_of_four_publish_and_two_do_not() {
     let _back = village.witness(2);
     wait_until_ready(&log);
     // One head is in flight at a time, so the last entry may be published with the next one.
-    while village.published() < 7 {}
+    until("publication", || (village.published() >= 7).then_some(()));
     village.publish("eight\n");
     let text = get(&log, "/metrics", 200);
     shows(&text, "quorum_met", "", 1.0);
     shows(&text, "missing_witnesses", "", 0.0);
     assert!(published_at(&text) > before, "{text}");
+    log.stop();
+}
+
+/// W2: one witness is held up after it was asked. Publication does not wait for it; let go, it cosigns, and its cosignature is
+/// attached to what was published without it. Seen to fail with the cosignatures of all witnesses waited for, and with a late one
+/// not published.
+#[test]
+fn a_slow_witness_holds_nothing_up_and_is_attached_late() {
+    let village = Village::new();
+    let witnesses: Vec<_> = (0..4).map(|number| village.witness(number)).collect();
+    let log = village.ready_log();
+    let signed_by_the_slow_one = || {
+        let object = village.call("checkpoint", &[&"--json"]).succeeded(&[]).object();
+        object["note"].as_str().unwrap().contains("witness.example/w3 ")
+    };
+    village.publish("four\n");
+    until("all four", || signed_by_the_slow_one().then_some(()));
+    signal("STOP", &witnesses[3].pid().to_string());
+    village.publish("five\n");
+    village.publish("six\n");
+    assert!(!signed_by_the_slow_one());
+    assert_eq!(village.published(), 6);
+    signal("CONT", &witnesses[3].pid().to_string());
+    until("the late cosignature", || signed_by_the_slow_one().then_some(()));
+    assert_eq!(village.published(), 6);
     log.stop();
 }
 
@@ -292,7 +305,7 @@ fn a_witness_that_calls_the_log_helps_to_reach_the_quorum() {
 
     let mut calling = village.witness(1);
     wait_until_ready(&log);
-    while village.published() < 6 {}
+    until("publication", || (village.published() >= 6).then_some(()));
 
     log.kill();
     calling.kill();
@@ -304,6 +317,27 @@ fn a_witness_that_calls_the_log_helps_to_reach_the_quorum() {
     village.publish("seven\n");
     assert_eq!(village.published(), 7);
     log.stop();
+}
+
+/// R6: both witnesses must have said what they hold, and one of them is new, holds nothing, and cannot be called. Seen to fail with
+/// a watch request that says "nothing" as if it did not say.
+#[test]
+fn a_new_witness_that_calls_the_log_says_that_it_holds_nothing() {
+    let village = Village::of(2, 2, 1, &[1]);
+    let _called = village.witness(0);
+    let log = village.log();
+    wait_until_not_ready(&log, "still to answer: w1");
+    let _calling = village.witness(1);
+    wait_until_ready(&log);
+    village.publish("four\n");
+    log.stop();
+
+    // Whoever has no table never counts, and is not waited for.
+    let config = std::fs::read_to_string(village.house.path("log.toml")).unwrap();
+    let (before, table) = config.split_once("[[log.witness]]\nname = \"witness.example/w1\"").unwrap();
+    let (_, after) = table.split_once("\n\n").unwrap();
+    fs::write(village.house.path("log.toml"), format!("{before}{after}")).unwrap();
+    village.house.serve_refused(2, &["faulty = 1", "all 1 witnesses with a table", "without `address`"]);
 }
 
 /// A18, N7: what is handed in and is no cosignature of a pending head by a witness that counts is refused, changes nothing that is

@@ -13,13 +13,13 @@ use super::{ASK, Answer, Ask, Chunk, EXCHANGE, PING, Ping, Pong, RECEIVE, identi
 use crate::load::Call;
 
 /// One connection to the echo.
-fn connect(address: &str, pki: &Path) -> anyhow::Result<Channel> {
+pub(super) fn connect(address: &str, pki: &Path) -> anyhow::Result<Channel> {
     let (ca, identity) = identity(pki, "client/client")?;
     let tls = ClientTlsConfig::new().ca_certificate(ca).identity(identity).domain_name("localhost");
     Ok(Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?.connect_lazy())
 }
 
-async fn ready(channel: &Channel) -> Result<Grpc<Channel>, Status> {
+pub(super) async fn ready(channel: &Channel) -> Result<Grpc<Channel>, Status> {
     let mut grpc = Grpc::new(channel.clone());
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     Ok(grpc)

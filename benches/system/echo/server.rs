@@ -121,8 +121,22 @@ impl Service<http::Request<Body>> for Echo {
 }
 
 /// The hidden second role of the bench's program: serves until standard input ends. Says its address in one line.
-#[expect(clippy::print_stdout, reason = "the address is the output")]
 pub(crate) fn serve(pki: &Path, shape: Shape) -> anyhow::Result<()> {
+    serve_routes(pki, Echo::new(shape))
+}
+
+/// Serves one service over mutual TLS until standard input ends. Says its address in one line.
+#[expect(clippy::print_stdout, reason = "the address is the output")]
+pub(super) fn serve_routes<S>(pki: &Path, service: S) -> anyhow::Result<()>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+{
     let (ca, identity) = identity(pki, "log/server")?;
     let tls = ServerTlsConfig::new().identity(identity).client_ca_root(ca);
     runtime()?.block_on(async {
@@ -132,7 +146,7 @@ pub(crate) fn serve(pki: &Path, shape: Shape) -> anyhow::Result<()> {
             let mut byte = [0];
             while tokio::io::stdin().read(&mut byte).await.is_ok_and(|read| read > 0) {}
         };
-        let server = Server::builder().tls_config(tls)?.add_service(Echo::new(shape));
+        let server = Server::builder().tls_config(tls)?.add_service(service);
         Ok(server.serve_with_incoming_shutdown(incoming, closed).await?)
     })
 }

@@ -161,6 +161,11 @@ pub fn verify(text: &str, line: &SignatureLine, witness: &VKey) -> Result<Cosign
     }
 }
 
+/// When a signature line claims to have been made. Anybody can claim anything: it means something after [`verify`] alone.
+pub fn claimed_time(line: &SignatureLine) -> Option<CosignedAt> {
+    split(&line.signature).map(|(time, _)| time)
+}
+
 /// Attaches one verified cosignature to a note, whose text and other lines stay as they are. A witness has one line:
 /// a newer cosignature takes the place of its older one, and of a line in its name that does not verify. `None` means
 /// that the note already carries this cosignature or a newer one.

@@ -10,6 +10,7 @@ pub mod batch;
 pub mod bundle;
 pub mod chain;
 pub mod collected;
+pub mod decode;
 pub mod fit;
 pub mod leaf;
 pub mod segment;
@@ -23,5 +24,6 @@ pub mod v1 {
 pub use batch::Batch;
 pub use bundle::Bundle;
 pub use collected::{Collected, Event};
+pub use decode::{Context, Decoded, Rejected};
 pub use leaf::{Leaf, Reference};
 pub use segment::{Salt, Segment};

@@ -189,17 +189,36 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// When it happened.
+    pub fn at(&self) -> UnixMillis {
+        match self {
+            Event::Head { at, .. }
+            | Event::Proof { at, .. }
+            | Event::NoProof { at, .. }
+            | Event::Audited { at, .. }
+            | Event::AuditFound { at, .. }
+            | Event::Unreachable { at, .. }
+            | Event::Reached { at, .. }
+            | Event::Receipt { at, .. }
+            | Event::Inclusion { at, .. }
+            | Event::NoInclusion { at, .. }
+            | Event::Tick { at } => *at,
+        }
+    }
+}
+
 /// What the machine asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
-    /// Ask each of these vantage points of the log for a consistency proof, and tell what each one says.
+    /// Ask the log under this vantage point for a consistency proof. Answered by [`Event::Proof`] or [`Event::NoProof`].
     AskProof {
         /// The older head.
         old: TreeHead,
         /// The newer head.
         new: TreeHead,
-        /// Whom, the one that showed the newer head first.
-        vantages: Vec<Vantage>,
+        /// Whom.
+        vantage: Vantage,
     },
     /// Read all entries up to the newer head under this vantage point, from the first one on, and make the consistency proof
     /// from them, old root first. Answered by [`Event::Proof`] or [`Event::NoProof`].
@@ -219,14 +238,15 @@ pub enum Effect {
         /// Whose entries.
         vantage: Vantage,
     },
-    /// Ask each of these vantage points of the log for the inclusion proof of a claimed entry.
+    /// Ask the log under this vantage point for the inclusion proof of a claimed entry. Answered by [`Event::Inclusion`] or
+    /// [`Event::NoInclusion`].
     AskEntry {
         /// The claimed index.
         index: LeafIndex,
         /// Under this head.
         head: TreeHead,
         /// Whom.
-        vantages: Vec<Vantage>,
+        vantage: Vantage,
     },
     /// Something was found.
     Trigger(Trigger),

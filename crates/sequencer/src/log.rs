@@ -23,7 +23,7 @@ use crate::machine::{Condition, Event, Limits, share};
 use crate::status::{self, LookupStatus, NotReady, Status};
 
 pub(crate) use append::{Answer, Ticket};
-pub use append::{AppendError, Appended, Call, ProducerState, Submitted, Wait};
+pub use append::{AppendError, Appended, Call, ProducerState, Wait};
 pub use append_stream::{MAX_AHEAD, MAX_AHEAD_BYTES, StreamError};
 pub use cosign::{CosignError, Cosignatures, Witnessing};
 pub use list::{ListError, Listed};

@@ -9,6 +9,7 @@
 //! was taken behind it is refused with it. So one table says of a producer's number where it is, or will be.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -45,14 +46,17 @@ pub struct Limits {
     pub unpublished_max_age_ms: u64,
 }
 
-/// Entries of one call: all or nothing, contiguous, in one batch.
+/// Entries of one call, or of calls of one line that came together: each call all or nothing, all of them contiguous and in
+/// one batch.
 #[derive(Debug)]
 pub struct Submission<T> {
     /// The entries, each at most 65,535 bytes; at least one.
     pub entries: Vec<Bytes>,
     /// Their leaf hashes, in the same order.
     pub leaves: Vec<Hash>,
-    /// Under which numbers, if its caller numbers them.
+    /// How many entries there are up to the end of each call but the last, ascending; empty for one call.
+    pub ends: Vec<usize>,
+    /// Under which numbers, if its caller numbers them; they run on from call to call.
     pub numbers: Option<Numbers>,
     /// The calls that it must not overtake.
     pub line: Option<Line>,
@@ -60,6 +64,15 @@ pub struct Submission<T> {
     pub identity: Hash,
     /// Where the answer goes.
     pub ticket: T,
+}
+
+impl<T> Submission<T> {
+    /// What is claimed for these entries.
+    fn claim(&self, range: Range<usize>) -> Option<Claim> {
+        let Numbers { producer, epoch, first_sequence } = self.numbers?;
+        let first_sequence = first_sequence.saturating_add(range.start as u64);
+        Some(Claim { producer, epoch, first_sequence, count: u32::try_from(range.len()).unwrap_or(u32::MAX) })
+    }
 }
 
 /// What a caller says of the numbers of its entries.
@@ -120,6 +133,15 @@ pub enum Effect<T> {
         /// The index of its first entry.
         first_index: LeafIndex,
     },
+    /// Tell the caller that the calls before the cut are durable, and that none behind it was taken.
+    DurableUpTo {
+        /// Whom to tell.
+        ticket: T,
+        /// The index of its first entry.
+        first_index: LeafIndex,
+        /// Where that is.
+        cut: Cut,
+    },
     /// The numbers are those of durable entries. If these have the same leaf hashes, it is the same call again: tell the
     /// caller where they are. If not, tell it that.
     Compare {
@@ -148,6 +170,15 @@ pub enum Effect<T> {
     },
     /// The journal has grown to this head.
     Grown(TreeHead),
+}
+
+/// Where calls that came together are parted: behind it one was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cut {
+    /// Entries before it.
+    pub entries: usize,
+    /// Why the call behind it was refused, and all after that one with it.
+    pub why: Refused,
 }
 
 /// Why entries were not taken. In every case this call has appended none of them.
@@ -216,6 +247,7 @@ struct Taken<T> {
     first_index: LeafIndex,
     /// The size of the log that contains all its entries.
     size_after: TreeSize,
+    cut: Option<Cut>,
 }
 
 /// A batch that is being written.
@@ -291,6 +323,8 @@ impl<T> Machine<T> {
 
     /// Takes one event and appends what it calls for to `effects`.
     pub fn step(&mut self, event: Event<T>, now: UnixMillis, effects: &mut Vec<Effect<T>>) {
+        // A clock that was set back must not stop what is counted from it.
+        self.condition.behind_since = self.condition.behind_since.map(|since| since.min(now));
         match event {
             Event::Submit(submission) => self.submit(submission, now, effects),
             Event::Ask(producer, ticket) => {
@@ -343,32 +377,54 @@ impl<T> Machine<T> {
     }
 
     fn submit(&mut self, submission: Submission<T>, now: UnixMillis, effects: &mut Vec<Effect<T>>) {
-        let Submission { entries, leaves, numbers, line, identity, ticket } = submission;
-        let claim = numbers.map(|Numbers { producer, epoch, first_sequence }| {
-            let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-            Claim { producer, epoch, first_sequence, count }
-        });
-        match self.place(&entries, &leaves, claim.as_ref(), line.as_ref(), &identity, now) {
-            Err(why) => {
-                line.inspect(Line::break_off);
-                effects.push(Effect::Refuse { ticket, why });
-            }
-            Ok(Place::Durable(first_index)) => {
-                effects.push(Effect::Compare { ticket, first_index, leaves });
-            }
-            Ok(Place::Expected(first_index, size_after)) => {
-                self.repeats.push(Taken { ticket, line, first_index, size_after });
-            }
-            Ok(Place::New { first_index, size_after, bytes }) => {
-                if let Some(claim) = &claim {
-                    let taken = self.expected.take(claim, first_index);
-                    debug_assert_eq!(taken, Ok(Standing::New));
-                }
-                self.room.take(identity, entries.len(), bytes);
-                self.leaves.extend(leaves);
-                self.pool.push((entries, claim, Taken { ticket, line, first_index, size_after }));
-            }
+        let mut count = submission.entries.len();
+        let mut place = self.place(&submission, 0..count, now);
+        if let (Err(_), Some(first)) = (&place, submission.ends.first()) {
+            // As many calls as can be taken; where there is none, the first one's refusal counts.
+            let fits = |end: &usize| self.place(&submission, 0..*end, now).is_ok();
+            count = submission.ends.iter().copied().take_while(fits).last().unwrap_or(*first);
+            place = self.place(&submission, 0..count, now);
         }
+        let (first_index, size_after, new_bytes) = match place {
+            Ok(Place::New { first_index, size_after, bytes }) => (first_index, size_after, Some(bytes)),
+            Ok(Place::Expected(first_index, size_after)) => (first_index, size_after, None),
+            Ok(Place::Durable(first_index)) => {
+                let Submission { ticket, leaves, .. } = submission;
+                return effects.push(Effect::Compare { ticket, first_index, leaves });
+            }
+            Err(why) => {
+                submission.line.inspect(Line::break_off);
+                return effects.push(Effect::Refuse { ticket: submission.ticket, why });
+            }
+        };
+        let claim = submission.claim(0..count);
+        if let Some(bytes) = new_bytes {
+            if let Some(claim) = &claim {
+                let taken = self.expected.take(claim, first_index);
+                debug_assert_eq!(taken, Ok(Standing::New));
+            }
+            self.room.take(submission.identity, count, bytes);
+            self.leaves.extend(submission.leaves.iter().take(count));
+        }
+        let cut = self.cut(&submission, count, now);
+        let Submission { mut entries, line, ticket, .. } = submission;
+        let taken = Taken { ticket, line, first_index, size_after, cut };
+        if new_bytes.is_some() {
+            entries.truncate(count);
+            self.pool.push((entries, claim, taken));
+        } else {
+            self.repeats.push(taken);
+        }
+    }
+
+    /// Why the call behind the first `entries`, which were taken, is not taken as well.
+    fn cut(&self, submission: &Submission<T>, entries: usize, now: UnixMillis) -> Option<Cut> {
+        let mut ends = submission.ends.iter().copied().chain([submission.entries.len()]);
+        let end = ends.find(|end| *end > entries)?;
+        // Whoever is fine by itself is another thing than those before it, new or a repeat: it can be sent as the first one.
+        let why = self.place(submission, entries..end, now).err().unwrap_or(Refused::RepeatInLine);
+        submission.line.as_ref().inspect(|line| line.break_off());
+        Some(Cut { entries, why })
     }
 
     fn written(&mut self, now: UnixMillis, effects: &mut Vec<Effect<T>>) {
@@ -384,12 +440,12 @@ impl<T> Machine<T> {
         effects.push(Effect::Grown(self.durable.head()));
         let size = self.durable.size();
         let repeats = self.repeats.extract_if(.., |call| call.size_after <= size);
-        effects.extend(
-            taken
-                .into_iter()
-                .chain(repeats)
-                .map(|call| Effect::Durable { ticket: call.ticket, first_index: call.first_index }),
-        );
+        effects.extend(taken.into_iter().chain(repeats).map(
+            |Taken { ticket, first_index, cut, .. }| match cut {
+                None => Effect::Durable { ticket, first_index },
+                Some(cut) => Effect::DurableUpTo { ticket, first_index, cut },
+            },
+        ));
         self.tell(effects);
     }
 
@@ -422,25 +478,28 @@ impl<T> Machine<T> {
         ));
     }
 
-    /// Where the entries of a call are, or go.
+    /// Where these entries of a submission are, or go.
     fn place(
         &self,
-        entries: &[Bytes],
-        leaves: &[Hash],
-        claim: Option<&Claim>,
-        line: Option<&Line>,
-        identity: &Hash,
+        submission: &Submission<T>,
+        range: Range<usize>,
         now: UnixMillis,
     ) -> Result<Place, Refused> {
+        let Submission { line, identity, .. } = submission;
+        let (line, claim) = (line.as_ref(), submission.claim(range.clone()));
+        let entries = submission.entries.get(range.clone()).unwrap_or_default();
         if line.is_some_and(Line::is_broken) {
             return Err(Refused::LineBroken);
         }
         if self.condition.draining {
             return Err(Refused::Draining);
         }
-        match claim.map(|claim| (claim, self.expected.judge(claim))) {
+        match claim.map(|claim| (claim, self.expected.judge(&claim))) {
             Some((_, Err(objection))) => Err(objection.into()),
-            Some((claim, Ok(Standing::Repeat(first_index)))) => self.repeat(claim, first_index, leaves, line),
+            Some((claim, Ok(Standing::Repeat(first_index)))) => {
+                let leaves = submission.leaves.get(range).unwrap_or_default();
+                self.repeat(&claim, first_index, leaves, line)
+            }
             Some((claim, Ok(Standing::New))) => {
                 if self.expected.get(&claim.producer).is_none()
                     && self.expected.count_of(&claim.producer.identity) >= MAX_PRODUCERS_PER_IDENTITY

@@ -305,7 +305,12 @@ impl Driver {
                 // Does not block: no other batch waits.
                 self.journal.append(batch, Box::new(move |result| drop(report.send(result))));
             }
-            Effect::Durable { ticket, first_index } => ticket.answer(Ok(Answer::Durable(first_index))),
+            Effect::Durable { ticket, first_index } => {
+                ticket.answer(Ok(Answer::Durable { first_index, cut: None }));
+            }
+            Effect::DurableUpTo { ticket, first_index, cut } => {
+                ticket.answer(Ok(Answer::Durable { first_index, cut: Some(cut) }));
+            }
             Effect::Compare { ticket, first_index, leaves } => {
                 ticket.answer(Ok(Answer::Compare { first_index, leaves }));
             }

@@ -4,9 +4,13 @@
 //! [`judge`] decides and is pure; [`look_around`] asks. Neither knows how the others are reached.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
 
 use epigraph_core::{Checkpoint, Origin, Policy, TreeHead, VKey};
 use thiserror::Error;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::backoff::Backoff;
 
@@ -15,7 +19,8 @@ pub trait Vantage: Send + Sync {
     /// Who it is, for messages.
     fn name(&self) -> &str;
 
-    /// The newest checkpoint that it has, as a note; `None` if it has none yet. An error is no answer: it is asked again.
+    /// The newest checkpoint that it has, as a note; `None` if it has none yet. An error is no answer: it is asked again. Ends by
+    /// itself.
     fn newest(&self, origin: &Origin) -> impl Future<Output = Result<Option<Vec<u8>>, String>> + Send;
 }
 
@@ -77,33 +82,68 @@ pub fn judge(origin: &Origin, held: TreeHead, seen: &[Seen]) -> Result<(), Box<W
     Ok(())
 }
 
-/// Asks `peers` until `enough` of them have answered, and returns what they have seen under `vkey`. `enough` is given who has
-/// answered, in the order of `peers`. Does not end before: it says for whom it waits.
-pub async fn look_around<V: Vantage>(
+/// Asks `peers`, all at once, until `enough` of them have answered, and returns what they have seen under `vkey`. `enough` is
+/// given who has answered, in the order of `peers`. What shows that `held` is not the newest head ends it earlier, however few
+/// have answered. Does not end before: it says to `waiting` for whom it waits.
+pub async fn look_around<V: Vantage + 'static>(
     vkey: &VKey,
-    peers: &[V],
+    held: TreeHead,
+    peers: Vec<V>,
     enough: impl Fn(&[bool]) -> bool + Send,
+    waiting: impl Fn(&str) + Send,
 ) -> Vec<Seen> {
     let origin = vkey.name().to_origin();
     let own = Policy::of_log(vkey.clone());
-    let mut answers: Vec<Option<Option<Seen>>> = peers.iter().map(|_| None).collect();
-    let mut backoff = Backoff::new();
-    loop {
-        let mut missing = Vec::new();
-        for (peer, answer) in peers.iter().zip(&mut answers).filter(|(_, answer)| answer.is_none()) {
-            match peer.newest(&origin).await.and_then(|note| read(peer.name(), note, &own)) {
-                Ok(seen) => *answer = Some(seen),
-                Err(why) => missing.push(format!("{}: {why}", peer.name())),
-            }
-        }
-        let answered: Vec<bool> = answers.iter().map(Option::is_some).collect();
-        if enough(&answered) {
-            return answers.into_iter().flatten().flatten().collect();
-        }
-        let delay = backoff.pause();
-        tracing::warn!(log = %origin, waiting_for = %missing.join("; "), "nothing is signed before the gate; asking again");
-        tokio::time::sleep(delay).await;
+    let names: Vec<String> = peers.iter().map(|peer| peer.name().to_owned()).collect();
+    let mut answers: Vec<Result<Option<Seen>, String>> = peers.iter().map(|_| Err(String::new())).collect();
+    let mut asking = JoinSet::new();
+    for (place, peer) in peers.into_iter().enumerate() {
+        ask(&mut asking, &origin, place, Arc::new(peer), Duration::ZERO, Backoff::new());
     }
+    loop {
+        let seen: Vec<Seen> = answers.iter().flatten().flatten().cloned().collect();
+        let answered: Vec<bool> = answers.iter().map(Result::is_ok).collect();
+        if enough(&answered) || judge(&origin, held, &seen).is_err() {
+            return seen;
+        }
+        let (place, peer, mut backoff, note) = match asking.join_next().await {
+            Some(Ok(asked)) => asked,
+            // A task that was lost is somebody who never answers.
+            Some(Err(_)) => continue,
+            None => return std::future::pending().await,
+        };
+        answers[place] = note.and_then(|note| read(peer.name(), note, &own));
+        if answers[place].is_err() {
+            let pause = backoff.pause();
+            ask(&mut asking, &origin, place, peer, pause, backoff);
+            let missing = names.iter().zip(&answers).filter_map(|(name, answer)| match answer {
+                Ok(_) => None,
+                Err(why) if why.is_empty() => Some(name.clone()),
+                Err(why) => Some(format!("{name}: {why}")),
+            });
+            let missing = missing.collect::<Vec<_>>().join("; ");
+            tracing::warn!(log = %origin, waiting_for = %missing, "nothing is signed before the gate; asking again");
+            waiting(&missing);
+        }
+    }
+}
+
+type Asked<V> = (usize, Arc<V>, Backoff, Result<Option<Vec<u8>>, String>);
+
+fn ask<V: Vantage + 'static>(
+    asking: &mut JoinSet<Asked<V>>,
+    origin: &Origin,
+    place: usize,
+    peer: Arc<V>,
+    pause: Duration,
+    backoff: Backoff,
+) {
+    let origin = origin.clone();
+    asking.spawn(async move {
+        sleep(pause).await;
+        let note = peer.newest(&origin).await;
+        (place, peer, backoff, note)
+    });
 }
 
 /// Only a note with the log's own signature counts.

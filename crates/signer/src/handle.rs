@@ -152,14 +152,15 @@ impl AskSigner for SignerHandle {
     }
 }
 
-/// What a signer in this process says against it: only the term is not of its own disk, key or configuration, and none of
-/// these passes by itself.
+/// What a signer in this process says against it: only the term and the clock are not of its own disk, key or configuration, and
+/// only a clock that is set is over by itself.
 impl From<SignerError> for AskError {
     fn from(error: SignerError) -> AskError {
         match error {
             SignerError::Fenced { .. } | SignerError::TermNotOpened { .. } => {
                 AskError::Fenced(error.to_string())
             }
+            SignerError::ClockAhead { .. } => AskError::Unavailable(error.to_string()),
             _ => AskError::Fatal(error.to_string()),
         }
     }

@@ -104,6 +104,7 @@ fn refusal(error: SignerError) -> Refusal {
         SignerError::WentBack(_) => refusal(Reason::LogStopped),
         SignerError::Fenced { .. } => refusal(Reason::Fenced),
         SignerError::TermNotOpened { .. } => refusal(Reason::TermNotOpened),
+        SignerError::ClockAhead { .. } => refusal(Reason::ClockSkew).retry_after(RETRY_SOON),
         // What is wrong with its disk or its keys is for whoever runs it, not for whoever calls.
         SignerError::NoTermLeft(_)
         | SignerError::Store(_)

@@ -15,6 +15,11 @@ use thiserror::Error;
 use crate::gate::{self, Seen, WentBack};
 use crate::status::{Gate, Kind, LogStatus, Status};
 
+/// By so much the clock may lie ahead of the newest head that is held: more than a log stands still for, and less than what a
+/// clock without a battery or with a wrong century shows. The time of a head never falls, so one that is far ahead must not
+/// become durable.
+pub const MAX_IDLE_MS: u64 = 5 * 366 * 24 * 60 * 60 * 1_000;
+
 /// The signer of one or several logs.
 pub struct Signer {
     keys: HashMap<Origin, SigningKey>,
@@ -88,6 +93,20 @@ pub enum SignerError {
         asked: u64,
         /// The newest one.
         open: u64,
+    },
+    /// Its clock cannot be right.
+    #[error(
+        "the clock of the signer of {origin} says {now} (milliseconds since 1970), years after the newest head that it signed \
+         ({held}): nothing is signed until it is set. If the clock is right and the log stood still for so long, initialise a new \
+         signer directory from the published checkpoint with `init signer --checkpoint`"
+    )]
+    ClockAhead {
+        /// The log.
+        origin: Origin,
+        /// What the clock says.
+        now: u64,
+        /// The time of the held head.
+        held: u64,
     },
     /// 2^64 terms.
     #[error("the signer of {0} has no terms left; initialise a new log")]
@@ -273,6 +292,12 @@ impl Signer {
         // No term is opened as 0: a signer that was just made has none yet.
         if asked > open || asked == 0 {
             return Err(SignerError::TermNotOpened { origin, asked, open });
+        }
+        // A head that was never signed has no time. A clock that was set back does no harm: the time of the head stands still, and
+        // no signature of a log carries it.
+        let (now_ms, held_ms) = (now.0, held.time.0);
+        if held_ms > 0 && now_ms > held_ms.saturating_add(MAX_IDLE_MS) {
+            return Err(SignerError::ClockAhead { origin, now: now_ms, held: held_ms });
         }
         Ok(progress::decide(&origin, held, proposal, now))
     }

@@ -25,13 +25,15 @@ pub enum Kind {
     Fenced,
     /// The term was never opened here.
     TermNotOpened,
+    /// The signer's clock cannot be right.
+    ClockSkew,
     /// The signer's own disk or keys.
     Failed,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Stale,
         Kind::Conflict,
         Kind::Rejected,
@@ -39,6 +41,7 @@ impl Kind {
         Kind::WentBack,
         Kind::Fenced,
         Kind::TermNotOpened,
+        Kind::ClockSkew,
         Kind::Failed,
     ];
 
@@ -52,6 +55,7 @@ impl Kind {
             Kind::WentBack => "went_back",
             Kind::Fenced => "fenced",
             Kind::TermNotOpened => "term_not_opened",
+            Kind::ClockSkew => "clock_skew",
             Kind::Failed => "failed",
         }
     }
@@ -62,6 +66,7 @@ impl Kind {
             SignerError::WentBack(_) => Kind::WentBack,
             SignerError::Fenced { .. } => Kind::Fenced,
             SignerError::TermNotOpened { .. } => Kind::TermNotOpened,
+            SignerError::ClockAhead { .. } => Kind::ClockSkew,
             SignerError::UnknownLog(_)
             | SignerError::NoTermLeft(_)
             | SignerError::Store(_)
@@ -83,15 +88,20 @@ impl Kind {
 }
 
 /// Where a log stands with the signer's gate.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Gate {
-    /// Not enough of those who see its checkpoints have answered yet.
-    #[default]
-    Waiting,
+    /// Not enough of those who see its checkpoints have answered yet; who has not, and why, if somebody was asked.
+    Waiting(String),
     /// Nothing newer is published: it is signed for.
     Passed,
     /// Never before the next start; why.
     Shut(String),
+}
+
+impl Default for Gate {
+    fn default() -> Gate {
+        Gate::Waiting(String::new())
+    }
 }
 
 /// One log of a signer.
@@ -136,6 +146,15 @@ impl Status {
     /// Each log at this moment.
     pub fn look(&self) -> BTreeMap<Origin, LogStatus> {
         self.logs().clone()
+    }
+
+    /// Tells for whom the gate waits, while it does.
+    pub fn waits_for(&self, origin: &Origin, whom: &str) {
+        self.tell(origin, |log| {
+            if let Gate::Waiting(shown) = &mut log.gate {
+                whom.clone_into(shown);
+            }
+        });
     }
 
     /// Changes what is told of a log; one that the signer has no key for is not told of.

@@ -16,7 +16,7 @@ use epigraph_core::{Entropy, Hash, Origin, TreeSize};
 use thiserror::Error;
 use tokio::time::sleep;
 
-use crate::keeper::Answer;
+use crate::keeper::{Answer, Refused};
 use crate::witness::{AddError, Witness};
 
 /// The longest first rest. A log that is being restarted is back in less.
@@ -30,11 +30,12 @@ pub trait DialLog: Send + Sync {
     /// The heads that it follows.
     type Heads: Heads;
 
-    /// Asks to be told of heads when they are signed. `held` is the cosigned note that the witness holds, or empty.
+    /// Asks to be told of heads when they are signed. `held` is the cosigned note that the witness holds, empty if it holds none;
+    /// `None` where it does not know that.
     fn follow(
         &self,
         origin: &Origin,
-        held: Bytes,
+        held: Option<Bytes>,
     ) -> impl Future<Output = Result<Self::Heads, String>> + Send;
 
     /// Asks for a consistency proof.
@@ -115,8 +116,8 @@ async fn session<L: DialLog>(
 ) -> Result<(), DialError> {
     // For the log's own gate. Where a newer head may have been lost there is nothing to be said, which says nothing.
     let held = match witness.checkpoint(origin).await {
-        Ok(newest) => newest.map_or_else(Bytes::new, |newest| newest.note().into()),
-        Err(AddError::Refused(crate::keeper::Refused::Gated(_))) => Bytes::new(),
+        Ok(newest) => Some(newest.map_or_else(Bytes::new, |newest| newest.note().into())),
+        Err(error) if is_gated(&error) => None,
         Err(error) => return Err(error.into()),
     };
     let silent = |why| DialError::Log { did: "does not show its heads", why };
@@ -126,6 +127,11 @@ async fn session<L: DialLog>(
         *failures = 0;
     }
     Ok(())
+}
+
+/// Whether a newer head may have been lost, and nobody has said yet that it was not.
+fn is_gated(error: &AddError) -> bool {
+    matches!(error, AddError::Refused(Refused::Gated(_)) | AddError::LogSilent { .. } | AddError::Asking(_))
 }
 
 /// Proposes the head to the witness as the log itself would, and hands in what comes of it.
@@ -142,7 +148,7 @@ async fn cosign<L: DialLog>(
     let held = match witness.checkpoint(origin).await {
         Ok(newest) => newest.map_or(TreeSize::ZERO, |newest| newest.held.head.size),
         // Unknown before the gate, which the proposal passes.
-        Err(AddError::Refused(crate::keeper::Refused::Gated(_))) => TreeSize::ZERO,
+        Err(error) if is_gated(&error) => TreeSize::ZERO,
         Err(error) => return Err(error.into()),
     };
     let mut old = held;

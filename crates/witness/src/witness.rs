@@ -360,18 +360,29 @@ impl Witness {
         Ok(receiver)
     }
 
-    /// What was cosigned before the start is signed again when it is first asked for.
+    /// What was cosigned before the start is signed again when it is first asked for. Where a newer head may have been lost, the
+    /// gate decides first: a log that waits to hear what its witnesses hold proposes nothing before.
     async fn made_again(&self, log: &Log) -> Result<Option<Arc<Cosigned>>, AddError> {
         if let Some(newest) = log.newest.borrow().clone() {
             return Ok(Some(newest));
         }
-        let (answer, answered) = oneshot::channel();
-        self.send(Message::Newest(log.listed.origin.clone(), answer))?;
-        let newest = answered.await.map_err(|_| AddError::Stopped)??;
+        let newest = match self.newest(log).await {
+            Err(AddError::Refused(Refused::Gated(_))) => {
+                self.pass_gate(log).await?;
+                self.newest(log).await?
+            }
+            newest => newest?,
+        };
         if let Some(cosigned) = newest {
             show(log, cosigned);
         }
         Ok(log.newest.borrow().clone())
+    }
+
+    async fn newest(&self, log: &Log) -> Result<Option<Arc<Cosigned>>, AddError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Message::Newest(log.listed.origin.clone(), answer))?;
+        Ok(answered.await.map_err(|_| AddError::Stopped)??)
     }
 
     /// The logs on the list after `after` in the order of their origins, those of them that `may_see`, at most `most`.

@@ -11,5 +11,7 @@
 mod batches;
 mod bundles;
 mod chains;
+mod decoders;
+mod hostile;
 mod support;
 mod vectors;

@@ -68,8 +68,8 @@ impl Log {
     }
 
     /// Asks to be told of heads when they are signed, published or not. A witness says what it `held` last: the note with the log's
-    /// signature and its own, or nothing.
-    pub async fn watch_pending(&self, origin: &str, held: Bytes) -> Result<Watch, CallError> {
+    /// signature and its own, empty if it never cosigned one; or it does not say.
+    pub async fn watch_pending(&self, origin: &str, held: Option<Bytes>) -> Result<Watch, CallError> {
         let origin = origin.into();
         let request = v1::WatchCheckpointsRequest { origin, after_size: None, include_pending: true, held };
         let mut client = self.client.clone();

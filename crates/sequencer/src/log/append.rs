@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Log, MAX_TREE_LAG_ENTRIES, ReadError};
-use crate::machine::{Event, Line, Numbers, Refused, Submission};
+use crate::machine::{Cut, Event, Line, Numbers, Refused, Submission};
 
 /// What an entry takes in memory beside its bytes: its handle and its leaf hash.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
@@ -40,8 +40,8 @@ pub(crate) struct Ticket {
 
 /// What the sequencer says to a caller.
 pub(crate) enum Answer {
-    /// The entries are durable, from this index on.
-    Durable(LeafIndex),
+    /// The entries are durable, from this index on; of calls that came together, those before the cut.
+    Durable { first_index: LeafIndex, cut: Option<Cut> },
     /// The numbers were used before, from this index on: for the same entries if they have these hashes.
     Compare { first_index: LeafIndex, leaves: Vec<Hash> },
     /// To a question about a producer.
@@ -138,11 +138,11 @@ pub enum AppendError {
     Stopped,
 }
 
-/// A call that the sequencer has: its entries may be in the log from now on, whether or not the answer is waited for.
+/// Calls that the sequencer has: their entries may be in the log from now on, whether or not the answer is waited for.
 #[must_use]
-pub struct Submitted {
+pub(super) struct Submitted {
     answer: oneshot::Receiver<Result<Answer, Refused>>,
-    count: u32,
+    count: usize,
     first_sequence: u64,
     wait: Wait,
     _waiting: Option<Share<Hash>>,
@@ -157,14 +157,15 @@ impl Log {
     /// Appends entries: all or none, without gaps between them, in the order given. A caller that gives up waiting does
     /// not take its entries back.
     pub async fn call(&self, call: Call) -> Result<Appended, AppendError> {
-        let submitted = self.submit(call)?;
-        self.answer(submitted).await
+        check_call(&call.entries)?;
+        let submitted = self.submit(call, Vec::new())?;
+        Ok(self.answer(submitted).await?.0)
     }
 
-    /// Hands the entries to the sequencer; [`Log::answer`] waits for what comes of them.
-    pub fn submit(&self, call: Call) -> Result<Submitted, AppendError> {
+    /// Hands the entries to the sequencer; [`Log::answer`] waits for what comes of them. They are those of one call, or of
+    /// several of one line, of which all but the last end after so many entries. Each is within the limits of a call.
+    pub(super) fn submit(&self, call: Call, ends: Vec<usize>) -> Result<Submitted, AppendError> {
         let Call { entries, wait, numbers, line, identity } = call;
-        let bytes = check_call(&entries)?;
         if self.gated() {
             return Err(AppendError::Gated);
         }
@@ -172,28 +173,33 @@ impl Log {
         if self.tree.lag(durable).min(durable.get() - self.started_at.get()) > MAX_TREE_LAG_ENTRIES {
             return Err(Refused::Overloaded.into());
         }
-        let count = entries.len() as u32;
+        let count = entries.len();
         let waiting = match wait {
             Wait::Durable => None,
             Wait::Published(_) => {
-                Some(self.waiters.take(identity, entries.len()).map_err(|_| AppendError::TooManyWaiters)?)
+                Some(self.waiters.take(identity, count).map_err(|_| AppendError::TooManyWaiters)?)
             }
         };
-        let (ticket, answer) = self.ticket(identity, bytes + entries.len() * ENTRY_OVERHEAD_BYTES)?;
+        let bytes = entries.iter().map(|entry| entry.len() + ENTRY_OVERHEAD_BYTES).sum();
+        let (ticket, answer) = self.ticket(identity, bytes)?;
         let leaves: Vec<Hash> = entries.iter().map(|entry| leaf_hash(entry)).collect();
-        self.send(Event::Submit(Submission { entries, leaves, numbers, line, identity, ticket }))?;
+        self.send(Event::Submit(Submission { entries, leaves, ends, numbers, line, identity, ticket }))?;
         let first_sequence = numbers.map_or(0, |numbers| numbers.first_sequence);
         Ok(Submitted { answer, count, first_sequence, wait, _waiting: waiting })
     }
 
-    /// Waits until the entries are as far as the call wanted.
-    pub async fn answer(&self, submitted: Submitted) -> Result<Appended, AppendError> {
+    /// Waits until the entries are as far as the call wanted. Of calls that were submitted together it says why not all of
+    /// them were taken, if so.
+    pub(super) async fn answer(
+        &self,
+        submitted: Submitted,
+    ) -> Result<(Appended, Option<Refused>), AppendError> {
         let Submitted { answer, count, first_sequence, wait, _waiting } = submitted;
-        let (first_index, repeated) = match answer.await.map_err(|_| AppendError::Stopped)?? {
-            Answer::Durable(first_index) => (first_index, false),
+        let (first_index, repeated, cut) = match answer.await.map_err(|_| AppendError::Stopped)?? {
+            Answer::Durable { first_index, cut } => (first_index, false, cut),
             Answer::Compare { first_index, leaves } => {
                 match self.differs(first_index, leaves).await.map_err(AppendError::NotCompared)? {
-                    None => (first_index, true),
+                    None => (first_index, true, None),
                     Some(position) => {
                         return Err(Refused::Reused(first_sequence.saturating_add(position)).into());
                     }
@@ -201,11 +207,12 @@ impl Log {
             }
             Answer::Producer(_) => return Err(AppendError::Stopped),
         };
+        let count = cut.map_or(count, |cut| cut.entries) as u32;
         let published = match wait {
             Wait::Durable => None,
             Wait::Published(time) => self.wait_published(first_index, count, time).await,
         };
-        Ok(Appended { first_index, count, repeated, published })
+        Ok((Appended { first_index, count, repeated, published }, cut.map(|cut| cut.why)))
     }
 
     /// What is durable of a producer, once nothing of it is on its way to the disk.
@@ -214,7 +221,7 @@ impl Log {
         self.send(Event::Ask(producer, ticket))?;
         match answer.await.map_err(|_| AppendError::Stopped)?? {
             Answer::Producer(state) => Ok(state),
-            Answer::Durable(_) | Answer::Compare { .. } => Err(AppendError::Stopped),
+            Answer::Durable { .. } | Answer::Compare { .. } => Err(AppendError::Stopped),
         }
     }
 
@@ -295,8 +302,8 @@ fn unproven<T>(index: LeafIndex, error: &dyn std::fmt::Display) -> Option<T> {
     None
 }
 
-/// The limits of one call; returns its bytes.
-fn check_call(entries: &[Bytes]) -> Result<usize, AppendError> {
+/// The limits of one call.
+pub(super) fn check_call(entries: &[Bytes]) -> Result<(), AppendError> {
     if entries.is_empty() {
         return Err(AppendError::NoEntries);
     }
@@ -307,5 +314,5 @@ fn check_call(entries: &[Bytes]) -> Result<usize, AppendError> {
         return Err(AppendError::EntryTooLarge { position, bytes: entries[position].len() });
     }
     let bytes = entries.iter().map(Bytes::len).sum();
-    if bytes > MAX_APPEND_BYTES { Err(AppendError::CallTooLarge(bytes)) } else { Ok(bytes) }
+    if bytes > MAX_APPEND_BYTES { Err(AppendError::CallTooLarge(bytes)) } else { Ok(()) }
 }

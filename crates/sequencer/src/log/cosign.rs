@@ -3,6 +3,7 @@
 
 use epigraph_core::TreeSize;
 use epigraph_core::note::SignatureLine;
+use epigraph_rpc::SpiffeId;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -41,8 +42,8 @@ pub enum CosignError {
 pub struct Witnessing {
     /// Cosignatures.
     pub cosignatures: mpsc::Sender<Cosignatures>,
-    /// Cosigned notes that witnesses say they hold, for the gate of the start.
-    pub held: mpsc::Sender<Vec<u8>>,
+    /// What callers say they hold as witnesses, for the gate of the start: who, and a note, or none if they never cosigned one.
+    pub held: mpsc::Sender<(SpiffeId, Option<Vec<u8>>)>,
 }
 
 impl Log {
@@ -66,7 +67,7 @@ impl Log {
 
     /// A witness says what it holds. Only the gate of the start listens; what it has no room for, the witness says again when it
     /// connects again.
-    pub fn witness_holds(&self, note: Vec<u8>) {
-        let _ = self.witnessing.held.try_send(note);
+    pub fn witness_holds(&self, who: SpiffeId, note: Option<Vec<u8>>) {
+        let _ = self.witnessing.held.try_send((who, note));
     }
 }

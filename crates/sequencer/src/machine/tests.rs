@@ -13,7 +13,15 @@ fn machine() -> Machine<u32> {
 fn submit(ticket: u32, entries: &[&[u8]]) -> Event<u32> {
     let leaves = entries.iter().map(|entry| leaf_hash(entry)).collect();
     let entries = entries.iter().map(|entry| Bytes::copy_from_slice(entry)).collect();
-    Event::Submit(Submission { entries, leaves, numbers: None, line: None, identity: leaf_hash(b""), ticket })
+    Event::Submit(Submission {
+        entries,
+        leaves,
+        ends: Vec::new(),
+        numbers: None,
+        line: None,
+        identity: leaf_hash(b""),
+        ticket,
+    })
 }
 
 fn run(machine: &mut Machine<u32>, events: Vec<Event<u32>>) -> Vec<Effect<u32>> {
@@ -140,4 +148,46 @@ fn a_full_log_refuses() {
     let mut machine = Machine::new(LIMITS, full, ProducerTable::default(), size, NOW);
     let effects = run(&mut machine, vec![submit(1, &[b"a", b"b"]), submit(2, &[b"a"])]);
     assert_eq!(refusals(&effects), [(1, Refused::LogFull)]);
+}
+
+/// K1: a clock that is set forward, back, or by ten years in the middle of a batch changes no index and no root, and what waits for
+/// publication is counted from the earlier of the two times. Seen to fail without the `min` in `step`: after a step back nothing
+/// waits too long before the clock has caught up.
+#[test]
+fn a_clock_that_jumps_moves_no_entry() {
+    const HOUR: u64 = 3_600_000;
+    let mut machine = machine();
+    let entries: Vec<[u8; 1]> = (0..6).map(|number| [number]).collect();
+    let clocks = [NOW.0, NOW.0 + HOUR, NOW.0 - HOUR / 4, NOW.0 + 10 * 366 * 24 * HOUR, 0, NOW.0];
+    for (number, (entry, clock)) in (0..).zip(entries.iter().zip(clocks)) {
+        let (clock, mut effects) = (UnixMillis(clock), Vec::new());
+        machine.step(submit(number, &[entry]), clock, &mut effects);
+        machine.stage(clock, &mut effects);
+        machine.step(Event::Written, UnixMillis(clock.0 / 2), &mut effects);
+        let [Effect::Write(batch), Effect::Grown(head), Effect::Durable { ticket, first_index }] =
+            effects.as_slice()
+        else {
+            panic!("{clock:?}: {effects:?}")
+        };
+        assert_eq!(
+            (*ticket, first_index.get(), batch.before.size.get()),
+            (number, number.into(), number.into())
+        );
+        let so_far: Vec<&[u8]> = entries[..=number as usize].iter().map(<[u8; 1]>::as_slice).collect();
+        assert_eq!(head.root, root(&so_far));
+        machine.step(Event::Published(head.size), clock, &mut Vec::new());
+    }
+    // Behind from now on; the clock is set back by an hour, and a second later the bound is reached.
+    let mut refused = |entry: &[u8], clock: u64| {
+        let mut effects = Vec::new();
+        machine.step(submit(9, &[entry]), UnixMillis(clock), &mut effects);
+        machine.stage(UnixMillis(clock), &mut effects);
+        machine.step(Event::Written, UnixMillis(clock), &mut effects);
+        refusals(&effects)
+    };
+    let set_back = 2 * NOW.0;
+    assert_eq!(refused(b"a", set_back + HOUR), []);
+    assert_eq!(refused(b"b", set_back), []);
+    assert_eq!(refused(b"c", set_back + LIMITS.unpublished_max_age_ms), []);
+    assert_eq!(refused(b"d", set_back + LIMITS.unpublished_max_age_ms + 1), [(9, Refused::Backlog(3))]);
 }

@@ -5,7 +5,8 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::vec;
 
 use bytes::Bytes;
 use epigraph_rpc::{Caller, Reason, Refusal, v1};
@@ -17,10 +18,11 @@ use super::LogServer;
 use super::append::{identity, numbers, refusal, to_wire, wait};
 use crate::log::{Appended, StreamError};
 
-/// Answers that are made and not sent. They hold proofs, so there is one.
+/// Times that answers are made and not sent. They may hold proofs, so it is one.
 const ANSWERS_AHEAD: usize = 1;
 
-type Answer = Result<Appended, StreamError<Refusal>>;
+/// To the oldest requests; without proofs there may be many.
+type Answer = Result<Vec<Appended>, StreamError<Refusal>>;
 
 /// Answers the requests of the caller, in their order.
 pub(super) fn answers(
@@ -35,7 +37,7 @@ pub(super) fn answers(
             let _ = send.send(Err(error)).await;
         }
     };
-    Driven { run: Some(Box::pin(run)), answers }.map(|answer| match answer {
+    Driven { run: Some(Box::pin(run)), answers, ready: Vec::new().into_iter() }.map(|answer| match answer {
         Ok(appended) => Ok(to_wire(appended)),
         Err(StreamError::Append(error)) => Err(refusal(error)),
         Err(StreamError::Request(refusal)) => Err(refusal),
@@ -74,21 +76,31 @@ fn rest(request: v1::AppendRequest) -> Result<Vec<Bytes>, Refusal> {
     Ok(entries)
 }
 
-/// A future that makes items, polled by whoever takes them.
-struct Driven<F, T> {
+/// A future that makes items, some at a time, polled by whoever takes them.
+struct Driven<F, T, E> {
     run: Option<Pin<Box<F>>>,
-    answers: mpsc::Receiver<T>,
+    answers: mpsc::Receiver<Result<Vec<T>, E>>,
+    ready: vec::IntoIter<T>,
 }
 
-impl<F: Future<Output = ()>, T> Stream for Driven<F, T> {
-    type Item = T;
+impl<F: Future<Output = ()>, T: Unpin, E> Stream for Driven<F, T, E> {
+    type Item = Result<T, E>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
-        if let Some(run) = &mut self.run
-            && run.as_mut().poll(context).is_ready()
-        {
-            self.run = None;
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<T, E>>> {
+        loop {
+            if let Some(next) = self.ready.next() {
+                return Poll::Ready(Some(Ok(next)));
+            }
+            if let Some(run) = &mut self.run
+                && run.as_mut().poll(context).is_ready()
+            {
+                self.run = None;
+            }
+            match ready!(self.answers.poll_recv(context)) {
+                Some(Ok(answers)) => self.ready = answers.into_iter(),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
         }
-        self.answers.poll_recv(context)
     }
 }

@@ -77,8 +77,11 @@ fn watch_pending(
         return Err(Refusal::new(Reason::PermissionDenied, message).at("include_pending"));
     }
     let mut watch = log.watch_pending(caller.identity().clone(), caller.leave_by()).map_err(too_many)?;
-    if !request.held.is_empty() {
-        log.witness_holds(request.held.into());
+    if let Some(held) = request.held {
+        log.witness_holds(
+            caller.identity().clone(),
+            Some(held.into()).filter(|held: &Vec<u8>| !held.is_empty()),
+        );
     }
     let (answers, stream) = answers();
     tokio::spawn(async move {

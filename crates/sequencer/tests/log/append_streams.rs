@@ -17,7 +17,7 @@ use epigraph_store::journal::{Config, ProducerKey};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 
-use crate::support::{NOW, Options, PUBLISHED, Running, create, entries, poll_times};
+use crate::support::{NOW, Options, PUBLISHED, Running, create, entries, poll_times, verify};
 
 /// Requests that are there at once, and how many of them were read. Behind them it ends, or stays open.
 struct Requests {
@@ -51,12 +51,12 @@ fn numbers(first_sequence: u64) -> Option<Numbers> {
     Some(Numbers { producer, epoch: 0, first_sequence })
 }
 
-type Answers = mpsc::Receiver<Result<Appended, StreamError<Infallible>>>;
+type Answers = mpsc::Receiver<Result<Vec<Appended>, StreamError<Infallible>>>;
 
 async fn indexes(mut answers: Answers) -> Vec<u64> {
     let mut indexes = Vec::new();
     while let Some(answer) = answers.recv().await {
-        indexes.push(answer.unwrap().first_index.get());
+        indexes.extend(answer.unwrap().iter().map(|answer| answer.first_index.get()));
     }
     indexes
 }
@@ -107,6 +107,35 @@ async fn so_much_is_read_ahead_and_no_more() {
     // The entries of this many requests are just above the limit.
     let large = Bytes::from(vec![7; 65_535]);
     check(vec![large], MAX_AHEAD_BYTES / (65_535 + 64) + 1).await;
+}
+
+/// Broken to see it fail: the proofs of all that came together in each answer, indexes that do not run on.
+#[tokio::test]
+async fn each_request_of_many_that_come_together_gets_its_own_receipts() {
+    let running = create(&MemoryDir::new(), Options::default());
+    for numbers in [None, numbers(0)] {
+        let sent: Vec<_> = (1..=8).map(|count| vec![Bytes::from(format!("of {count}")); count]).collect();
+        let (send, mut answers) = mpsc::channel(1);
+        let log = Arc::clone(&running.log);
+        let requests = requests(sent.clone(), true).0;
+        let stream =
+            log.append_stream(sha256(b""), PUBLISHED, numbers, requests, std::future::pending(), &send);
+        let receiving = async {
+            let mut told = Vec::new();
+            while told.len() < sent.len() {
+                told.extend(answers.recv().await.unwrap().unwrap());
+            }
+            told
+        };
+        let (ended, told) = tokio::join!(stream, receiving);
+        assert_eq!(ended, Ok(()));
+        let mut next = told[0].first_index;
+        for (answer, sent) in told.iter().zip(&sent) {
+            assert_eq!((answer.first_index, answer.count as usize), (next, sent.len()));
+            verify(answer, sent);
+            next = next.checked_add(sent.len() as u64).unwrap();
+        }
+    }
 }
 
 #[tokio::test]

@@ -98,6 +98,7 @@ impl Model {
                 Some(Event::Submit(Submission {
                     entries,
                     leaves,
+                    ends: Vec::new(),
                     numbers: None,
                     line: None,
                     identity: of(ticket),
@@ -242,6 +243,7 @@ fn a_batch_has_no_more_entries_than_its_limit_however_small_they_are() {
         Event::Submit(Submission {
             entries,
             leaves,
+            ends: Vec::new(),
             numbers: None,
             line: None,
             identity: Hash::from_bytes([ticket as u8; 32]),

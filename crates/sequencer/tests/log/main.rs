@@ -11,6 +11,7 @@ mod append_streams;
 mod appends;
 mod entries;
 mod faults;
+mod groups;
 mod limits;
 mod lists;
 mod lookups;

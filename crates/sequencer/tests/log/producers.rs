@@ -46,7 +46,15 @@ impl Send {
         let entries = self.entries();
         let leaves = entries.iter().map(|entry| leaf_hash(entry)).collect();
         let numbers = Numbers { producer: key(self.producer), epoch: self.epoch, first_sequence: self.first };
-        Submission { entries, leaves, numbers: Some(numbers), line, identity: key(1).identity, ticket }
+        Submission {
+            entries,
+            leaves,
+            ends: Vec::new(),
+            numbers: Some(numbers),
+            line,
+            identity: key(1).identity,
+            ticket,
+        }
     }
 }
 
@@ -138,6 +146,7 @@ impl World {
             }
             Effect::Refuse { ticket, why } => (ticket, Err(why)),
             Effect::Tell { .. } => panic!("nobody asked"),
+            Effect::DurableUpTo { .. } => panic!("nothing was sent together"),
         };
         self.check_answer(self.sent[ticket], answer);
         assert_eq!(self.answers.insert(ticket, answer), None, "ticket {ticket} was answered twice");

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use epigraph_core::policy::WitnessSet;
 use epigraph_core::{Checkpoint, Hash, Origin, Policy, TreeHead, TreeSize};
+use epigraph_rpc::SpiffeId;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -134,13 +135,19 @@ pub struct Gate<W> {
     pub root_at: Arc<RootAt>,
     /// The witnesses that can be asked, by their places.
     pub dialled: Vec<(usize, Arc<W>)>,
+    /// The names under which witnesses dial in, and their places. What somebody else says about one of them is not heard: an old
+    /// cosigned note, shown again, would pass for what it holds.
+    pub names: BTreeMap<SpiffeId, usize>,
 }
 
+/// What somebody who dialled in says to hold: who it is, as its certificate proves, and the note, if it ever cosigned one.
+pub type Told = (SpiffeId, Option<Vec<u8>>);
+
 /// Asks until the gate is passed, and returns what the witnesses hold. `waiting` hears for whom it waits. Witnesses that
-/// dial in say through `told` what they hold, as a note.
+/// dial in say through `told` what they hold.
 pub async fn pass<W: AskWitness>(
     gate: &Gate<W>,
-    told: &mut mpsc::Receiver<Vec<u8>>,
+    told: &mut mpsc::Receiver<Told>,
     waiting: impl Fn(&str),
 ) -> Result<Held, Box<WentBack>> {
     let mut answers = Held::new();
@@ -170,10 +177,11 @@ pub async fn pass<W: AskWitness>(
                     }
                 }
             }
-            Some(note) = told.recv() => {
-                // Whose it is, its cosignature says.
-                if let (Some(place), Ok(held)) = (cosigner(&note, policy), read(Some(note), policy)) {
-                    answers.insert(place, held);
+            Some((who, note)) = told.recv() => {
+                let Some(place) = gate.names.get(&who) else { continue };
+                match read(note, policy) {
+                    Ok(held) => drop(answers.insert(*place, held)),
+                    Err(error) => drop(why.insert(*place, error)),
                 }
             }
             else => std::future::pending().await,
@@ -204,16 +212,6 @@ fn ask<W: AskWitness>(
 fn read(note: Option<Vec<u8>>, policy: &Policy) -> Result<Option<TreeHead>, String> {
     let open = |note: Vec<u8>| Checkpoint::open_log_signed(&note, policy).map(|signed| signed.head());
     note.map(open).transpose().map_err(|error| format!("its answer does not count: {error}"))
-}
-
-/// The one witness of the policy whose cosignature the note carries.
-fn cosigner(note: &[u8], policy: &Policy) -> Option<usize> {
-    use epigraph_core::policy::explain::Answer;
-    let explained = Checkpoint::explain(note, policy, None).ok()?;
-    let mut signed =
-        (0..).zip(&explained.witnesses).filter(|(_, one)| matches!(one.answer, Answer::Signed(_)));
-    let (place, _) = signed.next()?;
-    signed.next().is_none().then_some(place)
 }
 
 fn describe(policy: &Policy, missing: WitnessSet, why: &BTreeMap<usize, String>) -> String {

@@ -10,7 +10,7 @@ use epigraph_core::note::SignatureLine;
 use epigraph_core::progress::Proposal;
 use epigraph_core::proof::ConsistencyProof;
 use epigraph_core::{
-    Checkpoint, Entropy, Evidence, Hash, Origin, Policy, TreeHead, TreeSize, VKey, Verified,
+    Checkpoint, Clock, Entropy, Evidence, Hash, Origin, Policy, TreeHead, TreeSize, VKey, Verified,
 };
 use epigraph_store::file::Dir;
 use epigraph_store::history::History;
@@ -82,6 +82,8 @@ pub struct Witnessing<W> {
     pub root_at: Arc<RootAt>,
     /// For the jitter of rests.
     pub entropy: Arc<dyn Entropy>,
+    /// For cosignatures from the future.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl<W> Witnessing<W> {
@@ -115,6 +117,7 @@ pub(super) struct Gatherer<W> {
     evidence: Arc<dyn Dir>,
     root_at: Arc<RootAt>,
     entropy: Arc<dyn Entropy>,
+    clock: Arc<dyn Clock>,
     origin: Origin,
     policy: Policy,
     prove: Arc<Prove>,
@@ -133,7 +136,7 @@ impl<W: AskWitness> Gatherer<W> {
         witnessing: Witnessing<W>,
         surroundings: Surroundings,
     ) -> (Gatherer<W>, mpsc::Receiver<Handed>) {
-        let Witnessing { dialled, handed, pending, status, evidence, root_at, entropy } = witnessing;
+        let Witnessing { dialled, handed, pending, status, evidence, root_at, entropy, clock } = witnessing;
         let Surroundings { origin, policy, prove, store, history, published } = surroundings;
         let already = published.borrow().as_ref().map(|checkpoint| checkpoint.head());
         let sizes = dialled.iter().map(|dialled| (dialled.place, dialled.held));
@@ -149,6 +152,7 @@ impl<W: AskWitness> Gatherer<W> {
             evidence,
             root_at,
             entropy,
+            clock,
             origin,
             policy,
             prove,
@@ -184,12 +188,12 @@ impl<W: AskWitness> Gatherer<W> {
     }
 
     pub(super) async fn take(&mut self, event: Event) -> Result<Option<TreeHead>, PublishError> {
-        let effects = self.machine.step(event);
+        let effects = self.machine.at(self.clock.now()).step(event);
         self.carry_out(effects).await
     }
 
     pub(super) async fn handed(&mut self, handed: Handed) -> Result<Option<TreeHead>, PublishError> {
-        let (effects, taken) = self.machine.handed(handed.size, &handed.lines);
+        let (effects, taken) = self.machine.at(self.clock.now()).handed(handed.size, &handed.lines);
         let published = self.carry_out(effects).await?;
         // Whoever handed it in may have gone.
         let _ = handed.answer.send(taken);

@@ -5,15 +5,15 @@
 //! at each. Whatever a witness does costs only itself: the head is published when those that did cosign meet the policy,
 //! and a cosignature that comes later is attached to what is published. A head that reaches the quorum after a larger
 //! one was signed is still published, unless a larger one was published before. The machine knows no clock: whoever
-//! drives it says when a rest is over.
+//! drives it says what time it is, and when a rest is over.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use epigraph_core::checkpoint::LogSigned;
-use epigraph_core::cosignature::{CosignatureError, add_cosignature};
+use epigraph_core::cosignature::{CosignatureError, add_cosignature, claimed_time};
 use epigraph_core::note::SignatureLine;
 use epigraph_core::policy::WitnessSet;
-use epigraph_core::{Checkpoint, Policy, TreeHead, TreeSize};
+use epigraph_core::{Checkpoint, Policy, TreeHead, TreeSize, UnixMillis};
 use thiserror::Error;
 
 use super::ask::Reply;
@@ -21,6 +21,10 @@ use super::ask::Reply;
 /// Signed heads that may still be published. A question is open for at most twice as long as a head stays alone in
 /// flight, so that three have answers under way; one more for witnesses that dial in.
 pub const MAX_PENDING_HEADS: usize = 4;
+
+/// By so much the time of a cosignature may lie after this log's own: more than two clocks differ that are kept at all. What says
+/// that it was made later would count as young with every reader for so much longer, whatever became of its witness.
+pub const MAX_AHEAD_SECONDS: u64 = 300;
 
 /// What a witness did that was of no use. Each is counted and told.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -34,6 +38,11 @@ pub enum Trouble {
     /// A signature that is not of this witness over this head.
     #[error("its answer was dropped: {0}")]
     BadSignature(String),
+    /// A cosignature from the future.
+    #[error(
+        "its cosignature says that it was made {0} s after the time of this log, and was dropped: set its clock, or this log's"
+    )]
+    ClockAhead(u64),
     /// It claims a size that no head of this log has, or changes its mind each time.
     #[error("it claims to hold size {0}, which it cannot show: the answer was dropped")]
     BadSize(TreeSize),
@@ -56,8 +65,8 @@ pub enum Trouble {
 
 impl Trouble {
     /// Every [`Trouble::kind`].
-    pub const KINDS: [&str; 6] =
-        ["unavailable", "refused", "bad_signature", "bad_size", "false_conflict", "conflict"];
+    pub const KINDS: [&str; 7] =
+        ["unavailable", "refused", "bad_signature", "clock_ahead", "bad_size", "false_conflict", "conflict"];
 
     /// Its kind, for counting: one word.
     pub fn kind(&self) -> &'static str {
@@ -65,6 +74,7 @@ impl Trouble {
             Trouble::Unavailable(_) => "unavailable",
             Trouble::Refused(_) => "refused",
             Trouble::BadSignature(_) => "bad_signature",
+            Trouble::ClockAhead(_) => "clock_ahead",
             Trouble::BadSize(_) => "bad_size",
             Trouble::FalseConflict(_) => "false_conflict",
             Trouble::Conflict { .. } => "conflict",
@@ -203,6 +213,7 @@ pub struct Witnesses {
     /// In ascending order; the published one is the first of them while it is there.
     pending: VecDeque<Gathering>,
     published: Option<TreeHead>,
+    now: UnixMillis,
     effects: Vec<Effect>,
 }
 
@@ -233,7 +244,14 @@ impl Witnesses {
         let mut peers: BTreeMap<_, _> =
             (0..known).map(|place| (place, peer(false, TreeSize::ZERO))).collect();
         peers.extend(asked.map(|(place, held)| (place, peer(true, held))));
-        Witnesses { peers, policy, pending: VecDeque::new(), published: already, effects: Vec::new() }
+        let (pending, now) = (VecDeque::new(), UnixMillis::default());
+        Witnesses { peers, policy, pending, published: already, now, effects: Vec::new() }
+    }
+
+    /// Tells it the time of what comes next. Before it was told any, every cosignature is from the future.
+    pub fn at(&mut self, now: UnixMillis) -> &mut Witnesses {
+        self.now = now;
+        self
     }
 
     /// Takes one event, and says what is to be done, in this order.
@@ -260,7 +278,10 @@ impl Witnesses {
             for line in lines {
                 let named = |witness: &epigraph_core::policy::Witness| witness.vkey.is_named_by(line);
                 let Some(place) = self.policy.witnesses().iter().position(named) else { continue };
-                taken = self.attach(place, size, line).map_err(NotTaken::from);
+                taken = self.attach(place, size, line);
+                if let Err(NotTaken::ClockAhead(seconds)) = taken {
+                    self.tell(place, Trouble::ClockAhead(seconds));
+                }
                 if taken.is_err() {
                     break;
                 }
@@ -387,23 +408,29 @@ impl Witnesses {
         }
         match self.attach(place, head.size, line) {
             Ok(()) => self.fine(place, head.size),
+            Err(NotTaken::ClockAhead(seconds)) => self.fail(place, Trouble::ClockAhead(seconds)),
             Err(error) => self.fail(place, Trouble::BadSignature(error.to_string())),
         }
     }
 
     /// Verifies the one new signature, and no other.
-    fn attach(&mut self, place: usize, size: TreeSize, line: &SignatureLine) -> Result<(), CosignatureError> {
+    fn attach(&mut self, place: usize, size: TreeSize, line: &SignatureLine) -> Result<(), NotTaken> {
         let own = self.policy.witnesses().get(place);
         let gathering =
             self.pending.iter_mut().find(|gathering| gathering.signed.head().size == size).zip(own);
         let Some((gathering, witness)) = gathering else { return Ok(()) };
         let Some(note) = add_cosignature(&gathering.note, line, &witness.vkey)? else { return Ok(()) };
+        let ahead = claimed_time(line).map_or(u64::MAX, |at| at.seconds().saturating_sub(self.now.0 / 1_000));
+        if ahead > MAX_AHEAD_SECONDS {
+            return Err(NotTaken::ClockAhead(ahead));
+        }
         gathering.note = note;
         gathering.cosigned = gathering.cosigned.union([place].into_iter().collect());
         if let Some(peer) = self.peers.get_mut(&place) {
             peer.cosignatures += 1;
             if !peer.dialled {
                 peer.answers += 1;
+                peer.trouble = None;
                 peer.held = peer.held.max(size);
             }
         }
@@ -547,4 +574,9 @@ pub enum NotTaken {
     /// The signature.
     #[error(transparent)]
     Signature(#[from] CosignatureError),
+    /// Its time.
+    #[error(
+        "the cosignature says that it was made {0} s after the time of this log: set the witness's clock, or the log's"
+    )]
+    ClockAhead(u64),
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use epigraph_core::policy::WitnessSet;
 use epigraph_core::progress::Proposal;
 use epigraph_core::{Origin, TreeHead};
+use epigraph_rpc::SpiffeId;
 use epigraph_signer::publish::ask::{AskWitness, Reply};
 use epigraph_signer::publish::gate::{Gate, Held, Verdict, WentBack, judge, pass};
 use tokio::sync::mpsc;
@@ -84,6 +85,11 @@ impl AskWitness for Scripted {
     }
 }
 
+/// The name in the certificate of a witness that dials in.
+fn named(place: usize) -> SpiffeId {
+    format!("spiffe://td/epigraph/witness/{place}").parse().unwrap()
+}
+
 fn gate(witnesses: Vec<Scripted>) -> Gate<Scripted> {
     let tree = Arc::new(tree(20, 20, 1));
     Gate {
@@ -93,6 +99,7 @@ fn gate(witnesses: Vec<Scripted>) -> Gate<Scripted> {
         durable: ours(12),
         root_at: root_of(&tree),
         dialled: (0..).zip(witnesses.into_iter().map(Arc::new)).collect(),
+        names: [2, 3].map(|place| (named(place), place)).into(),
     }
 }
 
@@ -131,4 +138,32 @@ async fn one_newer_head_ends_the_waiting() {
     let (_told, mut told) = mpsc::channel(1);
     let refused = pass(&gate, &mut told, |_| ()).await.unwrap_err();
     assert!(matches!(*refused, WentBack::Behind { .. }), "{refused}");
+}
+
+/// R6: a witness that nobody can call says what it holds when it dials in, or that it holds nothing; only under the name that the
+/// log's configuration has for it, and only with the log's own signature. Seen to fail with a note counting for whoever cosigned it,
+/// whoever shows it; with "nothing" not counting.
+#[tokio::test(start_paused = true)]
+async fn what_is_said_by_who_dials_in_counts_under_its_own_name() {
+    let gate = gate(vec![shows(0, log_note(ours(5)))]);
+    let (tell, mut told) = mpsc::channel(8);
+    let note = |head| log_note(head).map(String::into_bytes);
+    for (who, note) in [
+        (9, note(theirs(12))),
+        (2, Some(b"garbage".to_vec())),
+        (2, None),
+        (1, note(ours(5))),
+        (3, note(ours(9))),
+    ] {
+        tell.send((named(who), note)).await.unwrap();
+    }
+    let said = std::sync::Mutex::new(Vec::new());
+    let held = pass(&gate, &mut told, |why| said.lock().unwrap().push(why.to_owned())).await.unwrap();
+    assert_eq!(held, [(0, Some(ours(5))), (2, None), (3, Some(ours(9)))].into_iter().collect());
+    let said = said.into_inner().unwrap().join("\n");
+    assert!(said.contains("witness-2.example (its answer does not count"), "{said}");
+
+    tell.send((named(3), note(theirs(12)))).await.unwrap();
+    let refused = pass(&gate, &mut told, |_| ()).await.unwrap_err();
+    assert!(matches!(*refused, WentBack::OtherHistory { .. }), "{refused}");
 }

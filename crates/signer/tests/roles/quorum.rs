@@ -112,7 +112,7 @@ impl Log {
         let mut log = Log {
             tree: tree(LEAVES, FORK, world),
             machine: Machine::new(None),
-            witnesses: Witnesses::new(policy.clone(), None, []),
+            witnesses: asking(policy.clone(), None, []),
             policy: policy.clone(),
             offered: 0,
             published: None,
@@ -129,8 +129,7 @@ impl Log {
         let places = 0..self.policy.witnesses().len();
         let held = self.published.map_or(size(0), |head| head.size);
         self.machine = Machine::new(self.published);
-        self.witnesses =
-            Witnesses::new(self.policy.clone(), self.published, places.map(|place| (place, held)));
+        self.witnesses = asking(self.policy.clone(), self.published, places.map(|place| (place, held)));
         self.rests.clear();
         self.offer();
     }

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use epigraph_core::progress::Proposal;
-use epigraph_core::{Checkpoint, Hash, Origin, TreeHead};
-use epigraph_signer::signer::{Answer, Request, Signer, SignerError};
+use epigraph_core::{Checkpoint, Hash, Origin, TreeHead, UnixMillis};
+use epigraph_signer::handle::SignerHandle;
+use epigraph_signer::publish::{AskError, AskSigner};
+use epigraph_signer::signer::{Answer, MAX_IDLE_MS, Request, Signer, SignerError};
+use epigraph_signer::status::Kind;
 use epigraph_store::file::fault::{Fault, FaultDir, Outcome};
 use epigraph_store::file::memory::{MemoryDir, Survival, by_seed};
 use epigraph_store::head::{HeadError, HeadStore};
@@ -216,4 +219,63 @@ fn of_two_forks_at_any_two_sizes_never_both_are_signed_also_across_restarts_and_
             }
         }
     }
+}
+
+/// K1: the time of a head never falls, whatever the clock does in between; and one that cannot be right signs nothing, and leaves
+/// nothing on the disk. Seen to fail with `now` for the larger of the two in `decide`, without the comparison, and with `>=` for `>`.
+#[test]
+fn the_time_of_a_head_never_falls_and_an_impossible_clock_signs_nothing() {
+    const HOUR: u64 = 3_600_000;
+    let tree = tree(20, 20, 1);
+    let memory = store();
+    let held = |memory: &MemoryDir| {
+        let (heads, _) = HeadStore::open(Arc::new(memory.duplicate())).unwrap();
+        heads.get(&origin()).unwrap().clone()
+    };
+    for now in [1_700_000_000_000, 1_800_000_000_000] {
+        let mut signer = open(Arc::new(memory.clone())).unwrap();
+        let mut at = |clock: u64, time: Result<u64, ()>| {
+            let before = memory.content("heads").unwrap();
+            let from = signer.head(&origin()).unwrap().head.size.get();
+            let request = in_term(proposal(&tree, from, from + 1));
+            match (signer.sign_checkpoint(request, UnixMillis(clock)), time) {
+                (Ok(Answer::Signed(_)), Ok(time)) => {
+                    assert_eq!((held(&memory).head.size.get(), held(&memory).time.0), (from + 1, time));
+                }
+                (Err(error @ SignerError::ClockAhead { .. }), Err(())) => {
+                    assert!(memory.content("heads").unwrap() == before, "the file changed");
+                    assert!(error.to_string().contains(&clock.to_string()), "{error}");
+                }
+                other => panic!("{clock}: {other:?}"),
+            }
+        };
+        at(now, Ok(now));
+        at(now + HOUR, Ok(now + HOUR));
+        at(now - HOUR, Ok(now + HOUR));
+        at(0, Ok(now + HOUR));
+        at(now + HOUR + MAX_IDLE_MS + 1, Err(()));
+        at(now + 10 * 366 * 24 * HOUR, Err(()));
+        at(u64::MAX, Err(()));
+        // Right again.
+        at(now + HOUR + 1, Ok(now + HOUR + 1));
+        let status = signer.status().look().remove(&origin()).unwrap();
+        assert_eq!((status.refused(Kind::ClockSkew), status.refused(Kind::Failed)), (3, 0));
+    }
+    let last = held(&memory).time.0;
+    let mut signer = open(Arc::new(memory.clone())).unwrap();
+    let size = signer.head(&origin()).unwrap().head.size.get();
+    let latest = UnixMillis(last + MAX_IDLE_MS);
+    let signed = signer.sign_checkpoint(in_term(proposal(&tree, size, size + 1)), latest);
+    assert!(matches!(signed, Ok(Answer::Signed(_))), "{signed:?}");
+}
+
+/// The log waits for a signer whose clock is wrong, as for one that is being started. Seen to fail with the refusal taken as fatal.
+#[tokio::test]
+async fn a_signer_with_an_impossible_clock_is_waited_for() {
+    let tree = tree(9, 9, 1);
+    let mut signer = open(Arc::new(store())).unwrap();
+    sign(&mut signer, &tree, 4);
+    let (handle, _failure) = SignerHandle::spawn(signer, Arc::new(Always(UnixMillis(u64::MAX)))).unwrap();
+    let answer = AskSigner::sign_checkpoint(&handle, in_term(proposal(&tree, 4, 9))).await;
+    assert!(matches!(&answer, Err(AskError::Unavailable(why)) if why.contains("clock")), "{answer:?}");
 }

@@ -7,9 +7,11 @@ use epigraph_core::hash::leaf_hash;
 use epigraph_core::progress::{Held, Proposal};
 use epigraph_core::proof::{prove_consistency, root_at};
 use epigraph_core::{
-    CosigningKey, Entropy, Hash, KeyName, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis, note,
+    Clock, CosigningKey, Entropy, Hash, KeyName, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis,
+    note,
 };
 use epigraph_signer::publish::ask::{AskWitness, Reply};
+use epigraph_signer::publish::witnesses::Witnesses;
 use epigraph_signer::publish::{RootAt, Witnessing};
 use epigraph_signer::signer::{Request, Signer};
 use epigraph_store::file::Dir;
@@ -81,6 +83,15 @@ impl Entropy for Nine {
     }
 }
 
+/// A clock that stands still.
+pub struct Always(pub UnixMillis);
+
+impl Clock for Always {
+    fn now(&self) -> UnixMillis {
+        self.0
+    }
+}
+
 /// A directory with a head store that holds the empty tree for the log, and has [`TERM`] open.
 pub fn store() -> MemoryDir {
     let memory = MemoryDir::new();
@@ -124,12 +135,24 @@ pub fn alone(tree: &Arc<MemoryTree>) -> Witnessing<Nobody> {
         evidence: Arc::new(MemoryDir::new()),
         root_at: root_of(tree),
         entropy: Arc::new(Nine),
+        clock: Arc::new(Always(NOW)),
     }
 }
 
 pub fn root_of(tree: &Arc<MemoryTree>) -> Arc<RootAt> {
     let tree = Arc::clone(tree);
     Arc::new(move |size| root_at(&*tree, size).map_err(|error| error.to_string()))
+}
+
+/// The machine at [`NOW`].
+pub fn asking(
+    policy: Policy,
+    already: Option<TreeHead>,
+    peers: impl IntoIterator<Item = (usize, TreeSize)>,
+) -> Witnesses {
+    let mut machine = Witnesses::new(policy, already, peers);
+    machine.at(NOW);
+    machine
 }
 
 pub fn witness_key(place: usize) -> CosigningKey {

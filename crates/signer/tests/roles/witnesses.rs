@@ -5,7 +5,9 @@ use epigraph_core::cosignature::CosignedAt;
 use epigraph_core::note::SignatureLine;
 use epigraph_core::{Checkpoint, CosigningKey, Policy, TreeHead, note};
 use epigraph_signer::publish::ask::Reply;
-use epigraph_signer::publish::witnesses::{Effect, Event, MAX_PENDING_HEADS, NotTaken, Trouble, Witnesses};
+use epigraph_signer::publish::witnesses::{
+    Effect, Event, MAX_AHEAD_SECONDS, MAX_PENDING_HEADS, NotTaken, Trouble, Witnesses,
+};
 
 use crate::support::*;
 
@@ -39,7 +41,7 @@ fn cosigned(place: usize, head: &TreeHead) -> Event {
 
 /// Three of four, of which nothing was published.
 fn machine() -> Witnesses {
-    Witnesses::new(quorum(4, 3), None, (0..4).map(|place| (place, size(0))))
+    asking(quorum(4, 3), None, (0..4).map(|place| (place, size(0))))
 }
 
 fn asked(effects: &[Effect]) -> Vec<(usize, u64, u64)> {
@@ -115,7 +117,7 @@ fn a_late_quorum_counts_until_a_larger_head_is_published() {
     assert!(published(&policy, &late).is_empty());
     assert_eq!(asked(&late), [(3, 5, 8)]);
     // Nor below what was published before a restart.
-    let mut machine = Witnesses::new(policy.clone(), Some(ours(8)), (0..4).map(|place| (place, size(8))));
+    let mut machine = asking(policy.clone(), Some(ours(8)), (0..4).map(|place| (place, size(8))));
     machine.step(signed(&ours(5)));
     let effects: Vec<_> = (0..4).flat_map(|place| machine.step(cosigned(place, &ours(5)))).collect();
     assert!(published(&policy, &effects).is_empty());
@@ -156,10 +158,51 @@ fn a_signature_that_does_not_fit_is_dropped_and_counted() {
     }
 }
 
+/// K2: a cosignature from more than five minutes ahead is dropped and counted, whether it was asked for or handed in; it counts when
+/// the clock of its witness, or the log's, is right again. Seen to fail with the comparison left out of `attach`, with `>=` for
+/// `>`, and with what is handed in not told.
+#[test]
+fn a_cosignature_from_the_future_is_dropped_and_counted() {
+    let now = NOW.0 / 1_000;
+    for (seconds, taken) in [
+        (1, true),
+        (now, true),
+        (now + MAX_AHEAD_SECONDS, true),
+        (now + MAX_AHEAD_SECONDS + 1, false),
+        (now + 3_600, false),
+        (i64::MAX as u64, false),
+    ] {
+        let policy = quorum(2, 2);
+        let of = |place| vec![line(&witness_key(place), &ours(5), seconds)];
+        let mut machine = asking(policy.clone(), None, [(0, size(0))]);
+        machine.step(signed(&ours(5)));
+        let effects = machine.step(Event::Replied(0, Reply::Cosigned(of(0))));
+        let (told, answer) = machine.handed(size(5), &of(1));
+        let each = machine.status().witnesses;
+        let counted: Vec<_> = each.iter().map(|one| one.troubles.get("clock_ahead").copied()).collect();
+        if taken {
+            assert_eq!((answer, published(&policy, &told)), (Ok(()), vec![(5, 2)]), "{seconds}");
+            assert_eq!(counted, [None, None], "{seconds}");
+            continue;
+        }
+        assert_eq!(answer, Err(NotTaken::ClockAhead(seconds - now)), "{seconds}");
+        assert_eq!((troubles(&effects), troubles(&told)), (vec!["clock_ahead"], vec!["clock_ahead"]));
+        assert_eq!(counted, [Some(1), Some(1)], "{seconds}");
+        assert_eq!((machine.status().cosigned, machine.status().missing), (0, 2));
+        assert!(machine.lacking().contains(&format!("{} s after", seconds - now)), "{}", machine.lacking());
+        // Both are asked again, and right.
+        machine.step(Event::Rested(0));
+        machine.step(cosigned(0, &ours(5)));
+        let (effects, answer) = machine.handed(size(5), &[line(&witness_key(1), &ours(5), now)]);
+        assert_eq!((answer, published(&policy, &effects)), (Ok(()), vec![(5, 2)]), "{seconds}");
+        assert_eq!(machine.status().witnesses[1].trouble, None);
+    }
+}
+
 /// Beside other lines the right one is found.
 #[test]
 fn of_several_lines_the_witness_s_own_counts() {
-    let mut machine = Witnesses::new(quorum(1, 1), None, [(0, size(0))]);
+    let mut machine = asking(quorum(1, 1), None, [(0, size(0))]);
     machine.step(signed(&ours(5)));
     let lines = vec![line(&witness_key(9), &ours(5), 7), line(&witness_key(0), &ours(5), 7)];
     let effects = machine.step(Event::Replied(0, Reply::Cosigned(lines)));
@@ -196,7 +239,7 @@ fn a_claimed_size_moves_nothing_but_the_next_question() {
 /// A witness that was handed a larger head than the one it is asked for is left alone until there is a larger one.
 #[test]
 fn a_witness_that_is_ahead_is_asked_for_the_next_head() {
-    let mut machine = Witnesses::new(quorum(4, 3), None, [(0, size(0))]);
+    let mut machine = asking(quorum(4, 3), None, [(0, size(0))]);
     machine.step(signed(&ours(5)));
     machine.step(signed(&ours(8)));
     let note = Some(log_note(&ours(8)).into_bytes());
@@ -308,7 +351,7 @@ fn every_refusal_is_told_and_counted() {
 /// dial in left out.
 #[test]
 fn the_status_says_what_the_newest_head_lacks_and_who_answers() {
-    let mut machine = Witnesses::new(quorum(4, 3), None, [(0, size(0)), (1, size(0)), (2, size(0))]);
+    let mut machine = asking(quorum(4, 3), None, [(0, size(0)), (1, size(0)), (2, size(0))]);
     let counted = |machine: &Witnesses| {
         let status = machine.status();
         (status.pending.get(), status.cosigned, status.missing)
@@ -345,7 +388,7 @@ fn answers_that_nobody_asked_for_are_none() {
 #[test]
 fn cosignatures_that_are_handed_in_reach_the_quorum() {
     let policy = quorum(3, 2);
-    let mut machine = Witnesses::new(policy.clone(), None, [(0, size(0))]);
+    let mut machine = asking(policy.clone(), None, [(0, size(0))]);
     let hand = |machine: &mut Witnesses, place, at: u64, of: &TreeHead| {
         machine.handed(size(at), &[line(&witness_key(place), of, 1_000)])
     };
@@ -369,7 +412,7 @@ fn cosignatures_that_are_handed_in_reach_the_quorum() {
 #[test]
 fn below_the_quorum_the_pending_heads_are_bounded() {
     let policy = quorum(4, 3);
-    let mut machine = Witnesses::new(policy.clone(), None, (0..4).map(|place| (place, size(0))));
+    let mut machine = asking(policy.clone(), None, (0..4).map(|place| (place, size(0))));
     let mut effects = Vec::new();
     for leaves in 1..20 {
         effects.extend(machine.step(signed(&ours(leaves))));
@@ -388,6 +431,6 @@ fn below_the_quorum_the_pending_heads_are_bounded() {
 
 #[test]
 fn without_a_quorum_the_log_s_signature_is_enough() {
-    let mut machine = Witnesses::new(policy(), None, []);
+    let mut machine = asking(policy(), None, []);
     assert_eq!(published(&policy(), &machine.step(signed(&ours(5)))), [(5, 0)]);
 }

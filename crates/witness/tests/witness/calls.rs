@@ -104,6 +104,32 @@ async fn nothing_is_cosigned_before_the_log_has_answered_once_after_a_start() {
     assert_eq!((witness.status().waiting_logs, witness.status().cosigned), (0, 2));
 }
 
+/// After a power cut the newest head may be torn. A log that waits at its own gate to hear what is held proposes nothing before it
+/// hears it, so the question itself passes the gate. Broken to see it fail: only a proposal does.
+#[tokio::test]
+async fn a_witness_whose_newest_head_is_torn_asks_the_log_before_it_says_what_it_holds() {
+    let ours = tree(20, 20, 1);
+    let memory = store(1);
+    let mut keeper = open(Arc::new(memory.clone()), 1).unwrap();
+    for (old, new) in [(0, 8), (8, 9)] {
+        propose(&mut keeper, proposal(0, &ours, old, new), NOW).unwrap();
+    }
+    for slot in [1, 3] {
+        memory.damage("heads", 8_192 + slot * 8_192 + 300, b"torn").unwrap();
+    }
+    let show = Arc::new(Show::default());
+    let (witness, _) = start(&memory, 1, Arc::clone(&show));
+    let silent = witness.checkpoint(&origin(0)).await.unwrap_err();
+    assert!(matches!(silent, AddError::LogSilent { .. }), "{silent}");
+    *show.notes.lock().unwrap() = Some(vec![cosigned(0, &head(&ours, 8), NOW).into()]);
+    assert_eq!(witness.checkpoint(&origin(0)).await.unwrap().unwrap().held.head, head(&ours, 8));
+
+    let newer = cosigned(0, &head(&ours, 9), NOW);
+    let (restored, _) = start(&memory, 1, Show::these(vec![newer.into_bytes()]));
+    let back = restored.checkpoint(&origin(0)).await.unwrap_err();
+    assert!(matches!(back, AddError::Refused(Refused::RolledBack(_))), "{back}");
+}
+
 #[tokio::test]
 async fn a_silent_log_or_one_without_an_address_passes_only_where_that_is_configured_and_is_counted() {
     let ours = tree(20, 20, 1);

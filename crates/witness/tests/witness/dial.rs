@@ -23,7 +23,7 @@ struct Script {
     connections: Mutex<VecDeque<Shown>>,
     /// Cosignatures that it will not take yet.
     refuses: Mutex<usize>,
-    held: Mutex<Vec<Bytes>>,
+    held: Mutex<Vec<Option<Bytes>>>,
     proven: Mutex<Vec<(u64, u64)>>,
     handed_in: Mutex<Vec<(u64, SignatureLine)>>,
     over: Notify,
@@ -58,7 +58,7 @@ impl Heads for Connection {
 impl DialLog for Script {
     type Heads = Connection;
 
-    async fn follow(&self, _: &Origin, held: Bytes) -> Result<Connection, String> {
+    async fn follow(&self, _: &Origin, held: Option<Bytes>) -> Result<Connection, String> {
         self.held.lock().unwrap().push(held);
         let shown = self.connections.lock().unwrap().pop_front();
         let Some(shown) = shown else {
@@ -118,13 +118,13 @@ async fn it_cosigns_what_grows_and_says_what_it_holds() {
         cosignature::verify(&text, line, key().vkey()).unwrap();
     }
     let held = script.held.lock().unwrap().clone();
-    assert!(held[0].is_empty());
+    assert_eq!(held[0], Some(Bytes::new()), "it holds nothing, and says so");
     let says = |note: &Bytes, size: &str| {
         let parsed = Parsed::parse(note).unwrap();
         assert_eq!((parsed.text().lines().nth(1), parsed.signatures().len()), (Some(size), 2));
     };
-    says(&held[1], "9");
-    says(&held[2], "20");
+    says(held[1].as_ref().unwrap(), "9");
+    says(held[2].as_ref().unwrap(), "20");
 }
 
 /// A cosignature that the log could not take is given again on the next connection. Seen to fail with the refusal taken for an

@@ -6,4 +6,5 @@ mod calls;
 mod dial;
 mod forks;
 mod keeper;
+mod split_view;
 mod support;

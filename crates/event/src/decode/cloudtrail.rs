@@ -1,0 +1,189 @@
+//! AWS CloudTrail: a record, or a file with `Records`. Fields as in the record's contents, versions 1.05 to 1.11.
+
+use serde_json::{Map, Value};
+
+use super::json::{self, string, text, value};
+use super::{Context, Decoded, Reason, overwrite, when};
+use crate::collected::Event;
+use crate::v1::{
+    Actor, ActorType, Category, Format, Operation, ResourceKind, ResourceName, Result as Outcome,
+};
+
+/// Request parameters that name the thing that was acted on, where the record has no `resources`.
+const PARAMETERS: &[(&str, &str)] = &[
+    ("bucketName", "AWS::S3::Bucket"),
+    ("userName", "AWS::IAM::User"),
+    ("roleName", "AWS::IAM::Role"),
+    ("roleArn", "AWS::IAM::Role"),
+    ("groupName", "AWS::IAM::Group"),
+    ("policyArn", "AWS::IAM::Policy"),
+    ("secretId", "AWS::SecretsManager::Secret"),
+    ("keyId", "AWS::KMS::Key"),
+    ("functionName", "AWS::Lambda::Function"),
+    ("instanceId", "AWS::EC2::Instance"),
+    ("snapshotId", "AWS::EC2::Snapshot"),
+    ("imageId", "AWS::EC2::Image"),
+    ("groupId", "AWS::EC2::SecurityGroup"),
+    ("dBInstanceIdentifier", "AWS::RDS::DBInstance"),
+    ("name", ""),
+];
+
+/// What the first word of an event's name does. Longer words come before their beginnings.
+const VERBS: &[(&str, Operation)] = &[
+    ("Get", Operation::Read),
+    ("List", Operation::Read),
+    ("Describe", Operation::Read),
+    ("BatchGet", Operation::Read),
+    ("Lookup", Operation::Read),
+    ("Head", Operation::Read),
+    ("Create", Operation::Create),
+    ("Run", Operation::Create),
+    ("Delete", Operation::Delete),
+    ("Terminate", Operation::Delete),
+    ("Put", Operation::Update),
+    ("Update", Operation::Update),
+    ("Modify", Operation::Update),
+    ("Set", Operation::Update),
+    ("Attach", Operation::Grant),
+    ("Authorize", Operation::Grant),
+    ("Detach", Operation::Revoke),
+    ("Revoke", Operation::Revoke),
+    ("ConsoleLogin", Operation::Login),
+    ("AssumeRole", Operation::Login),
+    ("Logout", Operation::Logout),
+    ("Invoke", Operation::Execute),
+    ("SendCommand", Operation::Execute),
+    ("StartSession", Operation::Execute),
+];
+
+/// Decodes a record, or a file of them.
+pub fn decode(bytes: &[u8], context: &Context) -> Vec<Decoded> {
+    json::document(bytes, "Records", Format::Cloudtrail, |record, object| event(record, &object, context))
+}
+
+fn event(record: &str, object: &Map<String, Value>, context: &Context) -> Result<Event, Reason> {
+    let (Some(name), Some(service)) = (string(object, "eventName"), string(object, "eventSource")) else {
+        return Err(Reason::NotAnEvent);
+    };
+    let mut event = Event::of(context, Format::Cloudtrail, "cloudtrail", record.as_bytes());
+    event.set_source(|source| {
+        service.clone_into(&mut source.id);
+        source.region = text(object, &["awsRegion"]);
+    });
+    event.set_time(when::of_text(&text(object, &["eventTime"])));
+    for label in ["eventType", "eventVersion", "eventCategory", "sharedEventID"] {
+        event.label(label, &text(object, &[label]));
+    }
+    let core = &mut event.core;
+    core.event_id = text(object, &["eventID"]);
+    overwrite(&mut core.tenant, &text(object, &["recipientAccountId"]));
+    core.action = format!("{service}:{name}");
+    core.request_id = text(object, &["requestID"]);
+    let is_read = value(object, &["readOnly"]).and_then(Value::as_bool).unwrap_or(false);
+    let operation = operation(name, is_read);
+    core.operation = operation.into();
+    core.category = category(service, operation, text(object, &["eventCategory"]) == "Data").into();
+    core.result_code = text(object, &["errorCode"]);
+    core.result = result(object, &core.result_code).into();
+
+    let identity = &mut event.identity;
+    identity.result_message = text(object, &["errorMessage"]);
+    identity.user_agent = text(object, &["userAgent"]);
+    identity.addresses.extend(Some(text(object, &["sourceIPAddress"])).filter(|text| !text.is_empty()));
+    if let Some(user) = value(object, &["userIdentity"]).and_then(Value::as_object) {
+        let actor = actor(user);
+        core.actor_type = actor.r#type;
+        identity.actor = Some(actor);
+        identity.on_behalf_of = behind(user);
+    }
+    resources(object, &mut event);
+    Ok(event)
+}
+
+fn operation(name: &str, is_read: bool) -> Operation {
+    let known = VERBS.iter().find(|(verb, _)| name.starts_with(verb)).map(|(_, operation)| *operation);
+    match known {
+        // What AWS itself calls a reading call is one, whatever its name.
+        Some(Operation::Login | Operation::Logout) => known.unwrap_or(Operation::Other),
+        _ if is_read => Operation::Read,
+        Some(operation) => operation,
+        None => Operation::Other,
+    }
+}
+
+fn category(service: &str, operation: Operation, is_data: bool) -> Category {
+    match (service, operation) {
+        ("signin.amazonaws.com" | "sts.amazonaws.com", _) | (_, Operation::Login | Operation::Logout) => {
+            Category::Auth
+        }
+        (_, Operation::Read) => Category::Access,
+        ("iam.amazonaws.com", _) | (_, Operation::Grant | Operation::Revoke) => Category::Policy,
+        _ if is_data => Category::Data,
+        _ => Category::Admin,
+    }
+}
+
+fn result(object: &Map<String, Value>, code: &str) -> Outcome {
+    let login = value(object, &["responseElements", "ConsoleLogin"]).and_then(Value::as_str);
+    let denied = ["AccessDenied", "Unauthorized", "Forbidden"].iter().any(|word| code.contains(word));
+    match code {
+        "" if login == Some("Failure") => Outcome::Failure,
+        "" => Outcome::Success,
+        _ if denied => Outcome::Denied,
+        _ => Outcome::Failure,
+    }
+}
+
+fn actor(user: &Map<String, Value>) -> Actor {
+    let ids = ["arn", "principalId", "invokedBy", "accountId"].map(|name| text(user, &[name]));
+    let mfa = text(user, &["sessionContext", "attributes", "mfaAuthenticated"]) == "true";
+    Actor {
+        r#type: actor_type(&text(user, &["type"])).into(),
+        id: ids.into_iter().find(|id| !id.is_empty()).unwrap_or_default(),
+        name: text(user, &["userName"]),
+        session: text(user, &["accessKeyId"]),
+        auth_method: if mfa { "mfa".to_owned() } else { String::new() },
+        ..Actor::default()
+    }
+}
+
+fn actor_type(kind: &str) -> ActorType {
+    match kind {
+        "Root" | "IAMUser" | "FederatedUser" | "IdentityCenterUser" | "WebIdentityUser" | "SAMLUser"
+        | "Directory" => ActorType::User,
+        "AssumedRole" | "Role" => ActorType::Role,
+        "AWSService" => ActorType::Service,
+        "Unknown" => ActorType::Anonymous,
+        _ => ActorType::Unspecified,
+    }
+}
+
+/// Who stands behind a session: the role or user that issued it, the service that asked, the person of a federation.
+fn behind(user: &Map<String, Value>) -> Vec<Actor> {
+    let issuer = value(user, &["sessionContext", "sessionIssuer"]).and_then(Value::as_object).map(actor);
+    let of = |kind: ActorType, id: String| {
+        (!id.is_empty()).then(|| Actor { r#type: kind.into(), id, ..Actor::default() })
+    };
+    let person = of(ActorType::User, text(user, &["onBehalfOf", "userId"]));
+    let service = of(ActorType::Service, text(user, &["invokedBy"]));
+    issuer.into_iter().chain(person).chain(service).collect()
+}
+
+fn resources(object: &Map<String, Value>, event: &mut Event) {
+    let listed = value(object, &["resources"]).and_then(Value::as_array).into_iter().flatten();
+    for resource in listed.filter_map(Value::as_object) {
+        let kind = ResourceKind { r#type: text(resource, &["type"]), parent: text(resource, &["accountId"]) };
+        event.resource(kind, ResourceName { id: text(resource, &["ARN"]), ..ResourceName::default() });
+    }
+    let Some(parameters) = value(object, &["requestParameters"]).and_then(Value::as_object) else { return };
+    if !event.core.resources.is_empty() {
+        return;
+    }
+    for (parameter, kind) in PARAMETERS {
+        let name = text(parameters, &[parameter]);
+        if !name.is_empty() {
+            let kind = ResourceKind { r#type: (*kind).to_owned(), ..ResourceKind::default() };
+            event.resource(kind, ResourceName { name, ..ResourceName::default() });
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What stands in the files of a new directory: configurations with comments for a newcomer.
+
+use super::Plan;
+use crate::quickstart::directory::TRUST_DOMAIN;
+use crate::quickstart::role::{FAULTY, Role, client_spiffe, reader_spiffe};
+
+impl Plan<'_> {
+    /// The beginning of every configuration of a process that serves.
+    fn serving(&self, role: Role) -> anyhow::Result<String> {
+        let (address, metrics) = self.addresses_of(role)?;
+        Ok(format!(
+            "[listen]\naddress = \"{address}\"\n# Plain HTTP: /healthz, /readyz, /metrics.\n[metrics]\naddress = \"{metrics}\"\n"
+        ))
+    }
+
+    pub(super) fn log_alone(&self) -> anyhow::Result<String> {
+        let signer = "signer = { directory = \"signer\", key = \"signer/keys/log.key\" }\n";
+        self.log(&tls(Role::Log, false), signer, "")
+    }
+
+    pub(super) fn log_with_others(&self) -> anyhow::Result<String> {
+        let signer = format!(
+            "\
+# The signer is a process of its own: it has the log's private key, and signs only what extends the last thing it signed.
+signer = {{ address = \"{}\", server = \"{}\", vkey_file = \"signer/keys/log.vkey\" }}
+",
+            self.address(Role::Signer)?,
+            Role::Signer.spiffe()
+        );
+        let grants = grant(
+            "The signer asks what is published, after each of its starts.",
+            &Role::Signer.spiffe(),
+            "signer",
+            &self.origin,
+        );
+        self.witnessed_log(&signer, grants)
+    }
+
+    /// What an honest log in its place would be told. It has no signer, and reads none.
+    pub(super) fn log_of_a_liar(&self) -> anyhow::Result<String> {
+        self.witnessed_log(
+            "signer = { directory = \"signer\", key = \"signer/keys/log.key\" }\n",
+            String::new(),
+        )
+    }
+
+    fn witnessed_log(&self, signer: &str, mut grants: String) -> anyhow::Result<String> {
+        let mut others = format!(
+            "\
+{signer}# Nothing is published before so many witnesses have cosigned as this file says.
+policy = \"policy\"
+# So many of the witnesses may lie: after a start the log asks enough of them to find out if its own disk was put back.
+faulty = {FAULTY}
+"
+        );
+        others += &self.asked_witnesses()?;
+        for role in Role::witnesses() {
+            grants += &grant(
+                "This witness asks what is published, after each of its starts.",
+                &role.spiffe(),
+                "witness",
+                &self.origin,
+            );
+        }
+        grants += &self
+            .readers("Anybody who reads, the monitor among them: the log cannot tell it from the others.");
+        self.log(&tls(Role::Log, true), &others, &grants)
+    }
+
+    /// A table for each witness.
+    fn asked_witnesses(&self) -> anyhow::Result<String> {
+        let table = |role: Role| {
+            let (name, address, server) = (self.witness_name(role), self.address(role)?, role.spiffe());
+            Ok(format!(
+                "\n[[log.witness]]\nname = \"{name}\"\naddress = \"{address}\"\nserver = \"{server}\"\n"
+            ))
+        };
+        Role::witnesses().map(table).collect()
+    }
+
+    fn log(&self, tls: &str, others: &str, grants: &str) -> anyhow::Result<String> {
+        let origin = &self.origin;
+        let (listen, client) = (self.serving(Role::Log)?, client_spiffe());
+        Ok(format!(
+            r#"# The log of this quickstart: what `epigraph serve log --config log.toml` reads. Paths are relative to this file.
+directory = "log"
+
+{listen}
+{tls}
+[[log]]
+origin = "{origin}"
+# A grown tree is signed at once while somebody waits for it, else after this long.
+checkpoint_interval_ms = 1000
+# The journal's segment files are written with zeros before they are used; 64 in production.
+segment_mib = 16
+{others}
+# Who may do what. Nobody may do anything that no table allows.
+[[authorize]]
+spiffe = "{client}"
+roles = ["appender", "reader"]
+logs = ["{origin}"]
+{grants}"#
+        ))
+    }
+
+    pub(super) fn signer(&self) -> anyhow::Result<String> {
+        let (listen, tls, origin) = (self.serving(Role::Signer)?, tls(Role::Signer, true), &self.origin);
+        let (address, server) = (self.address(Role::Log)?, Role::Log.spiffe());
+        let grant = grant("Nobody but the log has anything signed.", &server, "log", origin);
+        let witnesses = self.asked_witnesses()?;
+        Ok(format!(
+            r#"# The signer of this quickstart: what `epigraph serve signer --config signer.toml` reads. Paths are relative to this file.
+# In earnest it runs on another machine than the log, so that whoever takes over the log's machine has no key.
+directory = "signer"
+
+{listen}
+{tls}
+[[log]]
+origin = "{origin}"
+key = "signer/keys/log.key"
+# The log, which is asked after each start what it has published: a signer whose directory was put back finds out.
+address = "{address}"
+server = "{server}"
+# And so are the witnesses of this policy, of which so many may lie: then nobody can put back the signer and the log together.
+policy = "policy"
+faulty = {FAULTY}
+{witnesses}{grant}"#
+        ))
+    }
+
+    pub(super) fn witness(&self, role: Role) -> anyhow::Result<String> {
+        let (listen, tls, name) = (self.serving(role)?, tls(role, true), self.witness_name(role));
+        let grants = [
+            grant("The log has its checkpoints cosigned.", &Role::Log.spiffe(), "log", &self.origin),
+            grant(
+                "The signer asks what was cosigned, after each of its starts.",
+                &Role::Signer.spiffe(),
+                "signer",
+                &self.origin,
+            ),
+            grant("The client may ask what was cosigned.", &client_spiffe(), "reader", &self.origin),
+            self.readers("So may anybody who reads the log, the monitor among them."),
+        ];
+        Ok(format!(
+            r#"# A witness of this quickstart: what `epigraph serve witness --config {role}.toml` reads. Paths are relative to this file.
+# In earnest each witness is run by somebody else. Its logs are listed in {role}/logs.toml.
+name = "{name}"
+directory = "{role}"
+
+{listen}
+{tls}{}"#,
+            grants.concat()
+        ))
+    }
+
+    fn readers(&self, why: &str) -> String {
+        grant(why, &reader_spiffe("*"), "reader", &self.origin)
+    }
+
+    /// A client's directory: the main one, or with `up` one inside it. `who` has the certificate.
+    pub(super) fn client(&self, up: &str, who: &str) -> anyhow::Result<String> {
+        let (origin, address, server) = (&self.origin, self.address(Role::Log)?, Role::Log.spiffe());
+        Ok(format!(
+            r#"# A client of the log of this quickstart: what every command with `--profile` reads. Paths are relative to this file.
+origin = "{origin}"
+address = "{address}"
+server = "{server}"
+policy = "{up}policy"
+state = "state"
+
+[tls]
+certificate = "{up}pki/{who}/client.pem"
+key = "{up}pki/{who}/client.key"
+trust_bundle = "{up}pki/ca.pem"
+trust_domain = "{TRUST_DOMAIN}"
+"#
+        ))
+    }
+}
+
+/// The `[tls]` table of a process, and what it opens connections with.
+fn tls(role: Role, calls: bool) -> String {
+    let table = format!(
+        r#"[tls]
+certificate = "pki/{role}/server.pem"
+key = "pki/{role}/server.key"
+trust_bundle = "pki/ca.pem"
+trust_domain = "{TRUST_DOMAIN}"
+"#
+    );
+    if !calls {
+        return table;
+    }
+    format!(
+        r#"{table}
+# For the connections that it opens itself.
+[tls.client]
+certificate = "pki/{role}/client.pem"
+key = "pki/{role}/client.key"
+"#
+    )
+}
+
+fn grant(why: &str, spiffe: &str, role: &str, origin: &str) -> String {
+    format!("\n# {why}\n[[authorize]]\nspiffe = \"{spiffe}\"\nroles = [\"{role}\"]\nlogs = [\"{origin}\"]\n")
+}

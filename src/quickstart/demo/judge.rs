@@ -1,0 +1,256 @@
+//! Whether a demo went as it must: exactly its own finding came, by the webhook and in the monitor's own list, and its evidence
+//! verified. Everything else is a failure that says what is missing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use epigraph_core::{Hash, LeafIndex, Policy};
+use epigraph_rpc::peer;
+use epigraph_rpc::peer::monitor::{Finding, FindingClass, MonitoredLog, VantageStatus};
+use tokio::time::{sleep, timeout};
+
+use super::refused;
+use super::script::Script;
+use super::webhook::{Delivery, PATH, Webhook};
+use crate::cli::Demo;
+use crate::failure::{Failure, Outcome};
+use crate::profile::Profile;
+use crate::quickstart::directory::Directory;
+use crate::quickstart::role::Role;
+
+/// Between two looks at the monitor: shorter than anybody notices.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How long to wait, after the alarm, for the monitor to look everywhere again: what else there is to be found comes by then.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// A finding as the webhook told it.
+pub struct Alarm {
+    pub code: String,
+    pub subject: String,
+    pub detail: String,
+    pub meaning: String,
+    pub next_step: String,
+    pub is_proof: bool,
+    pub evidence_id: Option<String>,
+    pub at_ms: u64,
+    /// Where the call went, and how it was signed.
+    pub target: String,
+    pub signature: String,
+}
+
+pub struct Judge<'a> {
+    demo: Demo,
+    script: &'a Script,
+    directory: &'a Directory,
+    monitor: peer::Monitor,
+    policy: Policy,
+    patience: Duration,
+    verified: bool,
+}
+
+impl<'a> Judge<'a> {
+    pub fn new(
+        demo: Demo,
+        script: &'a Script,
+        directory: &'a Directory,
+        patience: Duration,
+    ) -> Outcome<Judge<'a>> {
+        let profile = Profile::load(&directory.path)?;
+        let path = directory.run_file(Role::Monitor, "addr");
+        let address = fs::read_to_string(&path)
+            .map_err(|error| Failure::state(format!("cannot read {}: {error}", path.display())))?;
+        let server = Role::Monitor.spiffe().parse().map_err(Failure::state)?;
+        let monitor = peer::Monitor::new(address.trim(), &profile.tls()?, &server).map_err(Failure::usage)?;
+        let policy = profile.policy;
+        Ok(Judge { demo, script, directory, monitor, policy, patience, verified: false })
+    }
+
+    /// Waits until the monitor has seen this size from everywhere, and has read all entries; nothing may be found. Returns from how
+    /// many places it looks.
+    pub async fn calm(&self, size: u64) -> Outcome<usize> {
+        let mut last = String::from("it did not answer");
+        let calm = async {
+            loop {
+                let log = self.status().await?;
+                if log.open > 0 {
+                    let found = self.findings().await?;
+                    let found: Vec<_> = found.iter().map(named).collect();
+                    let message = format!("the monitor found what is not there: {}", found.join("; "));
+                    return Err(Failure::no(message));
+                }
+                let seen = |at: &VantageStatus| at.head.is_some_and(|head| head.size.get() >= size);
+                let behind: Vec<_> =
+                    log.vantages.iter().filter(|at| !seen(at)).map(|at| at.vantage.name.as_str()).collect();
+                if behind.is_empty() && !log.vantages.is_empty() && log.audited.get() >= size {
+                    return Ok(log.vantages.len());
+                }
+                last = format!("{} entries are audited; not there yet: {}", log.audited, behind.join(", "));
+                sleep(LOOK_AGAIN).await;
+            }
+        };
+        match timeout(self.patience, calm).await {
+            Ok(places) => places,
+            Err(_) => Err(Failure::no(format!(
+                "the monitor did not see {size} entries within {} s: {last}",
+                self.patience.as_secs()
+            ))),
+        }
+    }
+
+    /// Hands in what the log promised.
+    pub async fn submit(&self, index: LeafIndex, leaf: Hash) -> Outcome {
+        let due = self.monitor.submit_receipt(&self.directory.origin, index, leaf).await;
+        due.map(drop).map_err(|error| refused(&error))
+    }
+
+    /// Waits for the webhook's call about this demo's finding. A call about anything else is a failure.
+    pub async fn alarm(&self, webhook: &mut Webhook) -> Outcome<Alarm> {
+        let address = webhook.address;
+        let waiting = async {
+            while let Some(Delivery { signature, message }) = webhook.next().await {
+                let (finding, change) = (&message["finding"], message["change"].as_str());
+                if message["kind"] != "finding" || change != Some("opened") {
+                    continue;
+                }
+                let text = |name: &str| finding[name].as_str().unwrap_or_default().to_owned();
+                let (code, subject) = (text("code"), text("subject"));
+                if Some(code.as_str()) == self.script.code {
+                    return Ok(Alarm {
+                        code,
+                        subject,
+                        detail: text("detail"),
+                        meaning: text("meaning"),
+                        next_step: text("next_step"),
+                        is_proof: finding["class"] == "proof",
+                        evidence_id: finding["evidence_id"].as_str().map(ToOwned::to_owned),
+                        at_ms: message["at_ms"].as_u64().unwrap_or_default(),
+                        target: format!("http://{address}{PATH}"),
+                        signature: format!("Epigraph-Signature: {signature}"),
+                    });
+                }
+                if Some(code.as_str()) != self.script.follows {
+                    let message = format!("the monitor found something else: {code} about {subject}");
+                    return Err(Failure::no(message));
+                }
+            }
+            Err(Failure::state("the webhook's listener has ended"))
+        };
+        let code = self.script.code.unwrap_or("nothing");
+        match timeout(self.patience, waiting).await {
+            Ok(alarm) => alarm,
+            Err(_) => {
+                let seconds = self.patience.as_secs();
+                Err(Failure::no(format!("the monitor found no {code} within {seconds} s, and it was there")))
+            }
+        }
+    }
+
+    /// The file that goes with an alarm, where the monitor has written it.
+    pub async fn evidence(&self, alarm: &Alarm) -> Outcome<PathBuf> {
+        let missing = || Failure::no(format!("the alarm {} came without evidence", alarm.code));
+        let id = alarm.evidence_id.as_deref().ok_or_else(missing)?;
+        let path = self.directory.path.join(Role::Monitor.to_string()).join("evidence").join(id);
+        let served = self.monitor.evidence(&self.directory.origin, id).await;
+        let served = served.map_err(|error| refused(&error))?;
+        match fs::read(&path) {
+            Ok(written) if written == served => Ok(path),
+            Ok(_) => Err(Failure::no(format!("{} is not what the monitor hands out", path.display()))),
+            Err(error) => Err(Failure::no(format!("there is no {}: {error}", path.display()))),
+        }
+    }
+
+    /// The public key that judges the evidence: of whoever is accused, or of the monitor whose word it is.
+    pub async fn key_for(&self, alarm: &Alarm) -> Outcome<String> {
+        if !alarm.is_proof {
+            let status = self.monitor.status(&self.directory.origin).await;
+            return Ok(status.map_err(|error| refused(&error))?.vkey);
+        }
+        if alarm.code != "witness-equivocation" {
+            return Ok(self.directory.vkey.clone());
+        }
+        self.liars().next().ok_or_else(|| Failure::no("a witness is accused, and none of them lied"))
+    }
+
+    /// The evidence convinced a process that knows one public key.
+    pub fn verified(&mut self) {
+        self.verified = true;
+    }
+
+    /// Waits until the monitor has looked everywhere once more, and compares all that it found with what is true.
+    pub async fn verdict(&self, alarm: Option<&Alarm>) -> Outcome<serde_json::Value> {
+        let since = alarm.map_or(0, |alarm| alarm.at_ms);
+        let settled = async {
+            loop {
+                let log = self.status().await?;
+                let looked = |at: &VantageStatus| at.reached.is_some_and(|reached| reached.0 > since);
+                if log.vantages.iter().all(looked) {
+                    return Ok(());
+                }
+                sleep(LOOK_AGAIN).await;
+            }
+        };
+        let settled: Result<Outcome, _> = timeout(SETTLE, settled).await;
+        settled.unwrap_or(Ok(()))?;
+        let found = self.findings().await?;
+        let accused: Vec<String> = self.liars().collect();
+        let is_own = |finding: &&Finding| Some(finding.code.as_str()) == self.script.code;
+        let follows =
+            |finding: &Finding| Some(finding.code.as_str()) == self.script.follows && !accused.is_empty();
+        let other: Vec<_> =
+            found.iter().filter(|finding| !is_own(finding) && !follows(finding)).map(named).collect();
+        if !other.is_empty() {
+            return Err(Failure::no(format!("the monitor also found: {}", other.join("; "))));
+        }
+        let own = found.iter().filter(is_own).count();
+        let says = match (self.script.code, own, self.verified) {
+            (None, _, _) => {
+                "The monitor looked at everything and found nothing: there was nothing.".to_owned()
+            }
+            (Some(code), 1.., true) => {
+                format!("Caught: {code}. The evidence stands, whoever looks at it and wherever.")
+            }
+            (Some(code), _, _) => {
+                return Err(Failure::no(format!("{code} is not among the monitor's findings")));
+            }
+        };
+        let codes: BTreeSet<_> = found.iter().map(|finding| finding.code.clone()).collect();
+        Ok(serde_json::json!({ "says": says, "findings": codes, "evidence_verified": self.verified }))
+    }
+
+    /// The keys of the witnesses that lie in this demo.
+    fn liars(&self) -> impl Iterator<Item = String> {
+        let numbers = self.demo.lying_witnesses().iter();
+        let witness = |number: &u8| self.policy.witnesses().get(usize::from(*number).checked_sub(1)?);
+        numbers.filter_map(witness).map(|witness| witness.vkey.to_string())
+    }
+
+    async fn status(&self) -> Outcome<MonitoredLog> {
+        let status = self.monitor.status(&self.directory.origin).await.map_err(|error| refused(&error))?;
+        status.logs.into_iter().next().ok_or_else(|| Failure::no("the monitor does not watch this log"))
+    }
+
+    /// Everything that the monitor has found, whether it lasts or not.
+    async fn findings(&self) -> Outcome<Vec<Finding>> {
+        let (mut found, mut token) = (Vec::new(), String::new());
+        loop {
+            let page = self.monitor.findings(&self.directory.origin, true, &token).await;
+            let (page, next) = page.map_err(|error| refused(&error))?;
+            found.extend(page);
+            match next {
+                Some(next) => token = next,
+                None => return Ok(found),
+            }
+        }
+    }
+}
+
+fn named(finding: &Finding) -> String {
+    let class = match finding.class {
+        FindingClass::Proof => "proof",
+        FindingClass::Observation => "observation",
+    };
+    format!("{} ({class}) about {}: {}", finding.code, finding.subject, finding.detail)
+}
