@@ -26,9 +26,6 @@ pub use crate::v1::BatchRefusal;
 /// Batches that wait for the connection; a sender with more waits for it.
 const QUEUED_BATCHES: usize = 1;
 
-/// Events in one batch, and so proofs in one answer (docs/formats/event-batch.md).
-const MAX_BATCH_EVENTS: u64 = 256;
-
 /// Bundles in one page of `GetEvent`.
 const MAX_BUNDLES: u64 = 100;
 
@@ -72,8 +69,8 @@ pub enum Submitted {
         batch: BatchName,
         /// The signed note.
         checkpoint: Bytes,
-        /// An inclusion proof for each leaf.
-        proofs: Vec<Vec<Hash>>,
+        /// The inclusion proofs of its first and its last leaf (`epigraph_core::proof::verify_run`); none if it has no events.
+        proofs: Option<[Vec<Hash>; 2]>,
     },
     /// Nothing of it was taken.
     Refused {
@@ -315,11 +312,21 @@ impl BatchAnswers {
                 repeated: accepted.repeated,
             },
             Outcome::Published(published) => {
-                at_most("proofs", MAX_BATCH_EVENTS, published.proofs.len() as u64)?;
-                let proofs = published.proofs.iter().map(|inclusion| proof(&inclusion.hashes));
+                let proofs = match published.proofs.as_slice() {
+                    [] => None,
+                    [first, last] => Some([proof(&first.hashes)?, proof(&last.hashes)?]),
+                    more => {
+                        return Err(ConvertError::TooMany {
+                            field: "proofs",
+                            most: 2,
+                            got: more.len() as u64,
+                        }
+                        .into());
+                    }
+                };
                 Submitted::Published {
                     batch: name()?,
-                    proofs: proofs.collect::<Result<_, _>>()?,
+                    proofs,
                     checkpoint: present("checkpoint", published.checkpoint)?,
                 }
             }
