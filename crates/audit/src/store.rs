@@ -8,6 +8,7 @@
 //! class in one order and finds nothing by name, sled does not sync.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use thiserror::Error;
 use crate::record::{BatchRecord, decode_sealed, encode_sealed};
 use crate::seal::{self, OpenError, Opened, Sealed};
 use crate::source::{Kind, MAX_SKEW_MS, Refused, State, Verdict, judge};
-use crate::vault::{DataKey, KeyName, KeyWrapper, MAX_WRAPPED_BYTES, Names, SealError, WrapError};
+use crate::vault::{DataKey, KeyName, KeyWrapper, Names, SealError, WrapError};
 
 type Id = [u8; 32];
 
@@ -342,22 +343,18 @@ fn take_one(
     for (at, event) in batch.events().iter().enumerate() {
         let leaf = batch.leaf(at, ingested).ok_or_else(|| StoreError::Damaged("a batch".into()))?;
         let wanted = seal::key_names(&reader.names, batch, event, ingested);
-        for wanted in wanted {
-            if !open_keys.contains_key(&wanted) {
-                let stored =
-                    keys.get(wanted.as_bytes()).map_err(disk("read"))?.map(|key| key.value().to_vec());
-                let key = match stored {
-                    Some(wrapped) => reader.wrapper.unwrap(&wanted, &wrapped)?,
-                    None => {
-                        let key = DataKey::draw(entropy);
-                        let wrapped = reader.wrapper.wrap(&wanted, &key, entropy)?;
-                        debug_assert!(wrapped.len() <= MAX_WRAPPED_BYTES);
-                        keys.insert(wanted.as_bytes(), wrapped.as_slice()).map_err(disk("written"))?;
-                        key
-                    }
-                };
-                open_keys.insert(wanted, key);
-            }
+        for name in wanted {
+            let Entry::Vacant(vacant) = open_keys.entry(name) else { continue };
+            let stored = keys.get(name.as_bytes()).map_err(disk("read"))?.map(|key| key.value().to_vec());
+            vacant.insert(match stored {
+                Some(wrapped) => reader.wrapper.unwrap(&name, &wrapped)?,
+                None => {
+                    let key = DataKey::draw(entropy);
+                    let wrapped = reader.wrapper.wrap(&name, &key, entropy)?;
+                    keys.insert(name.as_bytes(), wrapped.as_slice()).map_err(disk("written"))?;
+                    key
+                }
+            });
         }
         let key = |name: &KeyName| open_keys.get(name).ok_or(StoreError::NoSecret);
         let sealed = seal::seal((&leaf, event), (envelope.number, *next_slot), wanted, key, entropy)?;

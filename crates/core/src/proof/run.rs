@@ -147,10 +147,7 @@ mod tests {
         let root = Hash::EMPTY_ROOT;
         let beyond = |at| ProofError::IndexBeyondTree { index: index(at), size };
         assert_eq!(verify_run(index(1), run, size, (&[], &[]), &root), Err(beyond(1)));
-        assert_eq!(
-            verify_run(index(1 << 62), run, size, (&[], &[]), &root),
-            Err(beyond(1 << 62))
-        );
+        assert_eq!(verify_run(index(1 << 62), run, size, (&[], &[]), &root), Err(beyond(1 << 62)));
         assert_eq!(verify_run(index(0), run, size, (&[], &[]), &root), Err(ProofError::WrongLength));
         assert_eq!(verify_run(index(7), &[], size, (&[], &[]), &root), Ok(()));
     }
