@@ -65,6 +65,11 @@ pub async fn run(
                 if producer.next_sequence() < placed {
                     return Err(AppendEnded::WentBack { has: producer.next_sequence(), confirmed: placed });
                 }
+                // One call is under way at a time, so what the log has and did not confirm was one call. It is repeated as it was.
+                let mut most = match usize::try_from(producer.next_sequence() - placed) {
+                    Ok(0) | Err(_) => MOST,
+                    Ok(unconfirmed) => unconfirmed,
+                };
                 producer.repeat_from(placed);
                 let mut durable = keeper.durable();
                 loop {
@@ -73,13 +78,13 @@ pub async fn run(
                         return Err(Ended.into());
                     }
                     let reader = keeper.reader().clone();
-                    let leaves = tokio::task::spawn_blocking(move || reader.leaves(next, MOST)).await;
+                    let leaves = tokio::task::spawn_blocking(move || reader.leaves(next, most)).await;
                     let leaves = leaves.map_err(|_| Ended)??;
                     let leaves: Vec<_> = leaves.iter().map(|leaf| Bytes::copy_from_slice(leaf)).collect();
                     match producer.append(&leaves, Wait::Durable).await {
                         Ok(appended) => {
                             keeper.place(next, leaves.len() as u64, appended.first_index).await?;
-                            attempts = 0;
+                            (attempts, most) = (0, MOST);
                             trouble(None);
                         }
                         Err(error) if is_fenced(&error) => return Err(AppendEnded::Fenced(error)),

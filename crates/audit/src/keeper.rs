@@ -61,9 +61,12 @@ impl Keeper {
         Ok((keeper, failure))
     }
 
-    /// Takes a batch that was believed; answers when it is durable.
-    pub async fn take(&self, batch: Batch) -> Result<Result<Taken, Refused>, Ended> {
-        self.ask(|answer| Message::Take(Box::new(batch), answer)).await
+    /// Hands in a batch that was believed, and waits while too many are waiting. What comes back is answered when it is durable;
+    /// batches are judged in the order in which they were handed in.
+    pub async fn submit(&self, batch: Batch) -> Result<oneshot::Receiver<Result<Taken, Refused>>, Ended> {
+        let (answer, answered) = oneshot::channel();
+        self.messages.send(Message::Take(Box::new(batch), answer)).await.map_err(|_| Ended)?;
+        Ok(answered)
     }
 
     /// Remembers that something was wrong with a source.

@@ -426,19 +426,29 @@ impl Reader {
         id.and_then(|id| id.value().try_into().ok()).ok_or(StoreError::Format)
     }
 
-    /// The leaves of at most `most` slots from `first` on, in order.
+    /// The leaves of at most `most` slots from `first` on, in order, and of whole batches only: what is appended together is together in
+    /// the log.
     pub fn leaves(&self, first: u64, most: usize) -> Result<Vec<[u8; LEAF_BYTES]>, StoreError> {
         let transaction = self.begin()?;
         let slots = transaction.open_table(SLOTS).map_err(disk("read"))?;
         let events = transaction.open_table(EVENTS).map_err(disk("read"))?;
-        let mut leaves = Vec::new();
-        for (expected, row) in (first..).zip(slots.range(first..).map_err(disk("read"))?.take(most)) {
+        let (mut leaves, mut of, mut whole) = (Vec::new(), None, 0);
+        // One more than is wanted shows whether the last one ends its batch.
+        for (expected, row) in (first..).zip(slots.range(first..).map_err(disk("read"))?.take(most + 1)) {
             let (slot, name) = row.map_err(disk("read"))?;
             let damaged = || StoreError::Damaged(format!("the event in slot {expected}"));
             let stored = events.get(name.value()).map_err(disk("read"))?.ok_or_else(damaged)?;
             let sealed =
                 decode_sealed(stored.value()).filter(|_| slot.value() == expected).ok_or_else(damaged)?;
+            let (source, epoch, _) = name.value();
+            let batch = Some((*source, epoch, sealed.batch));
+            if batch != of {
+                (of, whole) = (batch, leaves.len());
+            }
             leaves.push(sealed.leaf);
+        }
+        if leaves.len() > most {
+            leaves.truncate(whole);
         }
         Ok(leaves)
     }
