@@ -6,9 +6,12 @@
 //! Nothing here knows what happened in an event, or what a log does with a leaf.
 
 pub mod append;
+pub mod audit;
 pub mod keeper;
 pub mod record;
+pub mod registry;
 pub mod seal;
+pub mod service;
 pub mod source;
 pub mod store;
 pub mod vault;

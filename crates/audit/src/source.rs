@@ -176,6 +176,11 @@ pub struct Refused {
 }
 
 impl Refused {
+    /// Because nothing can be read in it.
+    pub(crate) fn malformed(error: &BatchError) -> Refused {
+        Refused::new(BatchRefusal::Malformed, None, error.to_string())
+    }
+
     fn new(refusal: BatchRefusal, trouble: Option<Kind>, message: impl Into<String>) -> Refused {
         Refused { refusal, message: message.into(), trouble }
     }
@@ -183,8 +188,7 @@ impl Refused {
 
 /// Believes a batch, or says why not. `enrolled` is the source that it claims, if there is one that the caller may send for.
 pub fn believe(enrolled: Option<&Enrolled>, batch: Unverified) -> Result<Batch, Refused> {
-    let malformed = |error: BatchError| Refused::new(BatchRefusal::Malformed, None, error.to_string());
-    let claim = batch.claim().map_err(malformed)?;
+    let claim = batch.claim().map_err(|error| Refused::malformed(&error))?;
     let Some(enrolled) = enrolled else {
         return Err(Refused::new(
             BatchRefusal::UnknownSource,
@@ -199,7 +203,7 @@ pub fn believe(enrolled: Option<&Enrolled>, batch: Unverified) -> Result<Batch, 
         BatchError::BadSignature(_) | BatchError::Count { .. } | BatchError::OtherEvents => {
             Refused::new(BatchRefusal::BadSignature, Some(Kind::BadSignature), error.to_string())
         }
-        error => malformed(error),
+        error => Refused::malformed(&error),
     })?;
     let made_at = batch.signed().envelope().made_at;
     match enrolled.retired_at {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use epigraph_core::{Entropy, Hash, LeafIndex, UnixMillis};
 use epigraph_event::leaf::LEAF_BYTES;
-use epigraph_event::{Batch, Collected, Segment};
+use epigraph_event::{Batch, Collected, Leaf, Segment};
 use redb::{
     Database, MultimapTableDefinition, ReadTransaction, ReadableDatabase, ReadableMultimapTable,
     ReadableTable, TableDefinition, WriteTransaction,
@@ -451,6 +451,26 @@ impl Reader {
             leaves.truncate(whole);
         }
         Ok(leaves)
+    }
+
+    /// The leaves of the batch whose events are in `count` slots from `first` on.
+    pub fn leaves_of(&self, first: u64, count: u32) -> Result<Vec<Leaf>, StoreError> {
+        let leaves = self.leaves(first, usize::try_from(count).unwrap_or(usize::MAX))?;
+        let damaged = || StoreError::Damaged(format!("the leaves from slot {first} on"));
+        if leaves.len() as u64 != u64::from(count) {
+            return Err(damaged());
+        }
+        leaves.iter().map(|leaf| Leaf::parse(leaf).map_err(|_| damaged())).collect()
+    }
+
+    /// The leaf in a slot.
+    pub fn leaf_in(&self, slot: u64) -> Result<Leaf, StoreError> {
+        let damaged = || StoreError::Damaged(format!("the event in slot {slot}"));
+        let name = self.in_slot(slot)?.ok_or_else(damaged)?;
+        let events = self.begin()?.open_table(EVENTS).map_err(disk("read"))?;
+        let stored = events.get((name.source.as_bytes(), name.epoch, name.sequence)).map_err(disk("read"))?;
+        let sealed = decode_sealed(stored.ok_or_else(damaged)?.value()).ok_or_else(damaged)?;
+        Leaf::parse(&sealed.leaf).map_err(|_| damaged())
     }
 
     /// The event of this name, compared with its leaf; none if it was never taken.
