@@ -187,7 +187,7 @@ impl AuditService for AuditServer {
         let after =
             match page_token.as_str() {
                 "" => None,
-                token => Some(token.parse::<Hash>().map_err(|_| {
+                token => Some(Hash::from_hex(token).ok_or_else(|| {
                     Refusal::new(Reason::Malformed, "no page has this token").at("page_token")
                 })?),
             };
@@ -344,18 +344,6 @@ fn status(source: &Enrolled, state: &State, now: UnixMillis) -> v1::SourceStatus
         unpublished: 0,
         troubles: troubles.collect(),
     }
-}
-
-/// What [`Hash`] displays.
-fn from_hex(text: &str) -> Option<Hash> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
-    }
-    Some(Hash::from_bytes(bytes))
 }
 
 fn hash(field: &'static str, bytes: &[u8]) -> Result<Hash, Refusal> {
