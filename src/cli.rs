@@ -234,6 +234,8 @@ pub enum Init {
     Log(ConfigFile),
     /// Create a witness and its key as the configuration says
     Witness(ConfigFile),
+    /// Create a monitor and its key as the configuration says; once it is there, what it lacks for logs and webhooks that were added
+    Monitor(ConfigFile),
     /// Create what a signer process keeps of its logs; a signing key is made if it is not there
     Signer(InitSigner),
 }
@@ -278,6 +280,8 @@ pub enum Serve {
     Signer(ServeRole),
     /// Run the witness that the configuration describes, until Ctrl-C or SIGTERM
     Witness(ServeRole),
+    /// Run the monitor that the configuration describes, until Ctrl-C or SIGTERM
+    Monitor(ServeRole),
 }
 
 #[derive(Args)]
@@ -294,7 +298,7 @@ pub struct RoleConfig {
 
     /// What the process is
     #[arg(long, value_enum, default_value_t)]
-    pub role: ServedRole,
+    pub role: KeptRole,
 }
 
 #[derive(Subcommand)]
@@ -709,12 +713,23 @@ pub struct ConfigCheck {
     pub role: ServedRole,
 }
 
+/// Roles whose files can be checked while they do not run.
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub enum KeptRole {
+    #[default]
+    Log,
+    Signer,
+    Witness,
+}
+
+/// Roles that are served.
 #[derive(Clone, Copy, Default, ValueEnum)]
 pub enum ServedRole {
     #[default]
     Log,
     Signer,
     Witness,
+    Monitor,
 }
 
 #[derive(Args)]

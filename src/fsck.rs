@@ -18,7 +18,7 @@ use epigraph_store::journal::{self, Flaw, Inspection, JournalError, MAX_FLAWS};
 use epigraph_store::published::{self, BadCopy};
 use serde_json::{Value, json};
 
-use crate::cli::{RoleConfig, ServedRole};
+use crate::cli::{KeptRole, RoleConfig};
 use crate::config::{LogConfig, ProcessConfig, SignerConfig};
 use crate::failure::{Failure, Outcome};
 use crate::preflight;
@@ -93,9 +93,9 @@ impl fmt::Display for Finding {
 pub fn run(args: &RoleConfig, terminal: Terminal) -> Outcome {
     let config = &args.config.config;
     match args.role {
-        ServedRole::Log => logs(config, terminal),
-        ServedRole::Signer => heads::signer(config, terminal),
-        ServedRole::Witness => heads::witness(config, terminal),
+        KeptRole::Log => logs(config, terminal),
+        KeptRole::Signer => heads::signer(config, terminal),
+        KeptRole::Witness => heads::witness(config, terminal),
     }
 }
 

@@ -57,6 +57,8 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Serve(Serve::Signer(args)) => serve::signer::run(&args, terminal),
         Command::Init(Init::Witness(args)) => init_witness(&args, terminal),
         Command::Serve(Serve::Witness(args)) => serve::witness::run(&args, terminal),
+        Command::Init(Init::Monitor(args)) => init_monitor(&args, terminal),
+        Command::Serve(Serve::Monitor(args)) => serve::monitor::run(&args, terminal),
         Command::Append(args) => cli::append::run(&args, terminal),
         Command::Prove(args) => cli::prove::run(&args, terminal),
         Command::Entries(args) => cli::entries::run(&args, terminal),
@@ -70,6 +72,7 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
             ServedRole::Log => serve::check(&args.config, terminal),
             ServedRole::Signer => serve::signer::check(&args.config, terminal),
             ServedRole::Witness => serve::witness::check(&args.config, terminal),
+            ServedRole::Monitor => serve::monitor::check(&args.config, terminal),
         },
         Command::Completions(args) => cli::manual::completions(&args, terminal),
         Command::Man(args) => cli::manual::pages(&args, terminal),
@@ -130,5 +133,23 @@ fn init_witness(args: &ConfigFile, terminal: Terminal) -> Outcome {
     terminal.line(format_args!("its vkey, for every policy that counts on it: {vkey}"));
     terminal.line(format_args!("list the logs that it is to cosign for in {}", config.list().display()));
     terminal.object(&serde_json::json!({ "initialised": config.name.as_str(), "vkey": vkey.to_string() }));
+    Ok(())
+}
+
+fn init_monitor(args: &ConfigFile, terminal: Terminal) -> Outcome {
+    let config = config::monitor::MonitorConfig::load(&args.config)?;
+    let created = state::monitor::init(&config, &*runtime::entropy())?;
+    let (name, directory) = (&config.name, config.directory.display());
+    terminal.line(format_args!(
+        "initialised the monitor {name} in {directory}, for {} more logs",
+        created.logs.len()
+    ));
+    terminal.line(format_args!("its vkey, for everybody who judges what it says: {}", created.vkey));
+    terminal.object(&serde_json::json!({
+        "initialised": config.name.as_str(),
+        "vkey": created.vkey.to_string(),
+        "logs": created.logs,
+        "webhooks": created.webhooks,
+    }));
     Ok(())
 }

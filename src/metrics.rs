@@ -2,6 +2,7 @@
 //! `docs/metrics.md` explains every one. The roles know nothing of this; they are asked when somebody looks.
 
 pub mod listener;
+pub mod monitor;
 mod process;
 pub mod publication;
 mod samples;

@@ -6,6 +6,7 @@
 pub mod door;
 mod gate;
 mod log;
+pub mod monitor;
 pub mod signer;
 pub mod witness;
 mod witnesses;

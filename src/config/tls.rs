@@ -1,4 +1,4 @@
-//! The `[tls]` table of a process that accepts connections, and may open some: one shape for log, signer and witness.
+//! The `[tls]` table of a process that accepts connections, and may open some: one shape for all roles.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ struct RawDomain {
     revocation_lists: Vec<PathBuf>,
 }
 
-/// The `[tls.client]` table.
+/// The `[tls.client]` table, and wherever else a process has an identity to call with.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientCertificate {
@@ -51,6 +51,13 @@ pub struct ClientCertificate {
 /// A renewed certificate is served within five seconds.
 fn default_reload() -> u64 {
     2_000
+}
+
+impl ClientCertificate {
+    /// Resolves the paths against the directory of the file they stand in.
+    pub fn relative_to(self, base: &Path) -> ClientCertificate {
+        ClientCertificate { certificate: base.join(self.certificate), key: base.join(self.key) }
+    }
 }
 
 impl ProcessTls {
@@ -66,10 +73,6 @@ impl ProcessTls {
             trust_bundle: join(domain.trust_bundle),
             revocation_lists: join_all(domain.revocation_lists),
         };
-        let client = |client: ClientCertificate| ClientCertificate {
-            certificate: join(client.certificate),
-            key: join(client.key),
-        };
         Ok(ProcessTls {
             certificate: join(self.certificate),
             key: join(self.key),
@@ -79,7 +82,7 @@ impl ProcessTls {
             domain: self.domain.into_iter().map(domain).collect(),
             deny_list: self.deny_list.map(join),
             reload_interval_ms: self.reload_interval_ms,
-            client: self.client.map(client),
+            client: self.client.map(|client| client.relative_to(base)),
         })
     }
 
@@ -117,7 +120,11 @@ impl ProcessTls {
 
     /// For the connections that the process opens, if it does.
     pub fn calling(&self, clock: Arc<dyn Clock>) -> Outcome<Option<ClientTls>> {
-        let Some(client) = &self.client else { return Ok(None) };
+        self.client.as_ref().map(|client| self.calling_as(client, clock)).transpose()
+    }
+
+    /// The same under another identity than that of `[tls.client]`.
+    pub fn calling_as(&self, client: &ClientCertificate, clock: Arc<dyn Clock>) -> Outcome<ClientTls> {
         let own = Credentials::from_files(&client.certificate, &client.key, Usage::Client, clock.now());
         let mut trust =
             vec![TrustBundle::from_file(&self.trust_domain, &self.trust_bundle).map_err(Failure::usage)?];
@@ -126,6 +133,6 @@ impl ProcessTls {
                 TrustBundle::from_file(&domain.trust_domain, &domain.trust_bundle).map_err(Failure::usage)?,
             );
         }
-        ClientTls::new(own.map_err(Failure::usage)?, trust, clock).map(Some).map_err(Failure::usage)
+        ClientTls::new(own.map_err(Failure::usage)?, trust, clock).map_err(Failure::usage)
     }
 }

@@ -208,7 +208,7 @@ impl ConsistencyProof {
     ///
     /// The arguments stand in where the RFC leaves a hash out: the root of an old tree that is a perfect
     /// subtree, and the roots of equal or empty trees, which take no hashes.
-    pub(crate) fn roots(&self, old_root: &Hash, new_root: &Hash) -> Result<(Hash, Hash), ProofError> {
+    pub fn roots(&self, old_root: &Hash, new_root: &Hash) -> Result<(Hash, Hash), ProofError> {
         let (old, new) = (self.old.get(), self.new.get());
         if old > new {
             return Err(ProofError::OldBeyondNew { old: self.old, new: self.new });

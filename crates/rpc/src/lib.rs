@@ -2,7 +2,7 @@
 //!
 //! It owns the generated wire types ([`v1`]) and their conversion to the types of the core ([`convert`]), the one
 //! status mapping ([`status`]), mutual TLS and its two ends ([`tls`], [`accept`], [`channel`]), names ([`identity`]),
-//! who may do what ([`authorize`]), the limits of the wire ([`limits`]), the server ([`server`]), what may be watched of it
+//! who may do what ([`authorize`]), the limits of the wire ([`limits`]), the server ([`server`]), how fast may be asked ([`rate`]), what may be watched of it
 //! ([`observe`]) and by which id a call is found again ([`request_id`]), and outgoing calls ([`peer`]). It does not know what a call does, what a checkpoint says, or where anything is stored.
 
 pub mod accept;
@@ -16,6 +16,7 @@ pub mod limits;
 pub mod observe;
 pub mod peer;
 mod quota;
+pub mod rate;
 pub mod request_id;
 mod sending;
 pub mod server;

@@ -56,6 +56,8 @@ reasons! {
     UnknownSource "UNKNOWN_SOURCE" NotFound,
     /// No event of this id, index or number was taken.
     EventNotFound "EVENT_NOT_FOUND" NotFound,
+    /// The finding is over.
+    FindingResolved "FINDING_RESOLVED" FailedPrecondition,
     /// No leaf with this hash is known here, which proves nothing.
     LeafNotFound "LEAF_NOT_FOUND" NotFound,
     /// The log does not reach this far.

@@ -92,6 +92,8 @@ pub enum Kind {
     Signer,
     /// A witness's key and heads.
     Witness,
+    /// What a monitor has seen and found, and its key.
+    Monitor,
 }
 
 impl fmt::Display for Kind {
@@ -100,6 +102,7 @@ impl fmt::Display for Kind {
             Kind::Log => "log",
             Kind::Signer => "signer",
             Kind::Witness => "witness",
+            Kind::Monitor => "monitor",
         })
     }
 }

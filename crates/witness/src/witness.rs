@@ -14,13 +14,13 @@ use epigraph_core::checkpoint::{CheckpointError, LogSigned, encode_text};
 use epigraph_core::note::{Parsed, SignatureLine};
 use epigraph_core::progress::{Held, Proposal};
 use epigraph_core::{Clock, Hash, Origin, TreeSize, UnixMillis, VKey};
+use epigraph_rpc::rate::{Rates, TooFast};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::gate::{Passage, sighting};
 use crate::keeper::{AdmitError, Answer, Cosigned, Fatal, Keeper, Refused};
 use crate::list::{self, Changes, ListError, Listed};
-use crate::quota::{Exceeded, Quotas};
 use crate::status::{Counters, HeldLog, Status};
 use crate::thread::{self, Message};
 
@@ -76,10 +76,10 @@ pub enum AddError {
     Repeated,
     /// Too many of one caller.
     #[error("this caller makes {0}")]
-    CallerQuota(Exceeded),
+    CallerQuota(TooFast),
     /// Too many for one log.
     #[error("there are, for this log, {0}")]
-    LogQuota(Exceeded),
+    LogQuota(TooFast),
     /// The log did not answer the gate.
     #[error(
         "this witness cosigns for {origin} when it has seen the log's published checkpoint, and the log does not show it: {why}"
@@ -179,8 +179,8 @@ pub struct Witness {
     ask: Arc<dyn AskLog>,
     logs: RwLock<BTreeMap<Origin, Arc<Log>>>,
     messages: mpsc::Sender<Message>,
-    callers: Mutex<Quotas<String>>,
-    log_quotas: Mutex<Quotas<Origin>>,
+    callers: Mutex<Rates<String>>,
+    log_quotas: Mutex<Rates<Origin>>,
     counters: Counters,
     draining: watch::Sender<bool>,
 }
@@ -205,8 +205,8 @@ impl Witness {
             ask,
             logs: RwLock::new(logs),
             messages,
-            callers: Mutex::new(Quotas::new(settings.caller_per_second)),
-            log_quotas: Mutex::new(Quotas::new(settings.log_per_second)),
+            callers: Mutex::new(Rates::new(settings.caller_per_second)),
+            log_quotas: Mutex::new(Rates::new(settings.log_per_second)),
             counters: Counters::default(),
             draining: watch::Sender::new(false),
         };

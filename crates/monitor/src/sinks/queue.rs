@@ -80,8 +80,8 @@ impl Queue {
         let mut queue = Queue { dir, waiting: BTreeMap::new(), next: 0, dropped: 0 };
         for name in queue.dir.list().map_err(io_error("look"))? {
             match (name.as_str(), number(&name)) {
-                // Not finished, so not promised to anybody.
-                (NEW, _) => queue.dir.remove(NEW).map_err(io_error("remove a file"))?,
+                // Not finished, so not promised to anybody; the next write replaces it.
+                (NEW, _) => {}
                 (DROPPED, _) => queue.dropped = queue.read_dropped()?,
                 (_, Some((number, severity))) => {
                     queue.waiting.insert(number, Waiting { severity, unwritten: None });

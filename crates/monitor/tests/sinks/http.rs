@@ -223,7 +223,7 @@ async fn answer_ok(stream: &mut (impl AsyncWrite + Unpin)) {
     let _ = stream.flush().await;
 }
 
-/// A9: seen to fail with a verifier that takes every certificate.
+/// A9: seen to fail with a clock that stands still, and when the receiver was to prove another name than the URL's.
 #[tokio::test]
 async fn only_the_receiver_that_proves_its_name_by_a_named_ca_is_told_anything() {
     let (ca, other) = (Ca::new(), Ca::new());
@@ -275,7 +275,7 @@ fn an_url_is_checked_when_it_is_read() {
     }
 }
 
-/// With many receivers the path is the password. Seen to fail with a derived `Debug`.
+/// With many receivers the path is the password. Seen to fail with the path in `Debug`.
 #[tokio::test]
 async fn the_path_is_never_printed() {
     let endpoint = endpoint("http://127.0.0.1:9/T0KEN", None, &["10.0.0.0/8"], IN_2026).unwrap();

@@ -51,7 +51,14 @@ pub struct SeenCheckpoint {
     /// The signed note.
     pub note: Bytes,
     /// Who showed it.
-    pub vantage: VantageName,
+    pub sightings: Vec<Sighting>,
+}
+
+/// That a head was seen somewhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sighting {
+    /// The vantage point's name.
+    pub vantage: String,
     /// When it was first seen there.
     pub first_seen: UnixMillis,
     /// When it was last seen there.
@@ -67,6 +74,8 @@ pub struct MonitorStatus {
     pub logs: Vec<MonitoredLog>,
     /// Where it sends what it finds.
     pub sinks: Vec<SinkStatus>,
+    /// Findings for which it had no room.
+    pub lost: u64,
 }
 
 /// How a monitor stands with one log.
@@ -101,6 +110,10 @@ pub struct VantageStatus {
     pub reached: Option<UnixMillis>,
     /// Why it does not answer; empty if it does.
     pub trouble: String,
+    /// Up to here its entries were read.
+    pub audited: TreeSize,
+    /// When they were last read from the first one on.
+    pub last_full_audit: Option<UnixMillis>,
 }
 
 /// How a sink does.
@@ -254,11 +267,15 @@ impl Monitor {
         let answer = call(request, CALL_DEADLINE, |request| client.list_checkpoints(request)).await?;
         at_most("checkpoints", MAX_LIST_CHECKPOINTS.into(), answer.checkpoints.len() as u64)?;
         let seen = answer.checkpoints.into_iter().map(|seen| {
+            at_most("sightings", MAX_VANTAGES as u64, seen.sightings.len() as u64)?;
+            let sightings = seen.sightings.into_iter().map(|sighting| Sighting {
+                vantage: sighting.vantage,
+                first_seen: UnixMillis(sighting.first_seen_ms),
+                last_seen: UnixMillis(sighting.last_seen_ms),
+            });
             Ok(SeenCheckpoint {
                 note: present("checkpoint", seen.checkpoint)?,
-                vantage: vantage(seen.vantage)?,
-                first_seen: UnixMillis(seen.first_seen_ms),
-                last_seen: UnixMillis(seen.last_seen_ms),
+                sightings: sightings.collect(),
             })
         });
         Ok((seen.collect::<Result<_, ConvertError>>()?, next_page(answer.next_page_token)))
@@ -298,6 +315,7 @@ impl Monitor {
             vkey: answer.vkey,
             logs: answer.logs.into_iter().map(monitored).collect::<Result<_, _>>()?,
             sinks: sinks.collect(),
+            lost: answer.lost_findings,
         })
     }
 
@@ -384,6 +402,8 @@ fn monitored(wire: v1::MonitoredLog) -> Result<MonitoredLog, ConvertError> {
             head_at: time(seen.head_at_ms),
             reached: time(seen.reached_at_ms),
             trouble: seen.trouble,
+            audited: tree_size("audited_size", seen.audited_size)?,
+            last_full_audit: time(seen.last_full_audit_ms),
         })
     });
     Ok(MonitoredLog {

@@ -1,21 +1,19 @@
-//! How much one caller, and one log, may ask for in a second: buckets of tokens that fill with time.
-//!
-//! The caller is counted before the log: whoever floods a witness spends their own tokens, not those of the log that they
-//! name. It knows names and the time that it is told.
+//! How much one caller, or one log, may ask for in a second: buckets of tokens that fill with time. It knows names and the time
+//! that it is told.
 
 use std::collections::BTreeMap;
 
 use epigraph_core::UnixMillis;
 use thiserror::Error;
 
-/// Names with a bucket of their own. More certificates than this do not call one witness; when the table is full, those
+/// Names with a bucket of their own. More certificates than this do not call one server; when the table is full, those
 /// whose bucket is full again make room.
 pub const MAX_NAMES: usize = 32_768;
 
 /// Too much was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-#[error("more than {per_second} proposals a second; try again in {retry_ms} ms")]
-pub struct Exceeded {
+#[error("more than {per_second} requests a second; try again in {retry_ms} ms")]
+pub struct TooFast {
     /// What is allowed.
     pub per_second: u32,
     /// When there is room again, in milliseconds.
@@ -24,7 +22,7 @@ pub struct Exceeded {
 
 /// One bucket a name; each holds what one second gives.
 #[derive(Debug)]
-pub struct Quotas<K> {
+pub struct Rates<K> {
     per_second: u32,
     buckets: BTreeMap<K, Bucket>,
 }
@@ -36,14 +34,14 @@ struct Bucket {
     at: UnixMillis,
 }
 
-impl<K: Ord + Clone> Quotas<K> {
-    /// `per_second` proposals a second for each name, at least one.
-    pub fn new(per_second: u32) -> Quotas<K> {
-        Quotas { per_second: per_second.max(1), buckets: BTreeMap::new() }
+impl<K: Ord + Clone> Rates<K> {
+    /// `per_second` requests a second for each name, at least one.
+    pub fn new(per_second: u32) -> Rates<K> {
+        Rates { per_second: per_second.max(1), buckets: BTreeMap::new() }
     }
 
     /// Takes one token of a name.
-    pub fn take(&mut self, name: &K, now: UnixMillis) -> Result<(), Exceeded> {
+    pub fn take(&mut self, name: &K, now: UnixMillis) -> Result<(), TooFast> {
         let rate = u64::from(self.per_second);
         let full = rate * 1_000;
         if !self.buckets.contains_key(name) {
@@ -51,7 +49,7 @@ impl<K: Ord + Clone> Quotas<K> {
                 self.buckets.retain(|_, bucket| now.0.saturating_sub(bucket.at.0) < 1_000);
             }
             if self.buckets.len() >= MAX_NAMES {
-                return Err(Exceeded { per_second: self.per_second, retry_ms: 1_000 });
+                return Err(TooFast { per_second: self.per_second, retry_ms: 1_000 });
             }
         }
         let bucket = self.buckets.entry(name.clone()).or_insert(Bucket { left: full, at: now });
@@ -66,7 +64,7 @@ impl<K: Ord + Clone> Quotas<K> {
             }
             None => {
                 let retry_ms = (1_000 - bucket.left).div_ceil(rate);
-                Err(Exceeded { per_second: self.per_second, retry_ms })
+                Err(TooFast { per_second: self.per_second, retry_ms })
             }
         }
     }
@@ -79,9 +77,9 @@ mod tests {
     /// Broken to see it fail: a bucket for all names; a bucket that fills without bound.
     #[test]
     fn one_name_has_what_a_second_gives_and_takes_nothing_from_another() {
-        let mut quotas = Quotas::new(3);
+        let mut rates = Rates::new(3);
         let mut at = |name: &str, ms: u64, expected: Result<(), u64>| {
-            let taken = quotas.take(&name.to_string(), UnixMillis(ms)).map_err(|exceeded| exceeded.retry_ms);
+            let taken = rates.take(&name.to_string(), UnixMillis(ms)).map_err(|exceeded| exceeded.retry_ms);
             assert_eq!(taken, expected, "{name} at {ms}");
         };
         for _ in 0..3 {

@@ -1,0 +1,288 @@
+//! What a monitor knows, in one place: a machine for each log, the book of findings, and the directory under them.
+//!
+//! What was found is on the disk before anybody is told: first its evidence, then the sinks' own queues, then the book. A crash in
+//! between tells somebody twice and loses nothing. It knows no vantage point and makes no call.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use epigraph_core::{Clock, Frontier, Origin, Policy, TreeHead, UnixMillis};
+use tokio::sync::broadcast;
+
+use crate::book::{AcknowledgeError, Book};
+use crate::compare::Machine;
+use crate::disk::{Disk, DiskError};
+use crate::event::{Effect, Event, Vantage};
+use crate::finding::{EvidenceId, Finding, FindingId, Notice, Trigger};
+use crate::heads::Seen;
+use crate::monitor::{LogStatus, VantageStatus};
+use crate::progress::Progress;
+use crate::run::{OnNotice, Statement};
+use crate::vantage::{Come, Message};
+
+/// Notices that a subscriber may be behind. One that is further behind is told so.
+pub(crate) const MAX_BEHIND: usize = 1_024;
+
+/// How often a book that only counted is stored, and what is due is told of.
+const TIDY_EVERY_MS: u64 = 10_000;
+
+pub(crate) struct State {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) book: Book,
+    pub(crate) disk: Disk,
+    pub(crate) logs: Vec<LogState>,
+    pub(crate) statement: Statement,
+    pub(crate) on_notice: OnNotice,
+    pub(crate) notices: broadcast::Sender<Notice>,
+    /// Whether the book has counted something that is not stored.
+    pub(crate) counted: bool,
+    pub(crate) tidied: UnixMillis,
+}
+
+pub(crate) struct LogState {
+    pub(crate) machine: Machine,
+    pub(crate) policy: Policy,
+    pub(crate) progress: Progress,
+    pub(crate) full_audit_every_ms: u64,
+    pub(crate) points: BTreeMap<String, VantageStatus>,
+    /// Readers under which everything is being read again, and since when.
+    pub(crate) again: BTreeMap<String, UnixMillis>,
+}
+
+/// What the loop is to do: ask, or read.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Effect(Effect),
+    Again { vantage: String, upto: TreeHead, heads: Vec<TreeHead>, from: Frontier },
+}
+
+/// A full audit that was begun and never ended is begun again after this long.
+const AGAIN_LOST_MS: u64 = 24 * 60 * 60 * 1000;
+
+impl State {
+    /// Takes what a vantage point of a log said; says what is to be done.
+    pub(crate) fn heard(&mut self, log: usize, message: Message) -> Result<Vec<Ask>, DiskError> {
+        let Some(state) = self.logs.get_mut(log) else { return Ok(Vec::new()) };
+        match message {
+            Message::Event(event) => {
+                state.watch(&event);
+                let effects = state.machine.step(event);
+                self.carry_out(log, effects)
+            }
+            Message::Audit { vantage, come } => {
+                state.come(&vantage, come);
+                let origin = state.machine.origin().clone();
+                self.disk.keep_progress(&origin, &state.progress)?;
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Lets time pass for every log.
+    pub(crate) fn tick(&mut self) -> Result<Vec<(usize, Ask)>, DiskError> {
+        let at = self.clock.now();
+        let mut asks = Vec::new();
+        for log in 0..self.logs.len() {
+            let Some(state) = self.logs.get_mut(log) else { continue };
+            let due = state.due(at);
+            let effects = state.machine.step(Event::Tick { at });
+            let asked = self.carry_out(log, effects)?;
+            asks.extend(asked.into_iter().chain(due).map(|ask| (log, ask)));
+        }
+        if at.0.abs_diff(self.tidied.0) >= TIDY_EVERY_MS {
+            self.tidied = at;
+            let notices = self.book.tick(at);
+            let counted = std::mem::take(&mut self.counted);
+            if counted && notices.is_empty() {
+                self.disk.keep_book(&self.book)?;
+            }
+            self.tell(notices)?;
+            self.disk.forget_evidence(&self.book)?;
+        }
+        Ok(asks)
+    }
+
+    /// Takes one on for somebody.
+    pub(crate) fn acknowledge(
+        &mut self,
+        id: FindingId,
+        by: &str,
+        why: &str,
+    ) -> Result<Result<Finding, AcknowledgeError>, DiskError> {
+        let notice = match self.book.acknowledge(id, by, why, self.clock.now()) {
+            Ok(notice) => notice,
+            Err(error) => return Ok(Err(error)),
+        };
+        let finding = notice.finding.clone();
+        self.tell(vec![notice])?;
+        Ok(Ok(finding))
+    }
+
+    pub(crate) fn log(&self, origin: &Origin) -> Option<&LogState> {
+        self.logs.iter().find(|log| log.machine.origin() == origin)
+    }
+
+    fn carry_out(&mut self, log: usize, effects: Vec<Effect>) -> Result<Vec<Ask>, DiskError> {
+        let mut asks = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::KeepHeads => {
+                    let Some(state) = self.logs.get(log) else { continue };
+                    self.disk.keep_heads(state.machine.origin(), &state.machine.encode())?;
+                }
+                Effect::Trigger(trigger) => self.trigger(trigger)?,
+                Effect::Clear(clear) => {
+                    let notice = self.book.clear(&clear);
+                    self.tell(notice.into_iter().collect())?;
+                }
+                ask => asks.push(Ask::Effect(ask)),
+            }
+        }
+        Ok(asks)
+    }
+
+    /// Files a trigger. A disk that takes no more must not silence the alarm: whoever is told is told all the same, and then the
+    /// monitor ends.
+    pub(crate) fn trigger(&mut self, mut trigger: Trigger) -> Result<(), DiskError> {
+        let mut kept = Ok(());
+        if self.book.wants_evidence(&trigger) {
+            trigger.evidence = trigger.evidence.take().or_else(|| (self.statement)(&trigger));
+            kept = trigger.evidence.iter().try_for_each(|file| self.disk.keep_evidence(file).map(|_| ()));
+        }
+        let notice = self.book.trigger(trigger);
+        self.counted |= notice.is_none();
+        let told = self.tell(notice.into_iter().collect());
+        kept.and(told)
+    }
+
+    fn tell(&mut self, notices: Vec<Notice>) -> Result<(), DiskError> {
+        if notices.is_empty() {
+            return Ok(());
+        }
+        notices.iter().for_each(&self.on_notice);
+        self.counted = false;
+        let kept = self.disk.keep_book(&self.book);
+        for notice in notices {
+            // Nobody may be listening.
+            let _ = self.notices.send(notice);
+        }
+        kept
+    }
+
+    pub(crate) fn evidence(&self, id: EvidenceId) -> Result<Option<Bytes>, DiskError> {
+        self.disk.evidence(id)
+    }
+}
+
+impl LogState {
+    /// Notes what people want to see of a vantage point.
+    fn watch(&mut self, event: &Event) {
+        let (vantage, at) = match event {
+            Event::Head { vantage, at, .. } | Event::Reached { vantage, at } => (vantage, *at),
+            Event::Unreachable { vantage, why, .. } => {
+                if let Some(point) = self.point(vantage) {
+                    point.trouble.clone_from(why);
+                }
+                return;
+            }
+            Event::Audited { head, vantage, .. } => {
+                if let Some(point) = self.point(vantage) {
+                    point.audited = point.audited.max(head.size);
+                }
+                return;
+            }
+            _ => return,
+        };
+        let seen = match event {
+            Event::Head { note, .. } => self.read(note),
+            _ => None,
+        };
+        let Some(point) = self.point(vantage) else { return };
+        point.reached = Some(at);
+        point.trouble.clear();
+        if let Some((head, head_at)) = seen {
+            (point.head, point.head_at) = (Some(head), head_at);
+        }
+    }
+
+    /// The head in a note that the log signed, and the newest time at which a witness cosigned it.
+    pub(crate) fn read(&self, note: &[u8]) -> Option<(TreeHead, Option<UnixMillis>)> {
+        let (seen, _) = Seen::open(note, self.machine.origin(), &self.policy).ok()?;
+        let times = seen.witnesses().iter().filter_map(|place| seen.cosigned_at(place));
+        let newest = times.map(|at| at.seconds()).max();
+        Some((seen.head(), newest.map(|seconds| UnixMillis(seconds.saturating_mul(1000)))))
+    }
+
+    /// Those of the configuration; whoever else reports is not listed.
+    fn point(&mut self, vantage: &Vantage) -> Option<&mut VantageStatus> {
+        self.points.get_mut(&vantage.name)
+    }
+
+    fn come(&mut self, vantage: &str, come: Come) {
+        let mut audited = self.progress.of(vantage);
+        match come {
+            Come::Read(read) => audited.read = read,
+            Come::Again(again) => audited.again = Some(again),
+            Come::Full { at } => {
+                (audited.full_at, audited.again) = (Some(at), None);
+                self.again.remove(vantage);
+            }
+        }
+        self.progress.set(vantage, audited);
+    }
+
+    /// Everything that is to be read again now.
+    fn due(&mut self, at: UnixMillis) -> Vec<Ask> {
+        let tip = self.machine.heads().branches().first().and_then(|branch| branch.tip());
+        let Some(upto) = tip.map(|seen| seen.head()) else { return Vec::new() };
+        let heads: Vec<TreeHead> = self
+            .machine
+            .heads()
+            .branches()
+            .iter()
+            .flat_map(|branch| branch.heads())
+            .chain(self.machine.heads().waiting().iter().map(|waiting| &waiting.seen))
+            .map(|seen| seen.head())
+            .collect();
+        let mut asks = Vec::new();
+        for (vantage, audited) in self.progress.all() {
+            let since = |then: UnixMillis| at.0.saturating_sub(then.0);
+            let due = audited.full_at.is_some_and(|full| since(full) >= self.full_audit_every_ms);
+            let running = self.again.get(vantage).is_some_and(|began| since(*began) < AGAIN_LOST_MS);
+            if due && !running {
+                let from = audited.again.clone().unwrap_or_default();
+                asks.push(Ask::Again { vantage: vantage.to_owned(), upto, heads: heads.clone(), from });
+            }
+        }
+        for ask in &asks {
+            if let Ask::Again { vantage, .. } = ask {
+                self.again.insert(vantage.clone(), at);
+            }
+        }
+        asks
+    }
+
+    pub(crate) fn status(&self, book: &Book) -> LogStatus {
+        let open = || {
+            let origin = self.machine.origin();
+            book.findings().filter(move |finding| finding.origin == *origin && finding.is_open())
+        };
+        let consistent = self.machine.heads().branches().first().and_then(|branch| branch.tip());
+        let points = self.points.iter().map(|(name, point)| {
+            let audited = self.progress.of(name);
+            let read = point.audited.max(audited.read.size());
+            VantageStatus { audited: read, full_at: audited.full_at, ..point.clone() }
+        });
+        let points: Vec<_> = points.collect();
+        LogStatus {
+            origin: self.machine.origin().clone(),
+            consistent: consistent.map(|seen| seen.head().size).unwrap_or_default(),
+            audited: points.iter().map(|point| point.audited).max().unwrap_or_default(),
+            last_full_audit: points.iter().filter_map(|point| point.full_at).max(),
+            open: open().count(),
+            unacknowledged: open().filter(|finding| finding.acknowledged.is_none()).count(),
+            vantages: points,
+        }
+    }
+}
