@@ -112,6 +112,12 @@ impl Audit {
         &self.registry
     }
 
+    /// How many events are durable, and of how many the leaf is known to be in the log.
+    pub fn slots(&self) -> (u64, u64) {
+        let placed = *self.keeper.placed().borrow();
+        (placed.max(*self.keeper.durable().borrow()), placed)
+    }
+
     /// The time now.
     pub fn now(&self) -> UnixMillis {
         self.clock.now()
@@ -225,7 +231,7 @@ impl Audit {
         from_slot: u64,
     ) -> Result<(Vec<Bundle>, Option<u64>), ReadError> {
         self.record(which, reading).await?;
-        let slots = self.slots(which, from_slot).await?;
+        let slots = self.find(which, from_slot).await?;
         let next = slots.get(PAGE).copied();
         let mut bundles = Vec::new();
         for slot in slots.into_iter().take(PAGE) {
@@ -234,7 +240,7 @@ impl Audit {
         Ok((bundles, next))
     }
 
-    async fn slots(&self, which: &Which, from: u64) -> Result<Vec<u64>, ReadError> {
+    async fn find(&self, which: &Which, from: u64) -> Result<Vec<u64>, ReadError> {
         let (reader, which) = (self.keeper.reader().clone(), which.clone());
         let slots = blocking(move || match which {
             Which::Id(id) => reader.with_id(&id, from),

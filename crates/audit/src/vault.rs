@@ -8,6 +8,7 @@
 //! It knows no disk and no events: where wrapped keys lie is [`crate::store`]'s, which key a segment belongs to [`crate::seal`]'s.
 
 use std::fmt;
+use std::str::FromStr;
 
 use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{Key, KeyInit, XChaCha20Poly1305, XNonce};
@@ -130,6 +131,16 @@ impl fmt::Debug for DataKey {
 /// A key-encryption key in this process.
 pub struct LocalWrapper(DataKey);
 
+/// What a file with a key-encryption key begins with; 64 hexadecimal digits follow.
+const KEY_FILE: &str = "epigraph-wrapping-key/v1 ";
+
+/// Not the text of a key-encryption key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error(
+    "no key-encryption key: it begins with `epigraph-wrapping-key/v1 `, and 64 hexadecimal digits follow"
+)]
+pub struct NoWrappingKey;
+
 /// What a wrapped key is bound to beside its name, so that it is never taken for something else.
 const WRAPPED: &[u8] = b"epigraph-wrapped-key/v1\n";
 
@@ -139,8 +150,39 @@ impl LocalWrapper {
         LocalWrapper(DataKey(key))
     }
 
+    /// Text for a file, with a new key.
+    pub fn draw(entropy: &dyn Entropy) -> Zeroizing<String> {
+        let key = DataKey::draw(entropy);
+        let mut text = Zeroizing::new(String::with_capacity(KEY_FILE.len() + 2 * KEY_BYTES));
+        text.push_str(KEY_FILE);
+        for byte in &*key.0 {
+            for digit in [byte >> 4, byte & 15] {
+                text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+            }
+        }
+        text
+    }
+
     fn place(name: &KeyName) -> Vec<u8> {
         [WRAPPED, name.as_bytes()].concat()
+    }
+}
+
+impl FromStr for LocalWrapper {
+    type Err = NoWrappingKey;
+
+    fn from_str(text: &str) -> Result<LocalWrapper, NoWrappingKey> {
+        let digits = text.strip_prefix(KEY_FILE).filter(|digits| digits.len() == 2 * KEY_BYTES);
+        let mut digits = digits.ok_or(NoWrappingKey)?.chars();
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        for byte in &mut *key {
+            let mut digit = || digits.next()?.to_digit(16);
+            *byte = match (digit(), digit()) {
+                (Some(high), Some(low)) => (high << 4 | low) as u8,
+                _ => return Err(NoWrappingKey),
+            };
+        }
+        Ok(LocalWrapper::new(key))
     }
 }
 
@@ -254,6 +296,24 @@ mod tests {
         assert!(wrapper(3).unwrap(&bob, &wrapped).is_err());
         assert!(wrapper(4).unwrap(&ann, &wrapped).is_err());
         assert_eq!(format!("{:?}", key(5)), "DataKey(..)");
+    }
+
+    #[test]
+    fn a_key_encryption_key_reads_back_from_its_file() {
+        let entropy = Counting::default();
+        let text = LocalWrapper::draw(&entropy);
+        let (one, again): (LocalWrapper, LocalWrapper) = (text.parse().unwrap(), text.parse().unwrap());
+        let wrapped = one.wrap(&Names::OWN, &key(5), &entropy).unwrap();
+        assert!(again.unwrap(&Names::OWN, &wrapped).is_ok());
+        for bad in [
+            "",
+            &text[1..],
+            &text[..text.len() - 1],
+            &text.replace("v1 ", "v2 "),
+            &format!("{}é", &text[..text.len() - 2]),
+        ] {
+            assert!(bad.parse::<LocalWrapper>().is_err(), "{}", bad.len());
+        }
     }
 
     #[test]
