@@ -52,7 +52,7 @@ fn paths(event: &Event) -> Vec<(&str, Detected, u32)> {
         .collect()
 }
 
-// Broken to see it fail: `apply` without the fields; `json::rewrite` without undoing escapes.
+// Broken to see it fail: `apply` without the fields of core and identity; paths that are not looked at.
 #[test]
 fn planted_values_are_nowhere_in_what_is_signed() {
     for (kind, value, word) in planted() {
@@ -88,6 +88,7 @@ fn planted_values_are_nowhere_in_what_is_signed() {
     }
 }
 
+// Broken to see it fail: `json::rewrite` without undoing escapes.
 #[test]
 fn escapes_hide_nothing_and_the_rest_stays_as_it_was() {
     let record = r#" {"auditID" : "a\u0041","verb":"get", "n":1.50, "m":"alice\u0040ex\u0061mple.com", "pan":4111111111111111 ,"u":"\ud83d\ude00 /\/"} "#;
@@ -104,6 +105,7 @@ fn escapes_hide_nothing_and_the_rest_stays_as_it_was() {
     assert_eq!(paths(&event), [("/m", Detected::Email, 1), ("/pan", Detected::CardNumber, 1)]);
 }
 
+// Broken to see it fail: without the search in what is no JSON; without dropping the word in which a record was cut.
 #[test]
 fn what_is_rejected_is_looked_at_too() {
     for (kind, value, word) in planted() {
@@ -174,6 +176,7 @@ fn every_format_is_looked_at() {
     }
 }
 
+// Broken to see it fail: without the search in the bytes; records always encoded anew.
 #[test]
 fn unknown_fields_are_kept_only_while_they_say_nothing() {
     let with_field = |text: &str| {
