@@ -251,7 +251,7 @@ pub fn show(bundle: &Bundle, proven: &Proven, terminal: Terminal) -> Outcome {
         });
         terminal.line(format_args!("  {}{by}", core.action));
     }
-    for erased in bundle.erased() {
+    for erased in proven.erased() {
         terminal.line(format_args!("  its {erased} segment was erased; all else still holds"));
     }
     if let Some(body) = &proven.body {
@@ -277,7 +277,7 @@ pub fn event_object(bundle: &Bundle, proven: &Proven) -> Value {
         "ingested_s": proven.leaf.ingested,
         "event_id": proven.core.as_ref().map(|core| core.event_id.clone()),
         "action": proven.core.as_ref().map(|core| core.action.clone()),
-        "erased": bundle.erased().map(|segment| segment.to_string()).collect::<Vec<_>>(),
+        "erased": proven.erased().map(|segment| segment.to_string()).collect::<Vec<_>>(),
         "record": proven.body.as_ref().map(|body| String::from_utf8_lossy(&body.record).into_owned()),
     })
 }
