@@ -59,7 +59,7 @@ pub enum Command {
     Entries(Entries),
     /// Fetch the newest published checkpoint and check that it extends what was seen before
     Checkpoint(Checkpoint),
-    /// Check a receipt, a checkpoint or a piece of evidence offline, with public keys alone
+    /// Check a receipt, a checkpoint, a piece of evidence or a monitor's observation offline, with public keys alone
     Verify(Verify),
     /// Look at policies: which logs and witnesses are trusted, and what that withstands
     #[command(subcommand)]
@@ -544,8 +544,8 @@ pub struct Checkpoint {
 
 #[derive(Args)]
 pub struct Verify {
-    /// A receipt, a checkpoint (a signed note) or an evidence file. The entry of a receipt is taken from the file of the
-    /// same name that ends in .entry, unless said otherwise
+    /// A receipt, a checkpoint (a signed note), an event with its proof, an evidence file or a monitor's observation; or a directory
+    /// with events. The entry of a receipt is taken from the file of the same name that ends in .entry, unless said otherwise
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
@@ -554,6 +554,10 @@ pub struct Verify {
 
     #[command(flatten)]
     pub trust: Trust,
+
+    /// Believe events that this source signed; may be repeated
+    #[arg(long, value_name = "VKEY")]
+    pub source: Vec<SourceVKey>,
 
     /// Count only cosignatures that are at most this old by this machine's clock, and at most as far ahead of it
     #[arg(long, value_name = "SECONDS")]
@@ -611,7 +615,7 @@ pub struct Trust {
     pub policy: Option<PathBuf>,
 
     /// Trust the log with this verifier key, and ask for no witness. For evidence: the key of the log or witness that it
-    /// accuses
+    /// accuses; for an observation: the key of the monitor that signed it
     #[arg(long, value_name = "VKEY")]
     pub vkey: Option<String>,
 

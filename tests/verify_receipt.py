@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
-"""A second verifier of receipts and evidence, written from the specifications alone; it shares nothing with the Rust code.
+"""A second verifier of receipts, evidence and observations, written from the specifications alone; it shares nothing with the
+Rust code.
 
 usage: python3 verify_receipt.py VKEY-OR-POLICY RECEIPT ENTRY
-       python3 verify_receipt.py VKEY EVIDENCE
+       python3 verify_receipt.py VKEY EVIDENCE-OR-OBSERVATION
 
 VKEY is a verifier key, or a file with it; POLICY a policy file; RECEIPT a file in the format c2sp.org/tlog-proof@v1; ENTRY
-the file with the entry's bytes; EVIDENCE a file in the format docs/formats/evidence.md describes. Says in one sentence
-whether the log that holds the key, and the witnesses that the policy asks for, have vouched for the entry; or whether the
-holder of the key signed two histories. Exit status: 0 yes, 1 no, 2 wrong usage, unreadable files, or no policy. Standard
+the file with the entry's bytes; EVIDENCE a file in the format docs/formats/evidence.md describes, OBSERVATION one in that of
+docs/formats/observation.md. Says in one sentence whether the log that holds the key, and the witnesses that the policy asks
+for, have vouched for the entry; whether the holder of the key signed two histories; or what the monitor that holds the key
+saw. Exit status: 0 yes, 1 no, 2 wrong usage, unreadable files, or no policy. Standard
 library only.
 
 Sources: C2SP signed-note, tlog-checkpoint, tlog-cosignature, tlog-policy and tlog-proof; RFC 9162 section 2.1; RFC 8032
-section 5.1; docs/formats/evidence.md.
+section 5.1; docs/formats/evidence.md and observation.md.
 """
 import base64
 import hashlib
@@ -372,6 +374,34 @@ class Lines:
         return hashes
 
 
+# Observations.
+def observe(key, observation):
+    require(len(observation) <= 262144, "an observation is shorter")
+    require(key.type == LOG, "an observation is signed with a key of type 0x01")
+    text, signatures = parse_note(observation)
+    require(len(signatures) == 1, "an observation has one signature")
+    name, key_id, signature = signatures[0]
+    require((name, key_id) == (key.name, key.id), "it is signed by somebody else")
+    require(key.signed(text, signature), "the signature does not match: it was changed")
+    lines = text[:-1].decode().split("\n")
+    require(not any(re.search(r"[\x00-\x1f\x7f-\x9f]", line) for line in lines), "it has control characters")
+    require(lines.pop(0) == "epigraph-observation@v1", "it is not an observation")
+    take = Lines(lines)
+    code, origin, subject, at, detail = (take.one(word) for word in ("code ", "origin ", "subject ", "at ", "detail "))
+    require(re.fullmatch(r"[a-z0-9-]{1,64}", code, re.ASCII), "the code is malformed")
+    require(1 <= len(origin.encode()) <= 255, "the origin is malformed")
+    require(all(len(line.encode()) <= 8192 for line in (subject, detail)), "a line is too long")
+    require(re.fullmatch(r"0|[1-9][0-9]{0,19}", at, re.ASCII) and int(at) < 2**64, "the time is malformed")
+    notes = 0
+    while take.lines:
+        require(take.one("note") == "" and take.lines and take.lines[0].startswith("> "), "a note is malformed")
+        while take.lines and take.lines[0].startswith("> "):
+            take.one("> ")
+        notes += 1
+    require(notes <= 2, "it quotes too many notes")
+    return f"signed: the monitor {key.name} saw {code} about {subject} of the log {origin}: {detail}"
+
+
 def read(path):
     with open(path, "rb") as file:
         return file.read()
@@ -379,14 +409,16 @@ def read(path):
 
 def main(arguments):
     if len(arguments) not in (2, 3):
-        print("usage: verify_receipt.py VKEY-OR-POLICY RECEIPT ENTRY | VKEY EVIDENCE", file=sys.stderr)
+        print("usage: verify_receipt.py VKEY-OR-POLICY RECEIPT ENTRY | VKEY EVIDENCE-OR-OBSERVATION", file=sys.stderr)
         return 2
     try:
         trusted = arguments[0]
         if os.path.exists(trusted):
             trusted = read(trusted).decode()
         if len(arguments) == 2:
-            print(judge(Key(trusted.strip()), read(arguments[1])))
+            file = read(arguments[1])
+            look = observe if file.startswith(b"epigraph-observation@") else judge
+            print(look(Key(trusted.strip()), file))
         else:
             is_policy = len(trusted.split()) > 1
             policy = Policy(trusted) if is_policy else of_log(Key(trusted.strip()))

@@ -171,13 +171,13 @@ pub fn get(args: &EventsGet, terminal: Terminal) -> Outcome {
     if let Some(dir) = &args.proof {
         write(dir, &events)?;
     }
-    for (bundle, proven) in &events {
-        show(bundle, proven, terminal)?;
+    for (_, proven) in &events {
+        show(proven, terminal);
     }
     if let Some(dir) = &args.proof {
         terminal.line(format_args!("kept {} events with their proofs in {}", events.len(), dir.display()));
     }
-    let objects: Vec<_> = events.iter().map(|(bundle, proven)| event_object(bundle, proven)).collect();
+    let objects: Vec<_> = events.iter().map(|(_, proven)| event_object(proven)).collect();
     terminal.object(&json!({ "events": objects }));
     Ok(())
 }
@@ -232,7 +232,7 @@ fn write(dir: &Path, events: &[(Bundle, Proven)]) -> Outcome {
 }
 
 /// What was proven, and the record as its source wrote it.
-pub fn show(bundle: &Bundle, proven: &Proven, terminal: Terminal) -> Outcome {
+pub fn show(proven: &Proven, terminal: Terminal) {
     let (leaf, head) = (&proven.leaf, proven.checkpoint.head());
     terminal.line(format_args!(
         "{} event {} of epoch {} of {}: leaf {} of {}, under its signed checkpoint of size {}",
@@ -257,11 +257,10 @@ pub fn show(bundle: &Bundle, proven: &Proven, terminal: Terminal) -> Outcome {
     if let Some(body) = &proven.body {
         terminal.line(String::from_utf8_lossy(&body.record));
     }
-    Ok(())
 }
 
 /// The same as an object.
-pub fn event_object(bundle: &Bundle, proven: &Proven) -> Value {
+pub fn event_object(proven: &Proven) -> Value {
     let hex = |hash: &Hash| hash.to_string();
     json!({
         "verified": true,

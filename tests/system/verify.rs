@@ -1,12 +1,13 @@
-//! One verb judges receipts, checkpoints and evidence, offline, under policies with witnesses; and says exactly what failed. The
-//! independent verifier in Python agrees on every file.
+//! One verb judges receipts, checkpoints, evidence and observations, offline, under policies with witnesses; and says exactly what
+//! failed. The independent verifier in Python agrees on every file.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
 use epigraph_core::hash::node_hash;
-use epigraph_core::{Evidence, Hash};
+use epigraph_core::observation::Observation;
+use epigraph_core::{Evidence, Hash, SigningKey, UnixMillis, note};
 
 use crate::paper::{ENTRY, ORIGIN, Paper, THEN, base64, head, two_entries};
 use crate::python::Python;
@@ -179,10 +180,19 @@ fn a_file_is_taken_for_what_its_first_line_says() {
     let check = |content: &[u8], code: i32, says: &str| {
         verify(&paper.write("x", content), "--vkey", &vkey).refused(code, &[says]);
     };
-    check(b"", 1, "not a receipt, not a checkpoint and not an evidence file");
-    check(b"log.example\n2\n", 1, "not a receipt, not a checkpoint and not an evidence file");
-    check(&[0xff; 100], 1, "not a receipt, not a checkpoint and not an evidence file");
+    check(b"", 1, "not a receipt, not a checkpoint, not an evidence file and not a monitor's observation");
+    check(
+        b"log.example\n2\n",
+        1,
+        "not a receipt, not a checkpoint, not an evidence file and not a monitor's observation",
+    );
+    check(
+        &[0xff; 100],
+        1,
+        "not a receipt, not a checkpoint, not an evidence file and not a monitor's observation",
+    );
     check(b"epigraph-evidence@v2\n", 1, "not an evidence file: its first line");
+    check(b"epigraph-observation@v2\n", 1, "not an observation: its first line");
     check(&vec![b'a'; 4 << 20], 2, "is longer than");
 }
 
@@ -273,6 +283,86 @@ fn evidence_convinces_whoever_has_the_key_alone_and_nobody_else() {
                 check(&paper.write("bad", changed.join("\n") + "\n"), &key, 1, &[]);
             }
         }
+    }
+}
+
+/// A monitor's word is believed under the monitor's key and no other, is called no proof, and nobody can change it. Seen to
+/// fail with the canonical form not compared, in either verifier.
+#[test]
+fn an_observation_is_the_word_of_the_monitor_that_signed_it() {
+    let paper = Paper::new();
+    let monitor = SigningKey::from_seed("monitor.example".parse().unwrap(), &[50; 32].into());
+    let key = monitor.vkey().to_string();
+    let python = Python::find();
+    let check = |file: &Path, key: &str, code: i32, says: &[&str]| {
+        let ended = verify(file, "--vkey", &key);
+        match code {
+            0 => ended.succeeded(says),
+            _ => ended.refused(code, says),
+        };
+        if let Some(python) = &python {
+            let ended = python.judge(key, file);
+            assert_eq!(ended.code, Some(code), "{ended}");
+        }
+    };
+    let note = paper.note(&two_entries(b"two"), &[(3, THEN)]);
+    let state = |notes: &[&str]| {
+        let (origin, at) = (paper.log.vkey().name().to_origin(), UnixMillis(THEN * 1000));
+        let observation =
+            Observation::new("stale-head", origin, "log/1", at, "nothing new for an hour", notes);
+        observation.unwrap().sign(&monitor)
+    };
+    let good = state(&[&note, &note]);
+    let file = paper.write("observation", &good);
+    check(
+        &file,
+        &key,
+        0,
+        &["signed:", "the monitor monitor.example saw stale-head about log/1 of the log log.example"],
+    );
+    check(
+        &paper.write("short", state(&[])),
+        &key,
+        0,
+        &["that monitor's word, and proves nothing about the log"],
+    );
+    let object = epigraph(&[&"verify", &file, &"--vkey", &key, &"--json"]).succeeded(&[]).object();
+    assert_eq!((&object["kind"], &object["code"]), (&"observation".into(), &"stale-head".into()));
+    assert_eq!(object["notes"].as_array().unwrap().len(), 2, "{object}");
+
+    check(&file, &paper.log.vkey().to_string(), 1, &["is none of those given"]);
+    epigraph(&[&"verify", &file, &"--policy", &paper.three_of_four()])
+        .refused(1, &["give the monitor's own key"]);
+    epigraph(&[&"verify", &file, &"--vkey", &key, &"--max-age", &"60"])
+        .refused(2, &["does not go with an observation"]);
+
+    // Every line changed, left out or doubled; a stranger's signature added; and what the monitor itself would not write.
+    let lines: Vec<_> = good.lines().collect();
+    for at in 0..lines.len() {
+        let (mut without, mut twice, mut changed) = (lines.clone(), lines.clone(), lines.clone());
+        let gone = without.remove(at);
+        twice.insert(at, gone);
+        let line = format!("{gone}x");
+        changed[at] = &line;
+        for bad in [without, twice, changed] {
+            check(&paper.write("bad", bad.join("\n") + "\n"), &key, 1, &[]);
+        }
+    }
+    check(&paper.write("bad", format!("{good}\u{2014} stranger AAAAAAAA\n")), &key, 1, &["canonical"]);
+    let text = "epigraph-observation@v1\ncode a\norigin o\nsubject s\nat 5\ndetail d\n";
+    for (old, new) in [
+        ("", ""),
+        ("at 5", "at 05"),
+        ("a\n", "A\n"),
+        ("d\n", "d\nnote\n"),
+        ("d\n", "d\nnote\n> x\n"),
+        ("at", "t"),
+        ("s\n", "s\u{85}\n"),
+    ] {
+        let text = text.replacen(old, new, 1);
+        let file = note::encode(&text, [&monitor.sign_assertion(&text)]);
+        let code = i32::from(!(old.is_empty() || new.ends_with("> x\n")));
+        check(&paper.write("bad", file), &key, code, &[]);
     }
 }
 

@@ -1,8 +1,8 @@
 //! The pure core of Epigraph: everything that an auditor has to trust, and nothing else.
 //!
 //! It owns the Merkle tree of RFC 6962, the tiles and entry bundles of C2SP `tlog-tiles`, signed notes, checkpoints,
-//! cosignatures, `tlog-proof` receipts, policies, *the signing decision*, and evidence. It is sans-IO: it does not know
-//! the clock, randomness, disks, networks or logging. Time enters as [`UnixMillis`].
+//! cosignatures, `tlog-proof` receipts, policies, *the signing decision*, evidence and observations. It is sans-IO: it
+//! does not know the clock, randomness, disks, networks or logging. Time enters as [`UnixMillis`].
 
 pub mod backoff;
 pub mod bundle;
@@ -13,6 +13,7 @@ pub mod evidence;
 pub mod hash;
 pub mod key;
 pub mod note;
+pub mod observation;
 pub mod policy;
 pub mod position;
 pub mod progress;

@@ -15,7 +15,7 @@ use epigraph_core::{Hash, Origin, Policy, TreeHead, TreeSize, UnixMillis};
 use crate::event::{Effect, Event, Vantage, VantageKind};
 use crate::finding::{Clear, Code, Trigger};
 use crate::heads::{self, Garbage, Heads, Noted, Seen};
-use crate::lines::StateError;
+pub use crate::lines::StateError;
 
 mod claims;
 mod convict;
@@ -81,9 +81,9 @@ impl Machine {
     /// A machine that has seen nothing of the log `origin`. `policy` is the monitor's own: it names the log's keys, and its
     /// quorum is the monitor's, stricter than a reader's. `vantages` are those of the configuration.
     pub fn new(origin: Origin, policy: Policy, vantages: &[Vantage], tuning: Tuning) -> Machine {
-        let points = vantages.iter().take(MAX_VANTAGES);
+        let points = vantages.iter().take(MAX_VANTAGES).map(Vantage::cleaned);
         Machine {
-            points: points.map(|vantage| (vantage.name.clone(), Point::new(vantage.kind.clone()))).collect(),
+            points: points.map(|vantage| (vantage.name, Point::new(vantage.kind))).collect(),
             witnesses: policy.witnesses().iter().map(|_| WitnessState::default()).collect(),
             origin,
             policy,
@@ -157,15 +157,15 @@ impl Machine {
     pub fn step(&mut self, event: Event) -> Vec<Effect> {
         self.time.read(event.at());
         match event {
-            Event::Head { vantage, note, at } => self.head(&vantage, &note, at),
+            Event::Head { vantage, note, at } => self.head(&vantage.cleaned(), &note, at),
             Event::Proof { old, new, hashes, candidates, vantage, .. } => {
                 self.proof((old, new), &hashes, &candidates, &vantage);
             }
             Event::NoProof { old, new, vantage, why, .. } => self.no_proof((old, new), &vantage, &why),
             Event::Audited { head, vantage, .. } => self.audited(head, &vantage),
             Event::AuditFound { found, vantage, .. } => self.audit_found(found, &vantage),
-            Event::Unreachable { vantage, why, .. } => self.unreachable(&vantage, why),
-            Event::Reached { vantage, .. } => self.reached(&vantage),
+            Event::Unreachable { vantage, why, .. } => self.unreachable(&vantage.cleaned(), why),
+            Event::Reached { vantage, .. } => self.reached(&vantage.cleaned()),
             Event::Receipt { claim, at } => self.claimed(claim, at),
             Event::Inclusion { index, size, hashes, vantage, .. } => {
                 self.inclusion(index, size, hashes, &vantage);
@@ -193,10 +193,14 @@ impl Machine {
             self.grumbled.iter().filter(|(_, last)| over(**last)).map(|(about, _)| about.clone()).collect();
         for about in quiet {
             self.grumbled.remove(&about);
-            self.clear(about.0, &about.1);
+            // A head that was too long to compare stays one.
+            if about.0 != Code::InconsistentHead {
+                self.clear(about.0, &about.1);
+            }
         }
         self.tick_questions();
         self.tick_claims();
+        self.cross_examine();
     }
 
     /// The vantage point's state. `None` if it is one too many.
@@ -220,7 +224,8 @@ impl Machine {
         complaints.iter().take(1).for_each(|garbage| self.garbage(vantage, garbage));
         let head = seen.head();
         // What strangers added to the note does not count.
-        let length = seen.note().len();
+        let note = Bytes::from(seen.note());
+        let length = note.len();
         if length > heads::MAX_KEPT_NOTE_BYTES {
             let detail = format!(
                 "{} showed a head of size {} that the log signed in a note of {length} bytes: it is too long to be kept and \
@@ -254,11 +259,12 @@ impl Machine {
                 self.joined(&head, branch);
             }
             Noted::Waits => {
+                // Its size is compared with others when it is asked about.
                 self.changed = true;
-                self.doubts.insert(key(&head), Doubt::new(self.time.elapsed));
-                self.same_size(&head);
             }
             Noted::NoRoom => {
+                // No room to wait for a proof; but two roots of one size need none.
+                self.same_size(&head, &note);
                 let detail = format!(
                     "{} shows more heads than proofs come for: the head of size {} was not kept",
                     vantage.name, head.size
@@ -336,8 +342,8 @@ impl Machine {
         self.heads.get(head).map(|seen| Bytes::from(seen.note()))
     }
 
-    /// Those that proofs and entries are asked of: the log's vantage points that answer, or all if none does; first those that
-    /// showed this head.
+    /// Those that proofs and entries are asked of: the log's vantage points, first those that showed this head, then those that
+    /// answer.
     fn sources(&self, head: &TreeHead) -> Vec<Vantage> {
         let showed: BTreeSet<&str> = self
             .heads
@@ -346,10 +352,9 @@ impl Machine {
             .flat_map(|seen| seen.sightings())
             .map(|sighting| sighting.vantage.as_str())
             .collect();
-        let logs = || self.points.iter().filter(|(_, point)| point.kind == VantageKind::Log);
-        let any = logs().any(|(_, point)| point.answers());
-        let mut sources: Vec<_> = logs().filter(|(_, point)| !any || point.answers()).collect();
-        sources.sort_by_key(|(name, _)| !showed.contains(name.as_str()));
+        let logs = self.points.iter().filter(|(_, point)| point.kind == VantageKind::Log);
+        let mut sources: Vec<_> = logs.collect();
+        sources.sort_by_key(|(name, point)| (!showed.contains(name.as_str()), !point.answers()));
         let vantage =
             |(name, point): (&String, &Point)| Vantage { name: name.clone(), kind: point.kind.clone() };
         sources.into_iter().map(vantage).collect()

@@ -5,12 +5,13 @@
 use bytes::Bytes;
 use epigraph_core::{Hash, LeafIndex, TreeHead, TreeSize, UnixMillis};
 
-use crate::finding::{Clear, Trigger};
+use crate::finding::{Clear, MAX_SUBJECT_BYTES, Trigger, one_line};
 
 /// A place from which the log is looked at.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Vantage {
-    /// What the configuration calls it. One name, one vantage point.
+    /// What the configuration calls it, at most [`MAX_SUBJECT_BYTES`] without control characters. One name, one vantage
+    /// point.
     pub name: String,
     /// What is there.
     pub kind: VantageKind,
@@ -187,6 +188,13 @@ pub enum Event {
         /// The present.
         at: UnixMillis,
     },
+}
+
+impl Vantage {
+    /// The vantage point with a name that fits into one line of a file.
+    pub(crate) fn cleaned(&self) -> Vantage {
+        Vantage { name: one_line(&self.name, MAX_SUBJECT_BYTES), kind: self.kind.clone() }
+    }
 }
 
 impl Event {

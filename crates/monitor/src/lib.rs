@@ -12,6 +12,7 @@ pub mod progress;
 pub mod run;
 pub mod service;
 pub mod sinks;
+pub mod statement;
 pub mod vantage;
 
 mod lines;

@@ -14,6 +14,7 @@ mod evidence;
 mod exhaustive;
 mod golden;
 mod limits;
+mod observations;
 mod oracles;
 mod policies;
 mod properties;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use epigraph_core::evidence::NoEvidence;
 use epigraph_core::{Evidence, Hash, TreeHead, VKey};
 
+use super::time::Elapsed;
 use super::{Key, Machine, THE_LOG, key};
 use crate::event::Effect;
 use crate::finding::{Code, Trigger};
@@ -28,7 +29,13 @@ pub(super) struct Convictions {
     pairs: BTreeSet<(Key, Key)>,
     /// The witnesses that are convicted, by their places.
     witnesses: BTreeSet<usize>,
+    /// Pairs of branches that were shown to part, since the machine was started.
+    parted: BTreeSet<(usize, usize)>,
+    rests_until: Elapsed,
 }
+
+/// How long a pair waits that nobody could be asked about.
+const AGAIN_MS: u64 = 60_000;
 
 /// Two heads of which at most one can be true. Two roots of one size, or the hashes that show it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,10 +49,11 @@ struct Contradiction {
 
 impl Machine {
     /// Looks for another root at the size of a head that was just shown.
-    pub(super) fn same_size(&mut self, head: &TreeHead) {
+    pub(super) fn same_size(&mut self, head: &TreeHead, note: &Bytes) {
         let others: Vec<TreeHead> = self.heads.of_size(head.size).map(Seen::head).collect();
         for other in others.into_iter().filter(|other| other.root != head.root) {
-            self.two_roots(&other, head);
+            let notes = [self.note_of(&other).unwrap_or_default(), note.clone()];
+            self.contradict([other, *head], notes, None);
         }
     }
 
@@ -136,30 +144,64 @@ impl Machine {
         self.cross_examine();
     }
 
-    /// For every witness that cosigned heads of two histories: compares the newest of each.
+    /// Compares histories with each other: once for the log, in case that it was killed between keeping a head and keeping what
+    /// the head convicts of; and for every witness that cosigned heads of both, the newest of each.
     pub(super) fn cross_examine(&mut self) {
+        if self.convictions.rests_until > self.time.elapsed {
+            return;
+        }
         let branches = self.heads.branches().len();
-        for place in 0..self.policy.witnesses().len() {
-            for (one, other) in
-                (0..branches).flat_map(|one| (one + 1..branches).map(move |other| (one, other)))
-            {
-                if self.convictions.witnesses.contains(&place) {
-                    break;
-                }
+        for pair in (0..branches).flat_map(|one| (one + 1..branches).map(move |other| (one, other))) {
+            self.part(pair);
+            for place in 0..self.policy.witnesses().len() {
                 let newest =
                     |branch: usize| Some(self.heads.branches().get(branch)?.newest_of(place)?.head());
-                let (Some(one), Some(other)) = (newest(one), newest(other)) else { continue };
-                let (old, new) = if one.size <= other.size { (one, other) } else { (other, one) };
-                let pair = (key(&old), key(&new));
-                if old.size == new.size {
-                    self.two_roots(&old, &new);
-                } else if self.convictions.pairs.len() < MAX_PAIRS
-                    && !self.convictions.pairs.contains(&pair)
-                    && self.ask_to_accuse(old, new)
-                {
-                    self.convictions.pairs.insert(pair);
+                let (Some(one), Some(other)) = (newest(pair.0), newest(pair.1)) else { continue };
+                if !self.convictions.witnesses.contains(&place) {
+                    self.confront(one, other);
                 }
             }
         }
+    }
+
+    /// Nobody could be asked about a pair: it is asked about again, after a while.
+    pub(super) fn confront_later(&mut self, old: &TreeHead, new: &TreeHead) {
+        self.convictions.pairs.remove(&(key(old), key(new)));
+        self.convictions.parted.clear();
+        self.convictions.rests_until = self.time.elapsed.saturating_add(AGAIN_MS);
+    }
+
+    fn part(&mut self, pair: (usize, usize)) {
+        if self.convictions.parted.contains(&pair) {
+            return;
+        }
+        let branch = |head: &TreeHead| self.heads.branch_of(head);
+        let parts = |held: &Contradiction| match (branch(&held.old), branch(&held.new)) {
+            (Some(one), Some(other)) => (one.min(other), one.max(other)) == pair,
+            _ => false,
+        };
+        let tip = |branch: usize| Some(self.heads.branches().get(branch)?.tip()?.head());
+        let (Some(one), Some(other)) = (tip(pair.0), tip(pair.1)) else { return };
+        if self.convictions.contradictions.iter().any(parts) || self.confront(one, other) {
+            self.convictions.parted.insert(pair);
+        }
+    }
+
+    /// Compares two heads of two histories, unless that was done. Whether there was room to ask.
+    fn confront(&mut self, one: TreeHead, other: TreeHead) -> bool {
+        let (old, new) = if one.size <= other.size { (one, other) } else { (other, one) };
+        let pair = (key(&old), key(&new));
+        if old.size == new.size {
+            self.two_roots(&old, &new);
+            return true;
+        }
+        if self.convictions.pairs.contains(&pair) {
+            return true;
+        }
+        let asked = self.convictions.pairs.len() < MAX_PAIRS && self.ask_to_accuse(old, new);
+        if asked {
+            self.convictions.pairs.insert(pair);
+        }
+        asked
     }
 }

@@ -32,6 +32,9 @@ const REHASH_MS: u64 = 6 * 60 * 60 * 1000;
 /// How long a head waits after nobody could be reached.
 const AGAIN_MS: u64 = 10_000;
 
+/// How long a head waits after the log could not connect it, and not everybody could be reached.
+const LATER_MS: u64 = 60_000;
+
 /// How long a head waits after the log could not connect it.
 const MUCH_LATER_MS: u64 = 10 * 60 * 1000;
 
@@ -58,6 +61,8 @@ pub(super) struct Question {
     rehashes: bool,
     /// Whether the log had an answer and it was none.
     refused: Option<String>,
+    /// Whether somebody did not answer.
+    silent: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -98,10 +103,13 @@ impl Machine {
     /// Asks all that can be asked now.
     pub(super) fn advance(&mut self) {
         let waiting: Vec<TreeHead> = self.heads.waiting().iter().map(|waiting| waiting.seen.head()).collect();
-        // What waits since before a restart has no doubt yet.
-        let now = self.time.elapsed;
         for head in waiting {
-            self.doubts.entry(key(&head)).or_insert_with(|| Doubt::new(now));
+            // It has just come, or waits since before a restart.
+            if !self.doubts.contains_key(&key(&head)) {
+                self.doubts.insert(key(&head), Doubt::new(self.time.elapsed));
+                let note = self.note_of(&head).unwrap_or_default();
+                self.same_size(&head, &note);
+            }
             while self.place(&head) {}
         }
     }
@@ -160,7 +168,18 @@ impl Machine {
         let asked = left.remove(0);
         let notes = [old, new].map(|head| self.note_of(&head).unwrap_or_default());
         let at = self.time.elapsed;
-        let question = Question { old, new, notes, purpose, asked, at, left, rehashes: false, refused: None };
+        let question = Question {
+            old,
+            new,
+            notes,
+            purpose,
+            asked,
+            at,
+            left,
+            rehashes: false,
+            refused: None,
+            silent: false,
+        };
         self.out.push(question.effect());
         self.questions.push(question);
         true
@@ -269,6 +288,7 @@ impl Machine {
     /// Goes on to the next source, or the next way of asking, or leaves it for a while. `refused` says what was wrong with the
     /// answer; `None` that there was none.
     fn no_answer(&mut self, mut question: Question, refused: Option<String>) {
+        question.silent |= refused.is_none();
         question.refused = refused.or(question.refused);
         let now = self.time.elapsed;
         if let (Some(why), Purpose::Place(head, _)) = (&question.refused, &question.purpose)
@@ -288,7 +308,13 @@ impl Machine {
             self.questions.push(question);
             return;
         }
-        let Purpose::Place(head, _) = question.purpose else { return };
+        let Purpose::Place(head, _) = question.purpose else {
+            // What the log refused once it will refuse again.
+            if question.silent || question.refused.is_none() {
+                self.confront_later(&question.old, &question.new);
+            }
+            return;
+        };
         if question.refused.is_some() && !question.rehashes {
             // Its turn comes when the others are done.
             if let Some(doubt) = self.doubts.get_mut(&key(&head)) {
@@ -296,7 +322,11 @@ impl Machine {
             }
             return;
         }
-        let wait = if question.refused.is_some() { MUCH_LATER_MS } else { AGAIN_MS };
+        let wait = match (&question.refused, question.silent) {
+            (None, _) => AGAIN_MS,
+            (Some(_), true) => LATER_MS,
+            (Some(_), false) => MUCH_LATER_MS,
+        };
         if let Some(doubt) = self.doubts.get_mut(&key(&head)) {
             doubt.rests_until = now.saturating_add(wait);
         }

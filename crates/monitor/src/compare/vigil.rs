@@ -96,6 +96,7 @@ pub(super) struct WitnessState {
     newest: Option<u64>,
     /// The largest head that it cosigned.
     size: TreeSize,
+    lag: Lag,
 }
 
 /// How far the log has come, as its signatures say.
@@ -299,7 +300,8 @@ impl Machine {
         let mut sources = self.sources(&upto);
         // Those that show another history have other entries.
         sources.retain(|source| {
-            self.points.get(&source.name).is_some_and(|point| point.branch.is_none_or(|branch| branch == 0))
+            let point = self.points.get(&source.name);
+            point.is_some_and(|point| point.answers() && point.branch.is_none_or(|branch| branch == 0))
         });
         if sources.is_empty() {
             return;
@@ -406,18 +408,16 @@ impl Machine {
         let latest = self.seconds().saturating_add(skew_ms / 1000);
         let ahead = self.ahead();
         let ours = self.policy.quorum().is_some() && self.policy.is_met_by(ahead);
-        for (place, state) in self.witnesses.iter().enumerate() {
+        for (place, state) in self.witnesses.iter_mut().enumerate() {
+            state.lag.update(state.size, self.progress.vouched, now);
             let Some(witness) = self.policy.witnesses().get(place) else { continue };
             let name = witness.vkey.name().as_str();
             let behind = self.progress.fresh.is_some_and(|fresh| match state.newest {
                 Some(newest) => fresh.saturating_sub(newest).saturating_mul(1000) >= silent_after_ms,
                 None => now >= silent_after_ms,
             });
-            let lags = self.points.values().any(|point| {
-                point.kind == VantageKind::Witness(name.to_owned())
-                    && point.answers()
-                    && point.lag.lasted(now) >= silent_after_ms
-            });
+            // One that is kept in the dark may still say every minute that it has seen nothing newer.
+            let lags = state.lag.lasted(now) >= silent_after_ms;
             conditions.tell(Code::WitnessSilent, name, silent_after_ms, behind || lags, || {
                 let newest = state.newest.map_or_else(|| "never".to_owned(), |at| format!("at {at}"));
                 format!(

@@ -19,7 +19,7 @@ fn sim_byz_every_liar_is_convicted_and_nobody_else() {
             let open = world.open();
             let convicted = open.iter().filter(|(code, _)| *code == Code::WitnessEquivocation).count();
             assert_eq!(convicted, liars, "{one} {other}: {open:?}");
-            assert_eq!(world.count(Code::SplitView) > 0, true);
+            assert!(world.count(Code::SplitView) > 0);
         }
     }
 }

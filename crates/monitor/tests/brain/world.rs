@@ -319,6 +319,12 @@ impl World {
         }
     }
 
+    /// The monitor is started anew with this state, and reaches everybody.
+    pub(crate) fn restart(&mut self, state: &[u8]) {
+        self.machine = self.decode(state);
+        self.vantages.clone().into_iter().for_each(|vantage| self.reached(vantage));
+    }
+
     /// The machine's state as it would be after a restart.
     pub(crate) fn decode(&self, state: &[u8]) -> Machine {
         self.decode_under(state, policy(4, 3))
