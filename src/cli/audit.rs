@@ -154,8 +154,8 @@ pub fn get(args: &EventsGet, terminal: Terminal) -> Outcome {
         _ => return Err(Failure::usage("say which event: its id, or --leaf with its index in the log")),
     };
     let runtime = runtime::runtime().map_err(Failure::state)?;
-    let encoded =
-        runtime.block_on(fetch(&profile.audit()?, profile.origin.as_str(), &which, &args.purpose))?;
+    let encoded = runtime
+        .block_on(async { fetch(&profile.audit()?, profile.origin.as_str(), &which, &args.purpose).await })?;
     let mut events = Vec::new();
     for bytes in &encoded {
         let garbled = |error: &dyn std::fmt::Display| {
