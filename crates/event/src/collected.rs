@@ -1,5 +1,5 @@
-//! An event from the moment of its collection on: three segments as bytes, a salt for each, and a random name. From here
-//! on nothing in it changes.
+//! An event from the moment of its collection on: three segments as bytes, a salt for each, and a random name. From
+//! here on nothing in it changes.
 
 use epigraph_core::{Entropy, Hash};
 use prost::Message;
@@ -25,6 +25,8 @@ pub struct Event {
 pub struct Collected {
     reference: Reference,
     segments: [(Salt, Vec<u8>); 3],
+    /// Of the segments. Computed once: leaf, batch and path all need them.
+    commitments: [Hash; 3],
     record: Option<Vec<u8>>,
 }
 
@@ -56,8 +58,8 @@ pub enum EventError {
 }
 
 impl Event {
-    /// Fixes the event's bytes and salts and gives it its name. A record that is too large for the body is put beside it. The
-    /// detectors ([`crate::sensitive`]) come before this.
+    /// Fixes the event's bytes and salts and gives it its name. A record that is too large for the body is put beside
+    /// it. The detectors ([`crate::sensitive`]) come before this.
     pub fn seal(mut self, entropy: &dyn Entropy) -> Result<Collected, EventError> {
         let mut drawn = [0; Reference::LEN + 4 * Salt::LEN];
         entropy.fill(&mut drawn);
@@ -87,7 +89,7 @@ impl Event {
             part(Segment::Identity, self.identity.encode_to_vec())?,
             part(Segment::Body, self.body.encode_to_vec())?,
         ];
-        Ok(Collected { reference, segments, record })
+        Ok(Collected::of(reference, segments, record))
     }
 }
 
@@ -99,6 +101,14 @@ fn checked(segment: Segment, bytes: Vec<u8>) -> Result<Vec<u8>, EventError> {
 }
 
 impl Collected {
+    fn of(reference: Reference, segments: [(Salt, Vec<u8>); 3], record: Option<Vec<u8>>) -> Collected {
+        let commitments = Segment::ALL.map(|segment| {
+            let (salt, bytes) = &segments[segment.place()];
+            segment::commitment(segment, salt, bytes)
+        });
+        Collected { reference, segments, commitments, record }
+    }
+
     /// The event's random name.
     pub fn reference(&self) -> Reference {
         self.reference
@@ -120,8 +130,8 @@ impl Collected {
     }
 
     /// The commitments to the segments, in the order of [`Segment::ALL`].
-    pub fn commitments(&self) -> [Hash; 3] {
-        Segment::ALL.map(|segment| segment::commitment(segment, self.salt(segment), self.bytes(segment)))
+    pub fn commitments(&self) -> &[Hash; 3] {
+        &self.commitments
     }
 
     /// Reads the segments. The record is in the body again, wherever it lay.
@@ -157,8 +167,8 @@ impl Collected {
         }
     }
 
-    /// Checks lengths, that the segments can be read, and that a record beside the event is the one that the body refers
-    /// to. Whether anybody signed it is [`crate::batch`]'s to say.
+    /// Checks lengths, that the segments can be read, and that a record beside the event is the one that the body
+    /// refers to. Whether anybody signed it is [`crate::batch`]'s to say.
     pub fn from_wire(wire: CollectedEvent) -> Result<Collected, EventError> {
         let reference = Reference::from_slice(&wire.reference).ok_or(EventError::Shape("reference"))?;
         let part = |segment, salt: &[u8], bytes| {
@@ -171,7 +181,7 @@ impl Collected {
             part(Segment::Body, &wire.body_salt, wire.body)?,
         ];
         let record = Some(wire.record).filter(|record| !record.is_empty());
-        let collected = Collected { reference, segments, record };
+        let collected = Collected::of(reference, segments, record);
         message::<CoreSegment>(Segment::Core, collected.bytes(Segment::Core))?;
         message::<IdentitySegment>(Segment::Identity, collected.bytes(Segment::Identity))?;
         check_record(&collected.body()?, collected.record())?;

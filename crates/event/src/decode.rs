@@ -21,7 +21,8 @@ pub mod otlp;
 pub mod syslog;
 mod when;
 
-/// The largest document in bytes: a file of many records, or a list of them. Larger ones are for a source that frames them.
+/// The largest document in bytes: a file of many records, or a list of them. Larger ones are for a source that frames
+/// them.
 pub const MAX_DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
 
 /// The most records in one document: far more than an API server's webhook or CloudTrail puts into one.

@@ -1,4 +1,5 @@
-//! How long the fields of an event may be. What is longer is cut and named in `cut_fields`: the record in the body has it whole.
+//! How long the fields of an event may be. What is longer is cut and named in `cut_fields`: the record in the body has
+//! it whole.
 
 use crate::collected::Event;
 use crate::v1::{Actor, Label, Source};

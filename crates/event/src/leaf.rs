@@ -1,8 +1,8 @@
 //! The record of an event in the log: 208 bytes of fixed layout, the Merkle entry. docs/formats/event-leaf.md.
 //!
-//! It is public: witnesses, monitors and mirrors may read it for ever, and it is never erased. So it holds random bytes,
-//! numbers and salted commitments, and nothing of the event. Big-endian, as C2SP's own fields are, so that the leaves of one
-//! source sort by epoch and sequence number as bytes.
+//! It is public: witnesses, monitors and mirrors may read it for ever, and it is never erased. So it holds random
+//! bytes, numbers and salted commitments, and nothing of the event. Big-endian, as C2SP's own fields are, so that the
+//! leaves of one source sort by epoch and sequence number as bytes.
 
 use std::fmt;
 

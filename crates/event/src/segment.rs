@@ -11,8 +11,8 @@ use epigraph_core::hash::{Hash, sha256_of};
 /// The largest core or identity segment in bytes. Cut fields, labels and names stay far below it.
 pub const MAX_FIELDS_BYTES: usize = 64 * 1024;
 
-/// The largest record that stands in its event, in bytes. A larger one lies beside it: a batch of ordinary events is read in
-/// one piece.
+/// The largest record that stands in its event, in bytes. A larger one lies beside it: a batch of ordinary events is
+/// read in one piece.
 pub const MAX_INLINE_BYTES: usize = 256 * 1024;
 
 /// The largest record of an event, in bytes. Beyond it a record is refused by name.

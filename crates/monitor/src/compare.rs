@@ -250,6 +250,9 @@ impl Machine {
                 if let (Some(_), Some(point)) = (branch, self.points.get_mut(&vantage.name)) {
                     point.branch = branch;
                 }
+                if branch.is_none() && vantage.kind == VantageKind::Log {
+                    self.published_now(&head);
+                }
                 if grew {
                     self.changed = true;
                     self.cosigned_later(&head);

@@ -3,6 +3,7 @@
 //! `<name>.key` holds the signing key in its text form and is readable by its owner alone; `<name>.vkey` beside it
 //! holds the public half.
 
+use std::fmt::Display;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -11,7 +12,7 @@ use std::str::FromStr;
 
 use epigraph_core::cosignature::CosigningKey;
 use epigraph_core::key::KeyError;
-use epigraph_core::{SigningKey, VKey};
+use epigraph_core::{SigningKey, SourceKey};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -65,6 +66,11 @@ pub fn load_cosigning(path: &Path) -> Result<CosigningKey, KeyFileError> {
     load_as(path)
 }
 
+/// Reads an event source's key from a file that its owner alone can read.
+pub fn load_source(path: &Path) -> Result<SourceKey, KeyFileError> {
+    load_as(path)
+}
+
 fn load_as<K: FromStr<Err = KeyError>>(path: &Path) -> Result<K, KeyFileError> {
     let io_error = |source| KeyFileError::Io { action: "read", path: path.to_owned(), source };
     let file = fs::File::open(path).map_err(io_error)?;
@@ -92,7 +98,12 @@ pub fn create_cosigning(path: &Path, key: &CosigningKey) -> Result<(), KeyFileEr
     create_as(path, &key.to_text(), key.vkey())
 }
 
-fn create_as(path: &Path, secret: &Zeroizing<String>, vkey: &VKey) -> Result<(), KeyFileError> {
+/// The same for an event source's key.
+pub fn create_source(path: &Path, key: &SourceKey) -> Result<(), KeyFileError> {
+    create_as(path, &key.to_text(), key.vkey())
+}
+
+fn create_as(path: &Path, secret: &Zeroizing<String>, vkey: &dyn Display) -> Result<(), KeyFileError> {
     let vkey_path = path.with_extension("vkey");
     let io_error = |path: &Path, source| KeyFileError::Io { action: "create", path: path.to_owned(), source };
     let write = |path: &Path, mode: u32, content: &str| {
@@ -124,6 +135,18 @@ mod tests {
         let vkey = fs::read_to_string(dir.path().join("log.vkey")).unwrap();
         assert_eq!(vkey, format!("{}\n", key().vkey()));
         assert!(create(&path, &key()).is_err(), "an existing key must never be overwritten");
+    }
+
+    #[test]
+    fn a_sources_key_file_is_no_other_roles() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("source.key");
+        let key = SourceKey::from_seed(KeyName::new("source.example").unwrap(), &Zeroizing::new([7; 32]));
+        create_source(&path, &key).unwrap();
+        assert_eq!(load_source(&path).unwrap().vkey(), key.vkey());
+        assert!(load(&path).is_err() && load_cosigning(&path).is_err());
+        let vkey = fs::read_to_string(dir.path().join("source.vkey")).unwrap();
+        assert_eq!(vkey, format!("{}\n", key.vkey()));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! CloudEvents 1.0: structured mode, one event or a batch, in JSON; and binary mode, headers and data of an HTTP message.
+//! CloudEvents 1.0: structured mode, one event or a batch, in JSON; and binary mode, headers and data of an HTTP
+//! message.
 
 use serde_json::{Map, Value};
 
@@ -33,8 +34,8 @@ pub fn decode(bytes: &[u8], context: &Context) -> Vec<Decoded> {
     }
 }
 
-/// Decodes binary mode: the `ce-` headers and the content type in their order, and the data. The record is these headers as
-/// lines, an empty line, and the data.
+/// Decodes binary mode: the `ce-` headers and the content type in their order, and the data. The record is these
+/// headers as lines, an empty line, and the data.
 pub fn decode_binary(headers: &[(&str, &str)], data: &[u8], context: &Context) -> Decoded {
     let mut record = Vec::new();
     let mut attributes = Map::new();

@@ -129,8 +129,8 @@ pub struct Octets {
 }
 
 impl Octets {
-    /// Takes the next bytes of the stream and calls `each` with every message that they complete. After an error the stream is of no
-    /// use.
+    /// Takes the next bytes of the stream and calls `each` with every message that they complete. After an error the
+    /// stream is of no use.
     pub fn push(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) -> Result<(), NotCounted> {
         while let [first, rest @ ..] = bytes {
             let taken = match self.message {

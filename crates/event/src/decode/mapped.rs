@@ -10,8 +10,8 @@ use crate::v1::{
     Actor, ActorType, Format, Operation, ResourceKind, ResourceName, Result as Outcome, TimeFrom,
 };
 
-/// Where the fields of an event are in a record, each as a JSON pointer (RFC 6901) such as `/user/name`. A field without one is left
-/// empty; the record has everything.
+/// Where the fields of an event are in a record, each as a JSON pointer (RFC 6901) such as `/user/name`. A field
+/// without one is left empty; the record has everything.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mapping {

@@ -1,7 +1,7 @@
 //! OpenTelemetry logs: an encoded `LogsData` or `ExportLogsServiceRequest`, which are the same bytes.
 //!
-//! The record of an event is a `LogsData` of its own: one `LogRecord` with its scope and its resource, each part verbatim,
-//! fields that nobody here knows included. Field names are those of OpenTelemetry's semantic conventions.
+//! The record of an event is a `LogsData` of its own: one `LogRecord` with its scope and its resource, each part
+//! verbatim, fields that nobody here knows included. Field names are those of OpenTelemetry's semantic conventions.
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
@@ -16,8 +16,8 @@ use crate::v1::{
     Actor, ActorType, Category, Format, ResourceKind, ResourceName, Result as Outcome, Severity,
 };
 
-/// The most bytes that the records of one document have together once each carries its own resource and scope. Without it a document
-/// of one large resource and many small records would grow without measure.
+/// The most bytes that the records of one document have together once each carries its own resource and scope. Without
+/// it a document of one large resource and many small records would grow without measure.
 pub const MAX_UNFOLDED_BYTES: usize = 4 * MAX_DOCUMENT_BYTES;
 
 // Field numbers of opentelemetry/proto/logs/v1/logs.proto. Lists of records, scopes and resources have these alike.

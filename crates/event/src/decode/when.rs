@@ -1,4 +1,5 @@
-//! Times as sources write them. A time without its offset from UTC is no time: it may be hours off, and nobody can tell.
+//! Times as sources write them. A time without its offset from UTC is no time: it may be hours off, and nobody can
+//! tell.
 
 use epigraph_core::UnixMillis;
 use time::OffsetDateTime;

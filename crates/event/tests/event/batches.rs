@@ -48,8 +48,8 @@ fn every_flipped_byte_is_refused() {
             let mut flipped = good.clone();
             flipped[at] ^= bit;
             let read = Unverified::decode(&flipped).and_then(|batch| batch.verify(key(7).vkey()));
-            // A flipped tag can turn a field that is the default into one that is not known. Then nothing that was signed has
-            // changed, and the batch is the same.
+            // A flipped tag can turn a field that is the default into one that is not known. Then nothing that was
+            // signed has changed, and the batch is the same.
             if let Ok(read) = read {
                 assert_eq!(read, before, "byte {at}");
             }
@@ -194,8 +194,8 @@ fn a_record_beside_its_event_is_bound_to_it() {
     check(&[&record[1..], b"y"].concat());
 }
 
-// The house rule: leaf, envelope, path and signature hold no digest of an event's bytes that somebody without the salt could
-// compute. Broken to see it fail: `commitment` without the salt.
+// The house rule: leaf, envelope, path and signature hold no digest of an event's bytes that somebody without the salt
+// could compute. Broken to see it fail: `commitment` without the salt.
 #[test]
 fn nothing_public_can_be_computed_without_a_salt() {
     let made = batch(&Tip::default(), 4);

@@ -134,7 +134,7 @@ impl Machine {
     }
 
     /// The largest head that the log shows, of those whose place is known.
-    fn published(&self) -> Option<TreeHead> {
+    pub(super) fn published(&self) -> Option<TreeHead> {
         let of_log = |name: &str| self.points.get(name).is_some_and(|point| point.kind == VantageKind::Log);
         let shown = |seen: &&Seen| seen.sightings().iter().any(|sighting| of_log(&sighting.vantage));
         let branch = self.heads.branches().first()?;

@@ -1,0 +1,8 @@
+//! `decode::k8s`, and all that follows until the event is sealed.
+#![no_main]
+
+mod support;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    support::follow(epigraph_event::decode::k8s::decode(bytes, &support::context()));
+});
