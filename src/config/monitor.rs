@@ -480,7 +480,7 @@ mod tests {
         assert_eq!(config.heartbeat, Duration::from_millis(default_heartbeat()));
         assert_eq!(config.published_within_ms, PUBLISHED_WITHIN_MS);
         let log = &config.logs[0];
-        assert_eq!(log.full_audit_every_ms, default_full_audit() * MS_PER_HOUR);
+        assert_eq!(log.full_audit_every_ms, 168 * MS_PER_HOUR);
         assert_eq!(log.tuning, Tuning::default());
         assert_eq!((log.readers.len(), log.witnesses.len(), log.monitors.len()), (2, 1, 1));
         let urls: Vec<&str> = config.sinks.iter().map(|sink| sink.url.as_str()).collect();
@@ -496,7 +496,7 @@ mod tests {
         };
         check("poll_ms = 5000", "poll_ms = 99", "poll_ms is 100 to");
         check("heartbeat_ms = 60000", "heartbeat_ms = 0", "heartbeat_ms is 1000 to");
-        check("full_audit_hours = 168", "full_audit_hours = 0", "full_audit_hours is 1 to");
+        check("full_audit_hours = 168", "full_audit_hours = 0", "full_audit_hours is 0.0003 to");
         check("full_audit_hours = 168", "full_audit_days = 7", "full_audit_days");
         check(
             "witness.example/w1\"\naddress",

@@ -241,6 +241,18 @@ logs = ["{origin}"]
     /// A client's directory: the main one, or with `up` one inside it. `who` has the certificate.
     pub(super) fn client(&self, up: &str, who: &str) -> anyhow::Result<String> {
         let (origin, address, server) = (&self.origin, self.address(Role::Log)?, Role::Log.spiffe());
+        let mut witnesses = String::new();
+        for role in Role::witnesses().filter(|role| self.address(*role).is_ok()) {
+            witnesses += &format!(
+                "\n[[witness]]\nname = \"{}\"\naddress = \"{}\"\nserver = \"{}\"\n",
+                self.witness_name(role),
+                self.address(role)?,
+                role.spiffe()
+            );
+        }
+        if !witnesses.is_empty() {
+            witnesses.insert_str(0, "\n# Where `witness status` asks what the witnesses hold.");
+        }
         Ok(format!(
             r#"# A client of the log of this quickstart: what every command with `--profile` reads. Paths are relative to this file.
 origin = "{origin}"
@@ -254,7 +266,7 @@ certificate = "{up}pki/{who}/client.pem"
 key = "{up}pki/{who}/client.key"
 trust_bundle = "{up}pki/ca.pem"
 trust_domain = "{TRUST_DOMAIN}"
-"#
+{witnesses}"#
         ))
     }
 }
