@@ -84,6 +84,20 @@ async fn a_changed_entry_is_found_at_the_identity_that_is_shown_it() {
     assert_eq!(codes(&running), [Code::RewrittenEntry]);
 }
 
+/// A vantage point whose entries lead nowhere is told of, and the others are audited all the same. Fails if the machine is not told that an
+/// audit came to nothing.
+#[tokio::test]
+async fn an_audit_that_is_stuck_holds_up_no_other() {
+    let (bad, good) = (Liar::of(300, 300, 0).await, Liar::of(300, 300, 0).await);
+    bad.change(|world| world.served = entries(300, 200, 1));
+    let home = Home::new();
+    let mut running =
+        home.start(vec![("log/a", bad.serving.reader("a")), ("log/b", good.serving.reader("b"))]);
+    running.finding(Code::RewrittenEntry).await;
+    running.audited(300).await;
+    assert!(running.monitor.findings().iter().all(|found| found.subject == "log/a"));
+}
+
 /// Anybody can put a file there, feed a garbage proof or forge a head: nothing is found about the log. Fails if a note counts without the
 /// log's signature, and if a proof that fails is an alarm.
 #[tokio::test]
@@ -177,7 +191,8 @@ async fn a_hidden_head_in_a_file_is_a_split_view() {
 }
 
 /// A10, M1: a vantage point that is away, withholds, ends its streams, sends without end or proves nonsense holds up no other, and what
-/// it shows is no alarm about the log's history. Fails if one task serves two vantage points.
+/// it shows is no alarm about the log's history. Fails if the tasks of a log are
+/// polled one after the other.
 #[tokio::test]
 async fn a_bad_vantage_point_stops_no_other() {
     for mood in [Mood::Away, Mood::Withholds, Mood::Ends, Mood::Endless, Mood::Garbage, Mood::TooLong] {
