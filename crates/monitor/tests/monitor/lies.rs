@@ -191,8 +191,8 @@ async fn a_hidden_head_in_a_file_is_a_split_view() {
 }
 
 /// A10, M1: a vantage point that is away, withholds, ends its streams, sends without end or proves nonsense holds up no other, and what
-/// it shows is no alarm about the log's history. Fails if the tasks of a log are
-/// polled one after the other.
+/// it shows is no alarm about the log's history. Fails if streams may end before
+/// their entries for ever.
 #[tokio::test]
 async fn a_bad_vantage_point_stops_no_other() {
     for mood in [Mood::Away, Mood::Withholds, Mood::Ends, Mood::Endless, Mood::Garbage, Mood::TooLong] {
