@@ -785,7 +785,7 @@ pub enum ServedRole {
 #[derive(Subcommand)]
 pub enum AuditCommand {
     /// Add a source to the list of an audit service, which may be running
-    Enrol(AuditEnrol),
+    Enrol(Box<AuditEnrol>),
     /// Ask an audit service where each of its sources stands: events, gaps, last seen, lag
     Status(AuditStatus),
 }

@@ -157,7 +157,7 @@ logs = ["*"]
             for batch in batches {
                 assert!(sender.send(Bytes::from(batch.encode())).await);
                 loop {
-                    let answer = answers.next().await.unwrap().expect("the stream ended");
+                    let answer = answers.next().await.unwrap().unwrap();
                     let more = matches!(answer, Submitted::Accepted { .. }) && !batch.events().is_empty();
                     last.push(answer);
                     if !more {
