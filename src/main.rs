@@ -25,8 +25,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{
-    AuditCommand, Cli, Command, ConfigCommand, ConfigFile, EventsCommand, Init, InitSigner, PolicyCommand,
-    Serve, ServedRole, WitnessCommand,
+    Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, PolicyCommand, Serve, ServedRole,
+    WitnessCommand,
 };
 use epigraph_core::note::MAX_NOTE_BYTES;
 use failure::Outcome;
@@ -61,9 +61,9 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Serve(Serve::Monitor(args)) => serve::monitor::run(&args, terminal),
         Command::Init(Init::Audit(args)) => init_audit(&args, terminal),
         Command::Serve(Serve::Audit(args)) => serve::audit::run(&args, terminal),
-        Command::Audit(AuditCommand::Enrol(args)) => cli::audit::enrol(&args, terminal),
-        Command::Audit(AuditCommand::Status(args)) => cli::audit::status(&args, terminal),
-        Command::Events(EventsCommand::Get(args)) => cli::audit::get(&args, terminal),
+        Command::Audit(cli::audit::AuditCommand::Enrol(args)) => cli::audit::enrol(&args, terminal),
+        Command::Audit(cli::audit::AuditCommand::Status(args)) => cli::audit::status(&args, terminal),
+        Command::Events(cli::audit::EventsCommand::Get(args)) => cli::audit::get(&args, terminal),
         Command::Append(args) => cli::append::run(&args, terminal),
         Command::Prove(args) => cli::prove::run(&args, terminal),
         Command::Entries(args) => cli::entries::run(&args, terminal),
