@@ -1,11 +1,13 @@
 //! The command line: what can be said, and which module carries it out.
 
 pub mod append;
+pub mod audit;
 pub mod checkpoint;
 pub mod entries;
 pub mod explain;
 pub mod keys;
 pub mod manual;
+pub mod monitor;
 pub mod policy;
 pub mod prove;
 pub mod repin;
@@ -17,7 +19,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use epigraph_core::{KeyName, Origin, VKey};
+use epigraph_core::{KeyName, Origin, SourceVKey, VKey};
 use epigraph_rpc::{SpiffeId, Wait};
 
 use crate::terminal::Color;
@@ -69,6 +71,15 @@ pub enum Command {
     /// Ask a running witness what it holds, or have it cosign for another log
     #[command(subcommand)]
     Witness(WitnessCommand),
+    /// Ask a running monitor what it sees and found, and take note of it
+    #[command(subcommand)]
+    Monitor(monitor::MonitorCommand),
+    /// Enrol sources of audit events, and see where each stands
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Fetch audit events, each with everything that proves it
+    #[command(subcommand)]
+    Events(EventsCommand),
     /// Check every byte that a log, signer or witness keeps while it is not running, and change nothing
     Fsck(RoleConfig),
     /// Try to open a stored tree; `serve` and `fsck` run this in a child process
@@ -237,6 +248,8 @@ pub enum Init {
     Witness(ConfigFile),
     /// Create a monitor and its key as the configuration says; once it is there, what it lacks for logs and webhooks that were added
     Monitor(ConfigFile),
+    /// Create an audit service, its key, and the key that wraps all others
+    Audit(ConfigFile),
     /// Create what a signer process keeps of its logs; a signing key is made if it is not there
     Signer(InitSigner),
 }
@@ -283,6 +296,8 @@ pub enum Serve {
     Witness(ServeRole),
     /// Run the monitor that the configuration describes, until Ctrl-C or SIGTERM
     Monitor(ServeRole),
+    /// Run the audit service that the configuration describes, until Ctrl-C or SIGTERM
+    Audit(ServeRole),
 }
 
 #[derive(Args)]
@@ -538,8 +553,8 @@ pub struct Checkpoint {
 
 #[derive(Args)]
 pub struct Verify {
-    /// A receipt, a checkpoint (a signed note), an evidence file or a monitor's observation. The entry of a receipt is taken
-    /// from the file of the same name that ends in .entry, unless said otherwise
+    /// A receipt, a checkpoint (a signed note), an event with its proof, an evidence file or a monitor's observation; or a directory
+    /// with events. The entry of a receipt is taken from the file of the same name that ends in .entry, unless said otherwise
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
@@ -548,6 +563,10 @@ pub struct Verify {
 
     #[command(flatten)]
     pub trust: Trust,
+
+    /// Believe events that this source signed; may be repeated
+    #[arg(long, value_name = "VKEY")]
+    pub source: Vec<SourceVKey>,
 
     /// Count only cosignatures that are at most this old by this machine's clock, and at most as far ahead of it
     #[arg(long, value_name = "SECONDS")]
@@ -760,6 +779,71 @@ pub enum ServedRole {
     Signer,
     Witness,
     Monitor,
+    Audit,
+}
+
+#[derive(Subcommand)]
+pub enum AuditCommand {
+    /// Add a source to the list of an audit service, which may be running
+    Enrol(Box<AuditEnrol>),
+    /// Ask an audit service where each of its sources stands: events, gaps, last seen, lag
+    Status(AuditStatus),
+}
+
+#[derive(Args)]
+pub struct AuditEnrol {
+    #[command(flatten)]
+    pub config: ConfigFile,
+
+    /// The public key under which the source signs
+    #[arg(long, value_name = "VKEY")]
+    pub vkey: SourceVKey,
+
+    /// Who answers for it: a team, and how to reach it
+    #[arg(long, value_name = "TEXT")]
+    pub owner: String,
+
+    /// The one collector that may send for it: spiffe://audit.example/epigraph/collector/NAME
+    #[arg(long, value_name = "URI")]
+    pub collector: SpiffeId,
+
+    /// It says at least this often that it is alive, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 60_000)]
+    pub heartbeat_ms: u64,
+}
+
+#[derive(Args)]
+pub struct AuditStatus {
+    #[command(flatten)]
+    pub profile: Profile,
+}
+
+#[derive(Subcommand)]
+pub enum EventsCommand {
+    /// Fetch an event by its id or its leaf, verify it, and show it
+    Get(EventsGet),
+}
+
+#[derive(Args)]
+pub struct EventsGet {
+    #[command(flatten)]
+    pub profile: Profile,
+
+    /// The event's id, as its source gave it
+    #[arg(value_name = "ID", required_unless_present = "leaf")]
+    pub id: Option<String>,
+
+    /// The index of its leaf in the log
+    #[arg(long, value_name = "INDEX", conflicts_with = "id")]
+    pub leaf: Option<u64>,
+
+    /// Keep each event with its proof in a file in this directory, for `verify`
+    #[arg(long, value_name = "DIR")]
+    pub proof: Option<PathBuf>,
+
+    /// Why it is read: goes on the record with your name
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub purpose: String,
 }
 
 #[derive(Args)]

@@ -1,6 +1,7 @@
 //! The configuration file of the log process, which may run several logs: one TOML, unknown keys refused, paths relative to the file. What is
 //! read here is checked here; the rest of the program sees ready values.
 
+pub mod audit;
 pub mod monitor;
 pub mod signer;
 pub mod tls;

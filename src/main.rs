@@ -25,8 +25,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{
-    Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, PolicyCommand, Serve, ServedRole,
-    WitnessCommand,
+    AuditCommand, Cli, Command, ConfigCommand, ConfigFile, EventsCommand, Init, InitSigner, PolicyCommand,
+    Serve, ServedRole, WitnessCommand,
 };
 use epigraph_core::note::MAX_NOTE_BYTES;
 use failure::Outcome;
@@ -59,6 +59,11 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Serve(Serve::Witness(args)) => serve::witness::run(&args, terminal),
         Command::Init(Init::Monitor(args)) => init_monitor(&args, terminal),
         Command::Serve(Serve::Monitor(args)) => serve::monitor::run(&args, terminal),
+        Command::Init(Init::Audit(args)) => init_audit(&args, terminal),
+        Command::Serve(Serve::Audit(args)) => serve::audit::run(&args, terminal),
+        Command::Audit(AuditCommand::Enrol(args)) => cli::audit::enrol(&args, terminal),
+        Command::Audit(AuditCommand::Status(args)) => cli::audit::status(&args, terminal),
+        Command::Events(EventsCommand::Get(args)) => cli::audit::get(&args, terminal),
         Command::Append(args) => cli::append::run(&args, terminal),
         Command::Prove(args) => cli::prove::run(&args, terminal),
         Command::Entries(args) => cli::entries::run(&args, terminal),
@@ -74,12 +79,14 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
             ServedRole::Signer => serve::signer::check(&args.config, terminal),
             ServedRole::Witness => serve::witness::check(&args.config, terminal),
             ServedRole::Monitor => serve::monitor::check(&args.config, terminal),
+            ServedRole::Audit => serve::audit::check(&args.config, terminal),
         },
         Command::Completions(args) => cli::manual::completions(&args, terminal),
         Command::Man(args) => cli::manual::pages(&args, terminal),
         Command::Hammer(args) => hammer::run(&args, terminal),
         Command::Witness(WitnessCommand::Status(args)) => cli::witness::status(&args, terminal),
         Command::Witness(WitnessCommand::AddLog(args)) => cli::witness::add_log(&args, terminal),
+        Command::Monitor(command) => cli::monitor::run(&command, terminal),
         Command::Fsck(args) => fsck::run(&args, terminal),
         Command::TreePreflight(args) => preflight::run(&args, terminal),
         Command::Adversary(args) => adversary::run(&args, terminal),
@@ -133,6 +140,23 @@ fn init_witness(args: &ConfigFile, terminal: Terminal) -> Outcome {
     terminal.line(format_args!("initialised the witness {} in {}", config.name, config.directory.display()));
     terminal.line(format_args!("its vkey, for every policy that counts on it: {vkey}"));
     terminal.line(format_args!("list the logs that it is to cosign for in {}", config.list().display()));
+    terminal.object(&serde_json::json!({ "initialised": config.name.as_str(), "vkey": vkey.to_string() }));
+    Ok(())
+}
+
+fn init_audit(args: &ConfigFile, terminal: Terminal) -> Outcome {
+    let config = config::audit::AuditConfig::load(&args.config)?;
+    let vkey = state::audit::init(&config, &*runtime::entropy())?;
+    terminal.line(format_args!(
+        "initialised the audit service {} in {}",
+        config.name,
+        config.directory.display()
+    ));
+    terminal.line(format_args!("its vkey, under which it records what is read: {vkey}"));
+    terminal.line(format_args!(
+        "the key that wraps all others is in {}: without it nothing can be read any more. Keep a copy where no copy of the events is",
+        config.wrapping_key.display()
+    ));
     terminal.object(&serde_json::json!({ "initialised": config.name.as_str(), "vkey": vkey.to_string() }));
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What a running process tells about itself in the words of Prometheus: the names, and where each value comes from.
 //! `docs/metrics.md` explains every one. The roles know nothing of this; they are asked when somebody looks.
 
+pub mod audit;
 pub mod listener;
 pub mod monitor;
 mod process;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use epigraph_client::pin::{Pin, PinError};
 use epigraph_client::{Client, ClientError};
-use epigraph_core::{Origin, Policy};
+use epigraph_core::{Origin, Policy, SourceVKey};
 use epigraph_rpc::channel::channel;
 use epigraph_rpc::{CallError, ClientTls, Credentials, RequestIds, SpiffeId, TrustBundle, Usage, peer};
 use serde::Deserialize;
 
+use crate::cli::audit::read_sources;
 use crate::cli::verify::read_policy;
 use crate::config::{RawTls, load_toml};
 use crate::failure::{Failure, Kind, Outcome};
@@ -25,6 +26,9 @@ struct RawProfile {
     server: String,
     policy: PathBuf,
     state: PathBuf,
+    /// A file with the public keys of the sources of audit events, if there is an audit service.
+    sources: Option<PathBuf>,
+    audit: Option<RawAudit>,
     tls: RawTls,
     #[serde(default)]
     witness: Vec<RawWitness>,
@@ -48,10 +52,21 @@ pub struct KnownWitness {
     pub server: SpiffeId,
 }
 
+/// The audit service over the log.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAudit {
+    address: String,
+    server: String,
+}
+
 /// A checked client directory.
 pub struct Profile {
     pub origin: Origin,
     pub policy: Policy,
+    /// Whose audit events are believed.
+    pub sources: Vec<SourceVKey>,
+    audit: Option<(String, SpiffeId)>,
     /// Where witnesses are asked what they hold. Whether the policy names them is found out then.
     pub witnesses: Vec<KnownWitness>,
     address: String,
@@ -90,6 +105,16 @@ impl Profile {
         Ok(Profile {
             origin,
             policy,
+            sources: match raw.sources {
+                Some(sources) => read_sources(&dir.join(sources))?,
+                None => Vec::new(),
+            },
+            audit: match raw.audit {
+                Some(RawAudit { address, server }) => {
+                    Some((address, server.parse().map_err(|error| bad("[audit]: server", &error))?))
+                }
+                None => None,
+            },
             witnesses: raw.witness.into_iter().map(witness).collect::<Outcome<_>>()?,
             address: raw.address,
             server: raw.server.parse().map_err(|error| bad("server", &error))?,
@@ -104,6 +129,14 @@ impl Profile {
         let channel = channel.map_err(Failure::usage)?;
         let ids = Arc::new(RequestIds::new(&*runtime::entropy()));
         Ok(peer::Log::over(channel.with_request_ids(ids).with_trace(Arc::new(observe::of_environment))))
+    }
+
+    /// The audit service. Must be called within a tokio runtime.
+    pub fn audit(&self) -> Outcome<peer::Audit> {
+        let (address, server) = self.audit.as_ref().ok_or_else(|| {
+            Failure::usage("this client directory names no audit service: client.toml has no table [audit]")
+        })?;
+        peer::Audit::new(address, &self.tls()?, server).map_err(Failure::usage)
     }
 
     /// Who this client proves to be, and whom it trusts.

@@ -3,6 +3,7 @@
 //! Each log has its state, its threads and its limits for itself. One that cannot be opened, or cannot go on, is stopped;
 //! the others are served. The process ends when none is left.
 
+pub mod audit;
 pub mod door;
 mod gate;
 mod log;

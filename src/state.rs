@@ -1,6 +1,7 @@
 //! The directories of the log process: created once by `init`, opened and checked by `serve`. One for the process, with
 //! one inside it for each log, and beside it one for each log's embedded signer. [`signer`] is the same for a signer process.
 
+pub mod audit;
 pub mod monitor;
 pub mod signer;
 pub mod witness;

@@ -23,6 +23,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["core", "rpc"]),
     ("monitor", &["core", "rpc", "store", "client"]),
     ("event", &["core"]),
+    ("collector", &["core", "rpc", "store", "client", "event"]),
+    ("audit", &["core", "rpc", "store", "client", "event"]),
 ];
 
 /// A crate has a name below this prefix; the root package has the bare name and may import every crate.

@@ -9,7 +9,8 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     let root = "../../proto";
     println!("cargo:rerun-if-changed={root}");
     let descriptors = protox::compile(
-        ["log", "monitor", "signer", "witness"].map(|service| format!("epigraph/v1/{service}.proto")),
+        ["audit", "log", "monitor", "signer", "witness"]
+            .map(|service| format!("epigraph/v1/{service}.proto")),
         [root],
     )?;
     let target =

@@ -2,9 +2,9 @@
 //! state.
 
 use std::fmt::Display;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use epigraph_core::bundle::MAX_ENTRY_BYTES;
 use epigraph_core::checkpoint::CheckpointError;
@@ -17,8 +17,11 @@ use epigraph_core::policy::MAX_POLICY_BYTES;
 use epigraph_core::policy::explain::{Age, Explanation};
 use epigraph_core::tlog_proof::{MAX_RECEIPT_BYTES, Receipt};
 use epigraph_core::{Checkpoint, Hash, Policy, VKey, Verified};
+use epigraph_event::Bundle;
+use epigraph_event::bundle::MAX_BUNDLE_BYTES;
 use serde_json::{Value, json};
 
+use crate::cli::audit::EXTENSION;
 use crate::cli::explain::{age, hint, object, strangers};
 use crate::cli::{Leaf, Trust, Verify};
 use crate::failure::{Failure, Outcome};
@@ -30,6 +33,7 @@ enum Kind {
     Receipt,
     Evidence,
     Observation,
+    Event,
     Checkpoint,
 }
 
@@ -41,17 +45,21 @@ enum Trusted {
 
 pub fn run(args: &Verify, terminal: Terminal) -> Outcome {
     let trusted = trusted(&args.trust)?;
-    let longest = MAX_RECEIPT_BYTES.max(MAX_EVIDENCE_BYTES).max(MAX_NOTE_BYTES);
+    if args.file.is_dir() {
+        return events(args, &files_of(&args.file)?, trusted.policy()?, terminal);
+    }
+    let longest = MAX_RECEIPT_BYTES.max(MAX_EVIDENCE_BYTES).max(MAX_NOTE_BYTES).max(MAX_BUNDLE_BYTES);
     let bytes = read(&args.file, longest)?;
     let kind = Kind::of(&bytes);
     let for_a_receipt = args.leaf.entry.is_some() || args.leaf.leaf_hash.is_some();
     match kind {
         Some(Kind::Receipt) => receipt(args, &bytes, trusted.policy()?, terminal),
         None => Err(Failure::no(format!(
-            "{} is not a receipt, not a checkpoint, not an evidence file and not a monitor's observation, or was cut off or \
+            "{} is not a receipt, not a checkpoint, not an event, not an evidence file and not a monitor's observation, or was cut off or \
              edited",
             args.file.display()
         ))),
+        Some(Kind::Event) => events(args, std::slice::from_ref(&args.file), trusted.policy()?, terminal),
         Some(_) if for_a_receipt => Err(Failure::usage(format!(
             "--entry and --leaf-hash go with a receipt, and {} is none",
             args.file.display()
@@ -74,6 +82,8 @@ impl Kind {
             Some(Kind::Receipt)
         } else if bytes.starts_with(b"epigraph-evidence@") {
             Some(Kind::Evidence)
+        } else if Bundle::recognise(bytes) {
+            Some(Kind::Event)
         } else if bytes.starts_with(b"epigraph-observation@") {
             Some(Kind::Observation)
         } else {
@@ -103,6 +113,54 @@ fn receipt(args: &Verify, bytes: &[u8], policy: Policy, terminal: Terminal) -> O
     report["leaf_hash"] = json!(leaf.to_string());
     report["policy"] = object(&explanation, &strangers(&receipt.checkpoint, &policy));
     terminal.object(&report);
+    Ok(())
+}
+
+/// The files with events in a directory, in the order of their names.
+fn files_of(dir: &Path) -> Outcome<Vec<PathBuf>> {
+    let cannot = |error: &dyn Display| Failure::usage(format!("cannot read {}: {error}", dir.display()));
+    let entries = fs::read_dir(dir).map_err(|error| cannot(&error))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| cannot(&error))?.path();
+        if path.extension().is_some_and(|extension| extension == EXTENSION) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(Failure::usage(format!("{} has no file that ends in .{EXTENSION}", dir.display())));
+    }
+    Ok(files)
+}
+
+/// Every file must hold an event that is proven: one that does not is the answer no, and is named.
+fn events(args: &Verify, files: &[PathBuf], policy: Policy, terminal: Terminal) -> Outcome {
+    let mut sources = args.source.clone();
+    if let Some(profile) = &args.trust.profile {
+        sources.extend(profile::Profile::load(profile)?.sources);
+    }
+    if sources.is_empty() {
+        return Err(Failure::usage(
+            "an event is signed by its source: say whom you believe with --source VKEY, or --profile with a client directory that \
+             names sources",
+        ));
+    }
+    let mut objects = Vec::new();
+    for file in files {
+        let bytes = read(file, MAX_BUNDLE_BYTES)?;
+        let no = |error: &dyn Display| Failure::no(format!("{}: {error}", file.display()));
+        let bundle = Bundle::parse(&bytes).map_err(|error| no(&error))?;
+        let proven = bundle.verify(&policy, &sources).map_err(|error| no(&error))?;
+        crate::cli::audit::show(&proven, terminal);
+        objects.push(crate::cli::audit::event_object(&proven));
+    }
+    terminal.line(format_args!(
+        "{} {} events, offline, with public keys alone",
+        terminal.good("verified:"),
+        files.len()
+    ));
+    terminal.object(&json!({ "verified": true, "kind": "events", "events": objects }));
     Ok(())
 }
 

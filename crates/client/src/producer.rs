@@ -79,6 +79,12 @@ impl Producer<'_> {
         self.next_sequence
     }
 
+    /// Goes back to a number whose answer this caller does not have: the same entries under the same numbers get the first answer
+    /// again. A number beyond the next one changes nothing.
+    pub fn repeat_from(&mut self, sequence: u64) {
+        self.next_sequence = self.next_sequence.min(sequence);
+    }
+
     /// Appends entries as [`Client::append`] does, all or none, and once. Where that makes sense it tries again, at most
     /// [`MAX_ATTEMPTS`] times and for [`MAX_TIME`]. After an error the entries may be in the log or not: the next call
     /// must bring the same ones, and goes on with their numbers.

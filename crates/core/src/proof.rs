@@ -1,9 +1,13 @@
 //! Inclusion and consistency proofs (RFC 9162 section 2.1): made from stored nodes, verified from hashes alone.
 
+mod run;
+
 use thiserror::Error;
 
 use crate::hash::{Hash, node_hash};
 use crate::position::{LeafIndex, TreeSize};
+
+pub use run::verify_run;
 
 /// The most hashes in a proof: the height of the largest tree.
 pub const MAX_PROOF_HASHES: usize = 63;

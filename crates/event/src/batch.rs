@@ -260,13 +260,8 @@ impl Batch {
 
     /// The path of each event inside the batch, for [`Signed::verify_path`]: at most [`MAX_PATH_HASHES`] hashes.
     pub fn paths(&self) -> Vec<Vec<Hash>> {
-        let (tree, size) = (Tree::of(&self.events), TreeSize::new(self.events.len() as u64));
-        let path = |place: usize| {
-            let index = LeafIndex::new(u64::try_from(place).ok()?)?;
-            let Ok(proof) = proof::prove_inclusion(&tree, index, size?);
-            Some(proof.ok()?.hashes)
-        };
-        (0..self.events.len()).filter_map(path).collect()
+        let tree = Tree::of(&self.events);
+        (0..self.events.len()).filter_map(|place| tree.path(place)).collect()
     }
 
     /// As it travels.
@@ -381,6 +376,12 @@ fn pre_authentication(envelope: &[u8]) -> Vec<u8> {
     [head.as_bytes(), envelope].concat()
 }
 
+/// The path of one event, by its place, inside the batch whose leaves these are, all of them in order: for whoever no longer has the
+/// segments. Whether they are is for [`Signed::verify_path`] to say.
+pub fn path(leaves: &[Leaf], place: usize) -> Option<Vec<Hash>> {
+    Tree::over(leaves.iter().map(|leaf| entry_hash(leaf.reference, &leaf.commitments))).path(place)
+}
+
 /// The hash of an event in its batch's tree.
 fn entry_hash(reference: Reference, [core, identity, body]: &[Hash; 3]) -> Hash {
     leaf_hash(
@@ -393,13 +394,22 @@ struct Tree(Vec<Vec<Hash>>);
 
 impl Tree {
     fn of(events: &[Collected]) -> Tree {
-        let entries = events.iter().map(|event| entry_hash(event.reference(), event.commitments()));
+        Tree::over(events.iter().map(|event| entry_hash(event.reference(), event.commitments())))
+    }
+
+    fn over(entries: impl Iterator<Item = Hash>) -> Tree {
         let mut heights = vec![entries.collect::<Vec<_>>()];
         while let Some(below) = heights.last().filter(|below| below.len() > 1) {
             let above = below.chunks_exact(2).map(|pair| node_hash(&pair[0], &pair[1])).collect();
             heights.push(above);
         }
         Tree(heights)
+    }
+
+    fn path(&self, place: usize) -> Option<Vec<Hash>> {
+        let size = TreeSize::new(self.0.first().map_or(0, Vec::len) as u64)?;
+        let Ok(proof) = proof::prove_inclusion(self, LeafIndex::new(u64::try_from(place).ok()?)?, size);
+        Some(proof.ok()?.hashes)
     }
 
     fn root(&self) -> Hash {

@@ -40,11 +40,13 @@ pub enum Role {
     Auditor,
     /// An operator, looking at the state of things. No call resets, pins or rewinds: those are local commands.
     Operator,
+    /// A collector, sending signed batches of events.
+    Collector,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Role; 8] = [
+    pub const ALL: [Role; 9] = [
         Role::Appender,
         Role::Reader,
         Role::Log,
@@ -53,6 +55,7 @@ impl Role {
         Role::Monitor,
         Role::Auditor,
         Role::Operator,
+        Role::Collector,
     ];
 
     /// The role as it stands in a configuration.
@@ -66,6 +69,7 @@ impl Role {
             Role::Monitor => "monitor",
             Role::Auditor => "auditor",
             Role::Operator => "operator",
+            Role::Collector => "collector",
         }
     }
 }
@@ -188,6 +192,26 @@ pub(crate) const RULES: &[Rule] = &[
     Rule {
         path: "/epigraph.v1.MonitorService/AcknowledgeFinding",
         roles: &[Role::Operator],
+        deadline: CALL_DEADLINE,
+    },
+    Rule {
+        path: "/epigraph.v1.AuditService/SubmitBatches",
+        roles: &[Role::Collector],
+        deadline: CALL_DEADLINE,
+    },
+    Rule {
+        path: "/epigraph.v1.AuditService/GetSource",
+        roles: &[Role::Collector, Role::Auditor, Role::Operator],
+        deadline: CALL_DEADLINE,
+    },
+    Rule {
+        path: "/epigraph.v1.AuditService/GetEvent",
+        roles: &[Role::Reader, Role::Auditor],
+        deadline: CALL_DEADLINE,
+    },
+    Rule {
+        path: "/epigraph.v1.AuditService/ListSources",
+        roles: &[Role::Auditor, Role::Operator],
         deadline: CALL_DEADLINE,
     },
     // Says what everybody can read in the .proto files, to those who may do something here, and only where it is configured.
@@ -442,9 +466,9 @@ mod tests {
 
     #[test]
     fn the_matrix_of_calls_and_roles() {
-        use Role::{Appender, Auditor, Log, Monitor, Operator, Reader, Signer, Witness};
+        use Role::{Appender, Auditor, Collector, Log, Monitor, Operator, Reader, Signer, Witness};
         let cosigned: &[Role] = &[Reader, Log, Signer, Witness, Monitor, Auditor, Operator];
-        let expected: [(&str, &[Role]); 28] = [
+        let expected: [(&str, &[Role]); 32] = [
             ("/AddCosignature", &[Witness]),
             ("/Append", &[Appender]),
             ("/AppendStream", &[Appender]),
@@ -472,6 +496,10 @@ mod tests {
             ("/WatchFindings", &[Auditor, Operator]),
             ("/GetEvidence", &[Auditor, Operator]),
             ("/AcknowledgeFinding", &[Operator]),
+            ("/SubmitBatches", &[Collector]),
+            ("/GetSource", &[Collector, Auditor, Operator]),
+            ("/GetEvent", &[Reader, Auditor]),
+            ("/ListSources", &[Auditor, Operator]),
             ("/ServerReflectionInfo", &Role::ALL),
         ];
         assert_eq!(expected.len(), RULES.len());
@@ -523,11 +551,9 @@ mod tests {
             assert_eq!(role.as_str().parse(), Ok(role));
         }
         let error = "Reader".parse::<Role>().unwrap_err();
-        assert!(
-            error.to_string().ends_with(
-                "the roles are appender, reader, log, signer, witness, monitor, auditor, operator"
-            )
-        );
+        assert!(error.to_string().ends_with(
+            "the roles are appender, reader, log, signer, witness, monitor, auditor, operator, collector"
+        ));
     }
 
     #[test]

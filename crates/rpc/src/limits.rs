@@ -50,6 +50,24 @@ pub const MAX_MONITORED_LOGS: usize = 64;
 /// Vantage points of one log: itself under a few identities, each of its witnesses, a few monitors and a directory.
 pub const MAX_VANTAGES: usize = 64;
 
+/// The longest reason that an acknowledgement gives: a paragraph.
+pub const MAX_WHY_BYTES: usize = 1_000;
+
+/// A batch of events, encoded: as large as docs/formats/event-batch.md allows, and what stands around it.
+pub const MAX_EVENT_BATCH_BYTES: usize = (2 << 20) + 4_096;
+
+/// Sources in one page of `ListSources`.
+pub const MAX_SOURCES_PAGE: u32 = 1_000;
+
+/// Sources in one page of `ListSources` if the caller does not say.
+pub const DEFAULT_SOURCES_PAGE: u32 = 100;
+
+/// Gaps of one source that are listed: whoever has more of them needs no list.
+pub const MAX_LISTED_GAPS: usize = 100;
+
+/// The longest purpose of a read: a sentence, or the number of a ticket.
+pub const MAX_PURPOSE_BYTES: usize = 256;
+
 /// The largest answer: 4,096 proofs of 63 hashes, each with two bytes of tag and length, are below 9 MiB.
 pub const MAX_RESPONSE_BYTES: usize = 16 << 20;
 

@@ -2,6 +2,7 @@
 //! is for the caller to verify.
 
 mod append;
+pub mod audit;
 pub mod monitor;
 mod read;
 mod signer;
@@ -27,6 +28,7 @@ use crate::tls::{ClientTls, TlsError};
 use crate::v1;
 use crate::v1::log_service_client::LogServiceClient;
 
+pub use audit::Audit;
 pub use monitor::Monitor;
 pub use read::{CheckpointPage, ProofAnswer, Tree, Which};
 pub use stream::{Follow, FollowEvent, Watch};

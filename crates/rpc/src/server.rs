@@ -18,9 +18,13 @@ use crate::accept::accept;
 use crate::authorize::Authorizer;
 use crate::connection::attend;
 use crate::gate::GateLayer;
-use crate::limits::{MAX_PROPOSAL_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, MAX_SIGNER_MESSAGE_BYTES};
+use crate::limits::{
+    MAX_EVENT_BATCH_BYTES, MAX_PROPOSAL_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES,
+    MAX_SIGNER_MESSAGE_BYTES,
+};
 use crate::observe::Hooks;
 use crate::tls::ServerTls;
+use crate::v1::audit_service_server::{AuditService, AuditServiceServer};
 use crate::v1::log_service_server::{LogService, LogServiceServer};
 use crate::v1::monitor_service_server::{MonitorService, MonitorServiceServer};
 use crate::v1::signer_service_server::{SignerService, SignerServiceServer};
@@ -65,6 +69,13 @@ pub fn witness_service<T: WitnessService>(service: T) -> WitnessServiceServer<T>
 pub fn monitor_service<T: MonitorService>(service: T) -> MonitorServiceServer<T> {
     MonitorServiceServer::new(service)
         .max_decoding_message_size(MAX_PROPOSAL_BYTES)
+        .max_encoding_message_size(MAX_RESPONSE_BYTES)
+}
+
+/// An audit service with the limits of the wire.
+pub fn audit_service<T: AuditService>(service: T) -> AuditServiceServer<T> {
+    AuditServiceServer::new(service)
+        .max_decoding_message_size(MAX_EVENT_BATCH_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES)
 }
 

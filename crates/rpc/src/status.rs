@@ -52,6 +52,10 @@ reasons! {
     UnknownOrigin "UNKNOWN_ORIGIN" NotFound,
     /// The monitor has no such finding of this log, or no file that goes with it.
     FindingNotFound "FINDING_NOT_FOUND" NotFound,
+    /// No source of this key id is enrolled, or the caller may not ask about it.
+    UnknownSource "UNKNOWN_SOURCE" NotFound,
+    /// No event of this id, index or number was taken.
+    EventNotFound "EVENT_NOT_FOUND" NotFound,
     /// The finding is over.
     FindingResolved "FINDING_RESOLVED" FailedPrecondition,
     /// No leaf with this hash is known here, which proves nothing.

@@ -72,6 +72,11 @@ pub fn load_source(path: &Path) -> Result<SourceKey, KeyFileError> {
 }
 
 fn load_as<K: FromStr<Err = KeyError>>(path: &Path) -> Result<K, KeyFileError> {
+    load_text(path)?.parse().map_err(|source| KeyFileError::Key { path: path.to_owned(), source })
+}
+
+/// Reads the text of a key file that its owner alone can read, without the newline at its end.
+pub fn load_text(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
     let io_error = |source| KeyFileError::Io { action: "read", path: path.to_owned(), source };
     let file = fs::File::open(path).map_err(io_error)?;
     // The mode of the open file, so that it cannot be exchanged between the check and the read.
@@ -80,12 +85,19 @@ fn load_as<K: FromStr<Err = KeyError>>(path: &Path) -> Result<K, KeyFileError> {
         return Err(KeyFileError::Exposed { path: path.to_owned(), mode });
     }
     // Room for all of it from the start: a growing buffer would leave copies behind that nobody wipes.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_KEY_FILE_BYTES as usize + 1));
-    file.take(MAX_KEY_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io_error)?;
-    let text = std::str::from_utf8(&bytes).ok().filter(|text| text.len() as u64 <= MAX_KEY_FILE_BYTES);
-    let text = text.ok_or_else(|| KeyFileError::NotText { path: path.to_owned() })?;
-    let key = text.strip_suffix('\n').unwrap_or(text).parse();
-    key.map_err(|source| KeyFileError::Key { path: path.to_owned(), source })
+    let mut text = Zeroizing::new(String::with_capacity(MAX_KEY_FILE_BYTES as usize + 1));
+    let read = file.take(MAX_KEY_FILE_BYTES + 1).read_to_string(&mut text);
+    let not_text = || KeyFileError::NotText { path: path.to_owned() };
+    read.map_err(
+        |error| if error.kind() == io::ErrorKind::InvalidData { not_text() } else { io_error(error) },
+    )?;
+    if text.len() as u64 > MAX_KEY_FILE_BYTES {
+        return Err(not_text());
+    }
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    Ok(text)
 }
 
 /// Writes a key and its vkey to files that must not exist yet: `path` with mode 0600, and beside it `.vkey`.
@@ -104,16 +116,19 @@ pub fn create_source(path: &Path, key: &SourceKey) -> Result<(), KeyFileError> {
 }
 
 fn create_as(path: &Path, secret: &Zeroizing<String>, vkey: &dyn Display) -> Result<(), KeyFileError> {
-    let vkey_path = path.with_extension("vkey");
-    let io_error = |path: &Path, source| KeyFileError::Io { action: "create", path: path.to_owned(), source };
-    let write = |path: &Path, mode: u32, content: &str| {
+    create_text(path, 0o600, secret)?;
+    create_text(&path.with_extension("vkey"), 0o644, &vkey.to_string())
+}
+
+/// Writes a line to a file that must not exist yet, with this mode from its first byte on.
+pub fn create_text(path: &Path, mode: u32, content: &str) -> Result<(), KeyFileError> {
+    let write = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
         file.write_all(content.as_bytes())?;
         file.write_all(b"\n")?;
         file.sync_all()
     };
-    write(path, 0o600, secret).map_err(|source| io_error(path, source))?;
-    write(&vkey_path, 0o644, &vkey.to_string()).map_err(|source| io_error(&vkey_path, source))
+    write().map_err(|source| KeyFileError::Io { action: "create", path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -94,6 +94,10 @@ pub enum Kind {
     Witness,
     /// What a monitor has seen and found, and its key.
     Monitor,
+    /// Events, the keys that they are sealed under, and where each source stands.
+    Audit,
+    /// What a collector has read and not yet delivered.
+    Collector,
 }
 
 impl fmt::Display for Kind {
@@ -103,6 +107,8 @@ impl fmt::Display for Kind {
             Kind::Signer => "signer",
             Kind::Witness => "witness",
             Kind::Monitor => "monitor",
+            Kind::Audit => "audit",
+            Kind::Collector => "collector",
         })
     }
 }

@@ -1,0 +1,383 @@
+//! The audit service of this process, as its callers see it: batches in, events out, and where each source stands.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use epigraph_client::{Client, ClientError};
+use epigraph_core::backoff::spread_wait;
+use epigraph_core::tlog_proof::Receipt;
+use epigraph_core::{
+    Checkpoint, Clock, Entropy, Hash, LeafIndex, Origin, SourceKey, TreeSize, UnixMillis, Verified,
+};
+use epigraph_event::batch::{self, Unverified};
+use epigraph_event::chain::Tip;
+use epigraph_event::v1::{
+    Actor, ActorType, BodySegment, Category, CoreSegment, Format, IdentitySegment, Operation, ResourceKind,
+    ResourceName, Result as Outcome, Source, TimeFrom,
+};
+use epigraph_event::{Batch, Bundle, Event};
+use thiserror::Error;
+use tokio::sync::{Mutex, oneshot, watch};
+
+use crate::keeper::{Ended, Keeper};
+use crate::registry::Registry;
+use crate::source::{Enrolled, Refused, State, believe};
+use crate::store::{EventName, MAX_SAME_ID, StoreError, Taken};
+
+/// Events in one page: bundles of events at their limits fit into one answer.
+pub const PAGE: usize = 8;
+
+/// The pauses while the log cannot be asked what it has published.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// The newest checkpoint, as it is published.
+pub type Published = watch::Receiver<Option<Arc<Verified<Checkpoint>>>>;
+
+/// An audit service.
+pub struct Audit {
+    registry: Registry,
+    keeper: Keeper,
+    client: Arc<Client>,
+    published: Published,
+    /// The service's own source, for reads. One at a time signs the next batch.
+    own: Mutex<SourceKey>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+}
+
+/// Which events are asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// All with this id.
+    Id(String),
+    /// That of this leaf.
+    Leaf(LeafIndex),
+    /// That of this number.
+    Sequence(EventName),
+}
+
+/// Who reads, and why.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reading {
+    /// The reader's name.
+    pub reader: String,
+    /// Why, as the reader says.
+    pub purpose: String,
+}
+
+/// Why a read has no answer.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// Nothing was taken that is meant.
+    #[error("no event of this id, leaf or number was taken here")]
+    NotFound,
+    /// It was taken, and cannot be proven yet.
+    #[error("the event is durable and not yet under a published checkpoint: ask again")]
+    NotYetPublished,
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store's thread.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+    /// The log does not prove it.
+    #[error("the log does not prove the event: {0}")]
+    Log(#[from] ClientError),
+    /// The read could not be put on the record, so nothing is read.
+    #[error("the read could not be put on the record, so nothing was read: {0}")]
+    Record(String),
+}
+
+impl Audit {
+    /// Over a store whose keeper runs. `own` is the key under which reads are recorded; its source is enrolled by the service itself.
+    pub fn new(
+        registry: Registry,
+        keeper: Keeper,
+        client: Arc<Client>,
+        published: Published,
+        own: SourceKey,
+        (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>),
+    ) -> Audit {
+        Audit { registry, keeper, client, published, own: Mutex::new(own), clock, entropy }
+    }
+
+    /// The log that the leaves are in.
+    pub fn origin(&self) -> &Origin {
+        self.client.origin()
+    }
+
+    /// Which sources are enrolled.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// How many events are durable, and of how many the leaf is known to be in the log.
+    pub fn slots(&self) -> (u64, u64) {
+        let placed = *self.keeper.placed().borrow();
+        (placed.max(*self.keeper.durable().borrow()), placed)
+    }
+
+    /// The time now.
+    pub fn now(&self) -> UnixMillis {
+        self.clock.now()
+    }
+
+    /// Reads a batch that a collector sent, and believes it or says why not; with what it claims to be, if that could be read. Takes
+    /// a while: signatures and hashes.
+    pub fn believe(
+        &self,
+        collector: &str,
+        bytes: &[u8],
+    ) -> (Option<batch::Envelope>, Result<Batch, Refused>) {
+        let unverified = match Unverified::decode(bytes) {
+            Ok(unverified) => unverified,
+            Err(error) => return (None, Err(Refused::malformed(&error))),
+        };
+        let claim = unverified.claim().ok();
+        let source = claim.as_ref().and_then(|claim| self.registry.of_collector(&claim.source, collector));
+        (claim, believe(source.as_deref(), unverified))
+    }
+
+    /// Hands a batch in; see [`Keeper::submit`].
+    pub async fn submit(&self, batch: Batch) -> Result<oneshot::Receiver<Result<Taken, Refused>>, Ended> {
+        self.keeper.submit(batch).await
+    }
+
+    /// Remembers that a batch was refused because of what it is.
+    pub async fn note(&self, source: Hash, refused: &Refused) -> Result<(), Ended> {
+        match refused.trouble {
+            Some(kind) => self.keeper.note(source, kind).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the leaves of a batch are in the log; the index of the first. None for a batch without events.
+    pub async fn placed(&self, taken: &Taken) -> Result<Option<LeafIndex>, ReadError> {
+        if taken.count == 0 {
+            return Ok(None);
+        }
+        let end = taken.first_slot.saturating_add(u64::from(taken.count));
+        self.keeper.placed().wait_for(|placed| *placed >= end).await.map_err(|_| Ended)?;
+        let (reader, slot) = (self.keeper.reader().clone(), taken.first_slot);
+        let index = blocking(move || reader.leaf_of_slot(slot)).await??;
+        index.map(Some).ok_or_else(|| StoreError::Damaged("the list of leaves".into()).into())
+    }
+
+    /// Waits until the leaves of a batch are published, and fetches what proves them: the inclusion proofs of the first and the last,
+    /// under the checkpoint that comes along.
+    pub async fn proven(
+        &self,
+        taken: &Taken,
+        first_index: LeafIndex,
+    ) -> Result<(Arc<Verified<Checkpoint>>, [Receipt; 2]), ReadError> {
+        let more = u64::from(taken.count.saturating_sub(1));
+        let last_index = first_index.checked_add(more).ok_or(ReadError::NotFound)?;
+        let checkpoint = self.covering(last_index).await?;
+        let reader = self.keeper.reader().clone();
+        let (first_slot, last_slot) = (taken.first_slot, taken.first_slot.saturating_add(more));
+        let leaves =
+            blocking(move || Ok::<_, StoreError>([reader.leaf_in(first_slot)?, reader.leaf_in(last_slot)?]));
+        let [first, last] = leaves.await??.map(|leaf| leaf.hash());
+        let (first, last) = tokio::try_join!(
+            self.client.receipt_under(first_index, &first, &checkpoint),
+            self.client.receipt_under(last_index, &last, &checkpoint),
+        )?;
+        Ok((checkpoint, [first, last]))
+    }
+
+    /// The newest checkpoint as soon as it covers a leaf.
+    async fn covering(&self, index: LeafIndex) -> Result<Arc<Verified<Checkpoint>>, ReadError> {
+        let mut published = self.published.clone();
+        let covers = |checkpoint: &Option<Arc<Verified<Checkpoint>>>| {
+            checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.head().size.contains(index))
+        };
+        let newest = published.wait_for(covers).await.map_err(|_| Ended)?;
+        newest.clone().ok_or(ReadError::NotYetPublished)
+    }
+
+    /// Where a source stands; none if it is not enrolled, or not for this collector.
+    pub async fn state(&self, source: &Hash, collector: Option<&str>) -> Result<Option<State>, Ended> {
+        let known = match collector {
+            Some(collector) => self.registry.of_collector(source, collector),
+            None => self.registry.get(source),
+        };
+        if known.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(self.keeper.state(*source).await?.unwrap_or_default()))
+    }
+
+    /// Sources behind `after`, with where they stand.
+    pub async fn sources(
+        &self,
+        after: Option<&Hash>,
+        most: usize,
+    ) -> Result<Vec<(Arc<Enrolled>, State)>, Ended> {
+        let mut sources = Vec::new();
+        for source in self.registry.page(after, most) {
+            let state = self.keeper.state(source.vkey.id()).await?.unwrap_or_default();
+            sources.push((source, state));
+        }
+        Ok(sources)
+    }
+
+    /// Gives events back, each with everything that proves it, and where the next page begins. That this was read, by whom and why is
+    /// durable before anything is looked at.
+    pub async fn read(
+        &self,
+        which: &Which,
+        reading: &Reading,
+        from_slot: u64,
+    ) -> Result<(Vec<Bundle>, Option<u64>), ReadError> {
+        self.record(which, reading).await?;
+        let slots = self.find(which, from_slot).await?;
+        let next = slots.get(PAGE).copied();
+        let mut bundles = Vec::new();
+        for slot in slots.into_iter().take(PAGE) {
+            bundles.push(self.bundle(slot).await?);
+        }
+        Ok((bundles, next))
+    }
+
+    async fn find(&self, which: &Which, from: u64) -> Result<Vec<u64>, ReadError> {
+        let (reader, which) = (self.keeper.reader().clone(), which.clone());
+        let slots = blocking(move || match which {
+            Which::Id(id) => reader.with_id(&id, from),
+            Which::Leaf(index) => Ok(reader.slot_of_leaf(index)?.into_iter().collect()),
+            Which::Sequence(name) => {
+                Ok(reader.event(&name)?.map(|(sealed, _)| sealed.slot).into_iter().collect())
+            }
+        });
+        let slots = slots.await??;
+        debug_assert!(slots.len() <= MAX_SAME_ID);
+        if slots.is_empty() { Err(ReadError::NotFound) } else { Ok(slots) }
+    }
+
+    /// Everything that proves the event in a slot.
+    async fn bundle(&self, slot: u64) -> Result<Bundle, ReadError> {
+        let reader = self.keeper.reader().clone();
+        let found = blocking(move || {
+            let damaged = || StoreError::Damaged(format!("the event in slot {slot}"));
+            let name = reader.in_slot(slot)?.ok_or_else(damaged)?;
+            let (sealed, opened) = reader.event(&name)?.ok_or_else(damaged)?;
+            let batch = reader.batch(&name.source, name.epoch, sealed.batch)?.ok_or_else(damaged)?;
+            let leaves = reader.leaves_of(batch.first_slot, batch.count)?;
+            let place = slot.checked_sub(batch.first_slot).and_then(|place| usize::try_from(place).ok());
+            let path = place.and_then(|place| batch::path(&leaves, place)).ok_or_else(damaged)?;
+            Ok::<_, StoreError>((opened, batch.signed, path, reader.leaf_of_slot(slot)?))
+        });
+        let (opened, signed, path, index) = found.await??;
+        let index = index.ok_or(ReadError::NotYetPublished)?;
+        let published = self.published.borrow().clone();
+        let checkpoint = published.filter(|checkpoint| checkpoint.head().size.contains(index));
+        let checkpoint = checkpoint.ok_or(ReadError::NotYetPublished)?;
+        let receipt = self.client.receipt_under(index, &opened.leaf.hash(), &checkpoint).await?;
+        Ok(Bundle {
+            leaf: opened.leaf,
+            segments: opened.segments,
+            record: opened.record,
+            signed,
+            path,
+            receipt,
+        })
+    }
+
+    /// Puts a read on the record, as an event of the service's own source.
+    async fn record(&self, which: &Which, reading: &Reading) -> Result<(), ReadError> {
+        let failed = |error: &dyn std::fmt::Display| ReadError::Record(error.to_string());
+        let own = self.own.lock().await;
+        let now = self.clock.now();
+        let state = self.keeper.state(own.vkey().id()).await?.unwrap_or_default();
+        let tip = if state.seen { state.tip() } else { Tip::default() };
+        let event = read_event(which, reading, own.vkey().name().as_str(), now);
+        let event = event.seal(&*self.entropy).map_err(|error| failed(&error))?;
+        let batch = Batch::sign(&own, &tip, vec![event], now).map_err(|error| failed(&error))?;
+        let taken = self.keeper.submit(batch).await?;
+        taken.await.map_err(|_| Ended)?.map_err(|refused| failed(&refused))?;
+        Ok(())
+    }
+}
+
+/// What is recorded of a read: who, what, and why, with the question but not the answer.
+fn read_event(which: &Which, reading: &Reading, source: &str, now: UnixMillis) -> Event {
+    let at = i64::try_from(now.0).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+    let (kind, name) = match which {
+        Which::Id(id) => ("event-id", id.clone()),
+        Which::Leaf(index) => ("leaf", index.get().to_string()),
+        Which::Sequence(EventName { source, epoch, sequence }) => {
+            ("sequence", format!("{source}/{epoch}/{sequence}"))
+        }
+    };
+    let record = serde_json::json!({ "by": kind, "which": name, "reader": reading.reader, "purpose": reading.purpose });
+    let record = record.to_string().into_bytes();
+    Event {
+        core: CoreSegment {
+            schema_version: 1,
+            source: Some(Source { id: source.into(), kind: "epigraph".into(), ..Source::default() }),
+            occurred_at_ns: at,
+            occurred_from: TimeFrom::Source.into(),
+            observed_at_ns: at,
+            category: Category::Audit.into(),
+            action: "events.get".into(),
+            operation: Operation::Read.into(),
+            result: Outcome::Success.into(),
+            actor_type: ActorType::User.into(),
+            resources: vec![ResourceKind { r#type: kind.into(), parent: String::new() }],
+            ..CoreSegment::default()
+        },
+        identity: IdentitySegment {
+            actor: Some(Actor {
+                r#type: ActorType::User.into(),
+                id: reading.reader.clone(),
+                ..Actor::default()
+            }),
+            resources: vec![ResourceName { id: name, ..ResourceName::default() }],
+            ..IdentitySegment::default()
+        },
+        body: BodySegment {
+            format: Format::Json.into(),
+            original_size: record.len() as u64,
+            record,
+            ..BodySegment::default()
+        },
+    }
+}
+
+/// Keeps [`Published`] up to date until the process ends.
+pub async fn watch_published(
+    client: &Client,
+    entropy: Arc<dyn Entropy>,
+    newest: watch::Sender<Option<Arc<Verified<Checkpoint>>>>,
+) {
+    let mut attempts = 0_u32;
+    loop {
+        let error = match client.watch(Arc::clone(&entropy)).await {
+            Ok(mut watch) => loop {
+                match watch.next().await {
+                    Ok(checkpoint) => {
+                        attempts = 0;
+                        newest.send_if_modified(|newest| {
+                            let size = newest.as_ref().map_or(TreeSize::ZERO, |newest| newest.head().size);
+                            let grown = newest.is_none() || checkpoint.head().size > size;
+                            if grown {
+                                *newest = Some(Arc::new(checkpoint));
+                            }
+                            grown
+                        });
+                    }
+                    Err(error) => break error,
+                }
+            },
+            Err(error) => error,
+        };
+        tracing::warn!(%error, "the log does not say what it has published");
+        attempts = attempts.saturating_add(1);
+        tokio::time::sleep(spread_wait(FIRST_PAUSE, LONGEST_PAUSE, attempts, &*entropy)).await;
+    }
+}
+
+/// Runs what waits for the disk where it holds up nobody else.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Ended> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Ended)
+}

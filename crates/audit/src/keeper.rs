@@ -1,0 +1,169 @@
+//! The thread that owns the store's writing end, because it waits for its disk. While one sync is under way the next batches gather;
+//! all that wait then share the next one.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use epigraph_core::{Clock, Hash, LeafIndex};
+use epigraph_event::Batch;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::source::{Kind, Refused, State};
+use crate::store::{Reader, Store, StoreError, Taken};
+
+/// Batches that wait for the thread: each may have 2 MiB. Whoever has one more waits.
+const QUEUE: usize = 32;
+
+enum Message {
+    Take(Box<Batch>, oneshot::Sender<Result<Taken, Refused>>),
+    Note(Hash, Kind),
+    Placed(u64, u64, LeafIndex, oneshot::Sender<()>),
+    State(Hash, oneshot::Sender<Option<State>>),
+}
+
+/// The store has failed, and the thread has ended: what is on the disk is found out by the next start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("the audit store has failed: nothing is taken until the service was started again")]
+pub struct Ended;
+
+/// What the rest of the process calls. Cheap to clone.
+#[derive(Clone)]
+pub struct Keeper {
+    messages: mpsc::Sender<Message>,
+    /// The slot after the last event that is durable.
+    durable: watch::Receiver<u64>,
+    /// The slot after the last one whose leaf is known to be in the log.
+    placed: watch::Receiver<u64>,
+    reader: Reader,
+}
+
+impl Keeper {
+    /// Starts the thread. It ends when the last clone is dropped, or with the error that it met.
+    pub fn start(store: Store, clock: Arc<dyn Clock>) -> io::Result<(Keeper, oneshot::Receiver<StoreError>)> {
+        let (messages, inbox) = mpsc::channel(QUEUE);
+        let (failed, failure) = oneshot::channel();
+        let (next, unplaced) = store.slots();
+        let (durable, placed) = (watch::Sender::new(next), watch::Sender::new(unplaced));
+        let keeper = Keeper {
+            messages,
+            durable: durable.subscribe(),
+            placed: placed.subscribe(),
+            reader: store.reader(),
+        };
+        let mut thread = Thread { store, clock, inbox, durable, placed };
+        thread::Builder::new().name("audit".into()).spawn(move || {
+            if let Err(error) = thread.run() {
+                let _ = failed.send(error);
+            }
+        })?;
+        Ok((keeper, failure))
+    }
+
+    /// Hands in a batch that was believed, and waits while too many are waiting. What comes back is answered when it is durable;
+    /// batches are judged in the order in which they were handed in.
+    pub async fn submit(&self, batch: Batch) -> Result<oneshot::Receiver<Result<Taken, Refused>>, Ended> {
+        let (answer, answered) = oneshot::channel();
+        self.messages.send(Message::Take(Box::new(batch), answer)).await.map_err(|_| Ended)?;
+        Ok(answered)
+    }
+
+    /// Remembers that something was wrong with a source.
+    pub async fn note(&self, source: Hash, kind: Kind) -> Result<(), Ended> {
+        self.messages.send(Message::Note(source, kind)).await.map_err(|_| Ended)
+    }
+
+    /// Remembers where a run of leaves is.
+    pub async fn place(&self, first_slot: u64, count: u64, first_index: LeafIndex) -> Result<(), Ended> {
+        self.ask(|answer| Message::Placed(first_slot, count, first_index, answer)).await
+    }
+
+    /// Where a source stands; none if nothing was ever taken from it.
+    pub async fn state(&self, source: Hash) -> Result<Option<State>, Ended> {
+        self.ask(|answer| Message::State(source, answer)).await
+    }
+
+    /// The slot after the last event that is durable, as it grows.
+    pub fn durable(&self) -> watch::Receiver<u64> {
+        self.durable.clone()
+    }
+
+    /// The slot after the last one whose leaf is known to be in the log, as it grows.
+    pub fn placed(&self) -> watch::Receiver<u64> {
+        self.placed.clone()
+    }
+
+    /// For those who read.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    async fn ask<A>(&self, message: impl FnOnce(oneshot::Sender<A>) -> Message) -> Result<A, Ended> {
+        let (answer, answered) = oneshot::channel();
+        self.messages.send(message(answer)).await.map_err(|_| Ended)?;
+        answered.await.map_err(|_| Ended)
+    }
+}
+
+struct Thread {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    inbox: mpsc::Receiver<Message>,
+    durable: watch::Sender<u64>,
+    placed: watch::Sender<u64>,
+}
+
+impl Thread {
+    fn run(&mut self) -> Result<(), StoreError> {
+        let mut next = self.inbox.blocking_recv();
+        while let Some(message) = next.take() {
+            match message {
+                Message::Take(batch, answer) => next = self.take(*batch, answer)?,
+                Message::Note(source, kind) => self.store.note(&source, kind, self.clock.now())?,
+                Message::Placed(slot, count, index, answer) => {
+                    self.store.placed(slot, count, index)?;
+                    self.placed.send_replace(self.store.slots().1);
+                    let _ = answer.send(());
+                }
+                Message::State(source, answer) => {
+                    let _ = answer.send(self.store.state(&source).cloned());
+                }
+            }
+            if next.is_none() {
+                next = self.inbox.blocking_recv();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes this batch and those that wait right behind it under one sync. Returns the first message that is something else.
+    fn take(
+        &mut self,
+        batch: Batch,
+        answer: oneshot::Sender<Result<Taken, Refused>>,
+    ) -> Result<Option<Message>, StoreError> {
+        let (mut batches, mut answers) = (vec![batch], vec![answer]);
+        let mut other = None;
+        while batches.len() < QUEUE {
+            match self.inbox.try_recv() {
+                Ok(Message::Take(batch, answer)) => {
+                    batches.push(*batch);
+                    answers.push(answer);
+                }
+                Ok(message) => {
+                    other = Some(message);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        let taken = self.store.take(&batches, self.clock.now())?;
+        self.durable.send_replace(self.store.slots().0);
+        // Whoever asked may have gone; what is durable stays.
+        for (answer, taken) in answers.into_iter().zip(taken) {
+            let _ = answer.send(taken);
+        }
+        Ok(other)
+    }
+}

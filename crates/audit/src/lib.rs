@@ -1,0 +1,20 @@
+//! The audit service: it takes signed batches of events from collectors, keeps what they hold under keys, puts a commitment to each
+//! event into a log, and gives each event back with everything that proves it.
+//!
+//! [`source`] judges batches, [`vault`] has the keys, [`seal`] turns events into what lies on disk and back, [`store`] is that disk and
+//! [`keeper`] the thread that writes to it, and [`append`] puts the leaves into the log.
+//! Nothing here knows what happened in an event, or what a log does with a leaf.
+
+pub mod append;
+pub mod audit;
+pub mod keeper;
+pub mod record;
+pub mod registry;
+pub mod seal;
+pub mod service;
+pub mod source;
+pub mod store;
+pub mod vault;
+
+#[cfg(test)]
+mod tests;

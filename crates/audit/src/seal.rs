@@ -1,0 +1,148 @@
+//! An event as it lies on disk: its leaf in the clear, each segment with its salt sealed under the key that erases it.
+//!
+//! The salt lies under the same key as the bytes that it hides: with the key both are gone, and the commitment in the leaf can no
+//! longer be tested by guessing. What is opened is compared with the leaf's commitments, so that no other bytes than those that the source
+//! signed ever leave. It knows keys by their names and no disk.
+
+use epigraph_core::{Entropy, Hash};
+use epigraph_event::leaf::LEAF_BYTES;
+use epigraph_event::segment::commitment;
+use epigraph_event::{Batch, Collected, Leaf, Salt, Segment};
+use thiserror::Error;
+
+use crate::vault::{DataKey, KeyName, Names, SealError};
+
+/// The seals of an event: one for each segment, one for the record that may lie beside it.
+pub const SEALS: usize = 4;
+
+/// The seal of the record that lies beside an event.
+const RECORD: usize = 3;
+
+/// What a seal is bound to beside its event: the segment and the purpose.
+const PLACE: &[u8] = b"epigraph-payload/v1\n";
+
+/// What happened on a day is erased with its day.
+const DAY_SECONDS: u64 = 86_400;
+
+/// An event as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sealed {
+    /// The log's entry.
+    pub leaf: [u8; LEAF_BYTES],
+    /// The number of the event's batch in its epoch.
+    pub batch: u64,
+    /// Which place among all events that this service took: the number under which the log was given its leaf.
+    pub slot: u64,
+    /// The name of each seal's key, and the sealed bytes; empty for a record that there is not.
+    pub seals: [(KeyName, Vec<u8>); SEALS],
+}
+
+/// Why a stored event was not given back.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum OpenError {
+    /// It does not open.
+    #[error("the {0} of the event: {1}")]
+    Seal(&'static str, SealError),
+    /// It opens, and is something else than what is in the log.
+    #[error("the {0} of the event is not what its leaf commits to: it was changed before it was sealed")]
+    Other(&'static str),
+    /// The leaf.
+    #[error("the stored leaf of the event cannot be read: it was changed")]
+    Leaf,
+}
+
+/// What a reader gets: segments with their salts, none where the key is gone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// The log's entry.
+    pub leaf: Leaf,
+    /// In the order of [`Segment::ALL`].
+    pub segments: [Option<(Salt, Vec<u8>)>; 3],
+    /// The record that lies beside the event.
+    pub record: Option<Vec<u8>>,
+}
+
+/// The names of the keys under which an event of a batch is sealed, in the order of its seals.
+pub fn key_names(names: &Names, batch: &Batch, event: &Collected, ingested: u64) -> [KeyName; SEALS] {
+    let day = names.of_day(&batch.signed().envelope().source, ingested / DAY_SECONDS);
+    // Events that say of nobody who it was are erased with their day.
+    let subject = event.event().ok().and_then(|event| {
+        let actor = event.identity.actor.as_ref()?;
+        let id = if actor.id.is_empty() { &actor.name } else { &actor.id };
+        (!id.is_empty()).then(|| names.of_subject(&event.core.tenant, id))
+    });
+    [day, subject.unwrap_or(day), day, day]
+}
+
+/// Seals an event of a batch. `key` gives the key of each name.
+pub fn seal<'k, E>(
+    (leaf, event): (&Leaf, &Collected),
+    (batch, slot): (u64, u64),
+    keys: [KeyName; SEALS],
+    mut key: impl FnMut(&KeyName) -> Result<&'k DataKey, E>,
+    entropy: &dyn Entropy,
+) -> Result<Sealed, E>
+where
+    E: From<SealError>,
+{
+    let mut seals: [(KeyName, Vec<u8>); SEALS] = keys.map(|name| (name, Vec::new()));
+    for segment in Segment::ALL {
+        let (name, sealed) = &mut seals[segment.place()];
+        let plain = [event.salt(segment).as_bytes(), event.bytes(segment)].concat();
+        *sealed = key(name)?.seal(&place(leaf, segment.place()), &plain, entropy)?;
+    }
+    if let Some(record) = event.record() {
+        let (name, sealed) = &mut seals[RECORD];
+        *sealed = key(name)?.seal(&place(leaf, RECORD), record, entropy)?;
+    }
+    Ok(Sealed { leaf: leaf.encode(), batch, slot, seals })
+}
+
+/// Opens a stored event and compares it with what its leaf commits to. `key` gives the key of each name, or nothing where it was destroyed.
+pub fn open<E>(
+    sealed: &Sealed,
+    mut key: impl FnMut(&KeyName) -> Result<Option<DataKey>, E>,
+) -> Result<Opened, E>
+where
+    E: From<OpenError>,
+{
+    let leaf = Leaf::parse(&sealed.leaf).map_err(|_| OpenError::Leaf)?;
+    let mut segments = [None, None, None];
+    for segment in Segment::ALL {
+        let what = name(segment);
+        let (key_name, bytes) = &sealed.seals[segment.place()];
+        let Some(key) = key(key_name)? else { continue };
+        let plain = key.open(&place(&leaf, segment.place()), bytes);
+        let plain = plain.map_err(|error| OpenError::Seal(what, error))?;
+        let (salt, bytes) = plain.split_first_chunk::<{ Salt::LEN }>().ok_or(OpenError::Other(what))?;
+        let salt = Salt::from_bytes(*salt);
+        if commitment(segment, &salt, bytes) != leaf.commitment(segment) {
+            return Err(OpenError::Other(what).into());
+        }
+        segments[segment.place()] = Some((salt, bytes.to_vec()));
+    }
+    let (key_name, bytes) = &sealed.seals[RECORD];
+    let mut record = None;
+    if !bytes.is_empty()
+        && let Some(key) = key(key_name)?
+    {
+        // Whether it is the record that the body refers to is for the bundle to say: the body has its salted digest.
+        let plain = key.open(&place(&leaf, RECORD), bytes);
+        record = Some(plain.map_err(|error| OpenError::Seal("record", error))?.to_vec());
+    }
+    Ok(Opened { leaf, segments, record })
+}
+
+fn name(segment: Segment) -> &'static str {
+    match segment {
+        Segment::Core => "core",
+        Segment::Identity => "identity",
+        Segment::Body => "body",
+    }
+}
+
+/// Where a seal belongs: nowhere else does it open.
+fn place(leaf: &Leaf, seal: usize) -> Vec<u8> {
+    let leaf: Hash = leaf.hash();
+    [PLACE, leaf.as_bytes(), &[seal as u8]].concat()
+}

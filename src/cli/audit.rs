@@ -1,0 +1,292 @@
+//! `epigraph audit` and `epigraph events`: enrols sources, tells where each stands, and fetches events with everything that proves them.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use epigraph_audit::source::Enrolled;
+use epigraph_core::{Hash, LeafIndex, SourceVKey, UnixMillis};
+use epigraph_event::Bundle;
+use epigraph_event::bundle::Proven;
+use epigraph_rpc::peer::audit::{Audit, SourceStatus, WhichEvent};
+use serde_json::{Value, json};
+
+use super::{AuditEnrol, AuditStatus, EventsGet};
+use crate::config::audit::AuditConfig;
+use crate::failure::{Failure, Outcome};
+use crate::profile::{self, Profile};
+use crate::runtime;
+use crate::state;
+use crate::terminal::Terminal;
+
+/// Events of one id that are fetched: whoever has more looks for them by leaf or number.
+const MAX_EVENTS: usize = 100;
+
+/// What the name of a file with an event ends in.
+pub const EXTENSION: &str = "epigraph-event";
+
+pub fn enrol(args: &AuditEnrol, terminal: Terminal) -> Outcome {
+    let config = AuditConfig::load(&args.config.config)?;
+    let source = Enrolled {
+        vkey: args.vkey.clone(),
+        owner: args.owner.clone(),
+        collector: args.collector.as_str().to_owned(),
+        enrolled_at: runtime::clock().now(),
+        retired_at: None,
+        heartbeat_ms: args.heartbeat_ms,
+    };
+    state::audit::enrol(&config, &source)?;
+    let (name, list) = (source.vkey.name(), config.list());
+    terminal
+        .line(format_args!("enrolled {name} in {}; a running service takes it in by itself", list.display()));
+    terminal.object(&json!({ "enrolled": name.as_str(), "list": list.display().to_string() }));
+    Ok(())
+}
+
+pub fn status(args: &AuditStatus, terminal: Terminal) -> Outcome {
+    let profile = Profile::load(&args.profile.profile)?;
+    let runtime = runtime::runtime().map_err(Failure::state)?;
+    let sources = runtime.block_on(async {
+        let audit = profile.audit()?;
+        let mut all: Vec<SourceStatus> = Vec::new();
+        let mut token = String::new();
+        loop {
+            let page = audit.sources(profile.origin.as_str(), &token).await;
+            let page = page.map_err(|error| profile::of_call_to(&error, "audit service"))?;
+            // Each page goes on behind the one before: a service cannot keep us for ever.
+            if page.sources.iter().zip(all.last()).any(|(next, last)| next.id <= last.id) {
+                return Err(Failure::no("the service's list of sources does not go on where it ended"));
+            }
+            all.extend(page.sources);
+            match page.next {
+                Some(next) if next != token => token = next,
+                _ => return Ok(all),
+            }
+        }
+    })?;
+    let now = runtime::clock().now();
+    terminal.line(terminal.bold(format_args!(
+        "{:<28} {:>9} {:>8} {:>10} {:>6}  {:<14} {:<10} {}",
+        "source", "events", "epoch", "next", "gaps", "last seen", "lag", "owner"
+    )));
+    for source in &sources {
+        terminal.line(format_args!(
+            "{:<28} {:>9} {:>8} {:>10} {:>6}  {:<14} {:<10} {}",
+            name(&source.vkey),
+            source.events,
+            source.epoch,
+            source.next_sequence,
+            source.gap_count,
+            source.last_seen.map_or("never".into(), |at| ago(now, at)),
+            if source.events == 0 { "-".into() } else { duration(source.lag_ms) },
+            source.owner
+        ));
+        for gap in &source.gaps {
+            let missing =
+                format_args!("missing: events {} to {} of epoch {}", gap.first, gap.end - 1, gap.epoch);
+            terminal.line(format_args!("    {}", terminal.bad(missing)));
+        }
+        for trouble in &source.troubles {
+            let what = format_args!(
+                "{}: {} times, the last {}",
+                trouble.kind,
+                trouble.count,
+                ago(now, trouble.last_at)
+            );
+            terminal.line(format_args!("    {}", terminal.bad(what)));
+        }
+        if source.silent {
+            terminal.line(format_args!(
+                "    {}",
+                terminal.bad("silent: it has not said in time that it is alive")
+            ));
+        }
+    }
+    let gaps: u64 = sources.iter().map(|source| source.gap_count).sum();
+    terminal.line(format_args!("{} sources, {gaps} gaps", sources.len()));
+    terminal.object(&json!({ "sources": sources.iter().map(object).collect::<Vec<_>>() }));
+    Ok(())
+}
+
+fn object(source: &SourceStatus) -> Value {
+    json!({
+        "name": name(&source.vkey),
+        "vkey": source.vkey,
+        "owner": source.owner,
+        "collector": source.collector,
+        "events": source.events,
+        "epoch": source.epoch,
+        "first_sequence": source.first_sequence,
+        "next_sequence": source.next_sequence,
+        "last_seen_ms": source.last_seen.map(|at| at.0),
+        "lag_ms": source.lag_ms,
+        "silent": source.silent,
+        "gap_count": source.gap_count,
+        "gaps": source.gaps.iter().map(|gap| json!({ "epoch": gap.epoch, "first": gap.first, "end": gap.end })).collect::<Vec<_>>(),
+        "troubles": source.troubles.iter().map(|trouble| json!({
+            "kind": trouble.kind, "count": trouble.count, "last_at_ms": trouble.last_at.0,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn name(vkey: &str) -> &str {
+    vkey.split_once('+').map_or(vkey, |(name, _)| name)
+}
+
+fn ago(now: UnixMillis, at: UnixMillis) -> String {
+    format!("{} ago", duration(i64::try_from(now.0.saturating_sub(at.0)).unwrap_or(i64::MAX)))
+}
+
+/// In the largest unit of which there are two.
+fn duration(ms: i64) -> String {
+    let units = [(86_400_000, "days"), (3_600_000, "h"), (60_000, "min"), (1_000, "s")];
+    let unit = units.iter().find(|(unit, _)| ms.abs() >= 2 * unit);
+    unit.map_or_else(|| format!("{ms} ms"), |(unit, name)| format!("{} {name}", ms / unit))
+}
+
+pub fn get(args: &EventsGet, terminal: Terminal) -> Outcome {
+    let profile = Profile::load(&args.profile.profile)?;
+    let which = match (&args.id, args.leaf) {
+        (Some(id), None) => WhichEvent::Id(id.clone()),
+        (None, Some(index)) => WhichEvent::Leaf(
+            LeafIndex::new(index).ok_or_else(|| Failure::usage("no tree has a leaf of this index"))?,
+        ),
+        _ => return Err(Failure::usage("say which event: its id, or --leaf with its index in the log")),
+    };
+    let runtime = runtime::runtime().map_err(Failure::state)?;
+    let encoded = runtime
+        .block_on(async { fetch(&profile.audit()?, profile.origin.as_str(), &which, &args.purpose).await })?;
+    let mut events = Vec::new();
+    for bytes in &encoded {
+        let garbled = |error: &dyn std::fmt::Display| {
+            Failure::no(format!("the service gave something that is no proof: {error}"))
+        };
+        let bundle = Bundle::parse(bytes).map_err(|error| garbled(&error))?;
+        let proven = bundle.verify(&profile.policy, &profile.sources).map_err(|error| garbled(&error))?;
+        if !is_meant(&which, &proven) {
+            return Err(Failure::no("the service gave another event than the one that was asked for"));
+        }
+        events.push((bundle, proven));
+    }
+    if let Some(dir) = &args.proof {
+        write(dir, &events)?;
+    }
+    for (_, proven) in &events {
+        show(proven, terminal);
+    }
+    if let Some(dir) = &args.proof {
+        terminal.line(format_args!("kept {} events with their proofs in {}", events.len(), dir.display()));
+    }
+    let objects: Vec<_> = events.iter().map(|(_, proven)| event_object(proven)).collect();
+    terminal.object(&json!({ "events": objects }));
+    Ok(())
+}
+
+async fn fetch(audit: &Audit, origin: &str, which: &WhichEvent, purpose: &str) -> Outcome<Vec<bytes::Bytes>> {
+    let (mut all, mut token) = (Vec::new(), String::new());
+    loop {
+        let page = audit.event(origin, which, purpose, &token).await;
+        let page = page.map_err(|error| profile::of_call_to(&error, "audit service"))?;
+        all.extend(page.bundles);
+        match page.next {
+            Some(next) if next != token && all.len() < MAX_EVENTS => token = next,
+            _ => return Ok(all),
+        }
+    }
+}
+
+fn is_meant(which: &WhichEvent, proven: &Proven) -> bool {
+    match which {
+        // Where the core was erased nobody can tell any more.
+        WhichEvent::Id(id) => proven.core.as_ref().is_none_or(|core| core.event_id == *id),
+        WhichEvent::Leaf(index) => proven.index == *index,
+        WhichEvent::Sequence { source, epoch, sequence } => {
+            let leaf = &proven.leaf;
+            (leaf.source, leaf.epoch, leaf.sequence) == (*source, *epoch, *sequence)
+        }
+    }
+}
+
+/// Each into a file of its own, never over another one.
+fn write(dir: &Path, events: &[(Bundle, Proven)]) -> Outcome {
+    let cannot = |path: &Path, error: &dyn std::fmt::Display| {
+        Failure::usage(format!("cannot write {}: {error}", path.display()))
+    };
+    fs::create_dir_all(dir).map_err(|error| cannot(dir, &error))?;
+    for (bundle, proven) in events {
+        let path = dir.join(format!("{:020}.{EXTENSION}", proven.index.get()));
+        let bytes = bundle.encode();
+        match fs::File::create_new(&path).and_then(|mut file| file.write_all(&bytes)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                // The same event under a later checkpoint proves the same.
+                let same = fs::read(&path).ok().and_then(|known| Bundle::parse(&known).ok());
+                if same.is_none_or(|known| known.leaf != bundle.leaf) {
+                    return Err(cannot(&path, &"it is there, and has another event in it"));
+                }
+            }
+            Err(error) => return Err(cannot(&path, &error)),
+        }
+    }
+    Ok(())
+}
+
+/// What was proven, and the record as its source wrote it.
+pub fn show(proven: &Proven, terminal: Terminal) {
+    let (leaf, head) = (&proven.leaf, proven.checkpoint.head());
+    terminal.line(format_args!(
+        "{} event {} of epoch {} of {}: leaf {} of {}, under its signed checkpoint of size {}",
+        terminal.good("verified:"),
+        leaf.sequence,
+        leaf.epoch,
+        proven.source.name(),
+        proven.index,
+        proven.checkpoint.origin(),
+        head.size
+    ));
+    if let Some(core) = &proven.core {
+        let by = proven.identity.as_ref().and_then(|identity| identity.actor.as_ref());
+        let by = by.map_or_else(String::new, |actor| {
+            format!(", by {}", if actor.id.is_empty() { &actor.name } else { &actor.id })
+        });
+        terminal.line(format_args!("  {}{by}", core.action));
+    }
+    for erased in proven.erased() {
+        terminal.line(format_args!("  its {erased} segment was erased; all else still holds"));
+    }
+    if let Some(body) = &proven.body {
+        terminal.line(String::from_utf8_lossy(&body.record));
+    }
+}
+
+/// The same as an object.
+pub fn event_object(proven: &Proven) -> Value {
+    let hex = |hash: &Hash| hash.to_string();
+    json!({
+        "verified": true,
+        "kind": "event",
+        "origin": proven.checkpoint.origin().as_str(),
+        "index": proven.index.get(),
+        "size": proven.checkpoint.head().size.get(),
+        "leaf_hash": hex(&proven.leaf.hash()),
+        "reference": proven.leaf.reference.to_string(),
+        "source": proven.source.to_string(),
+        "epoch": proven.leaf.epoch,
+        "sequence": proven.leaf.sequence,
+        "ingested_s": proven.leaf.ingested,
+        "event_id": proven.core.as_ref().map(|core| core.event_id.clone()),
+        "action": proven.core.as_ref().map(|core| core.action.clone()),
+        "erased": proven.erased().map(|segment| segment.to_string()).collect::<Vec<_>>(),
+        "record": proven.body.as_ref().map(|body| String::from_utf8_lossy(&body.record).into_owned()),
+    })
+}
+
+/// The public keys of sources in a file, a line each; lines that begin with `#` say something to people.
+pub fn read_sources(path: &Path) -> Outcome<Vec<SourceVKey>> {
+    let bytes = super::verify::read(path, 1 << 20)?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| Failure::usage(format!("{} is not text", path.display())))?;
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let keys: Result<Vec<SourceVKey>, _> = lines.map(str::parse).collect();
+    keys.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
