@@ -161,3 +161,51 @@ pub fn load_sources(path: &Path) -> Outcome<Vec<Enrolled>> {
     let list: Result<Vec<_>, String> = raw.source.into_iter().map(check).collect();
     list.map_err(|what| Failure::usage(format!("{}: {what}", path.display())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn the_commented_configuration_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/audit.toml");
+        fs::copy(deploy, dir.path().join("audit.toml")).unwrap();
+        let key = epigraph_core::SigningKey::from_seed(
+            KeyName::new("audit.example/production").unwrap(),
+            &zeroize::Zeroizing::new([7; 32]),
+        );
+        fs::write(dir.path().join("policy"), Policy::of_log(key.vkey().clone()).to_text()).unwrap();
+        let config = AuditConfig::load(&dir.path().join("audit.toml")).unwrap();
+        assert_eq!(config.key, Path::new("/var/lib/epigraph/audit/keys/audit.key"));
+        assert_eq!(config.wrapping_key, Path::new("/var/lib/epigraph/audit/keys/wrapping.key"));
+    }
+
+    #[test]
+    fn a_list_of_sources_says_what_is_wrong_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SOURCES_FILE);
+        let key = epigraph_core::SourceKey::from_seed(
+            KeyName::new("a-cluster").unwrap(),
+            &zeroize::Zeroizing::new([7; 32]),
+        );
+        let source = format!(
+            "[[source]]\nvkey = \"{}\"\nowner = \"a\"\ncollector = \"spiffe://a/b\"\nenrolled_at_ms = 1\n",
+            key.vkey()
+        );
+        let check = |text: &str, expected: Result<usize, &str>| {
+            fs::write(&path, text).unwrap();
+            match (load_sources(&path), expected) {
+                (Ok(list), Ok(sources)) => assert_eq!(list.len(), sources, "{text}"),
+                (Err(failure), Err(says)) => assert!(failure.to_string().contains(says), "{text}: {failure}"),
+                (got, _) => panic!("{text}: {}", got.is_ok()),
+            }
+        };
+        check("", Ok(0));
+        check(&source, Ok(1));
+        check(&source.replace("spiffe://a/b", "somebody"), Err("collector"));
+        check(&source.replace("a-cluster+", "a-cluster"), Err("vkey"));
+        check(&format!("{source}more = 1"), Err("more"));
+    }
+}

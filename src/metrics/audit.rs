@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use epigraph_audit::audit::Audit;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::registry::Unit;
 
 use super::Role;
 use super::samples::{Samples, flag};
@@ -38,7 +39,8 @@ impl Collector for Auditing {
         let mut out = Samples(encoder);
         let (durable, placed) = self.audit.slots();
         out.value("audit_ready", "1 if leaves go into the log", None, flag(self.ready().is_ok()))?;
-        out.value("audit_events", "Events that are durable", None, durable as f64)?;
+        let events = Unit::Other("events".into());
+        out.value("audit", "Events that are durable", Some(&events), durable as f64)?;
         out.value(
             "audit_unplaced_events",
             "Events whose leaf is not in the log yet",

@@ -12,6 +12,7 @@ use epigraph_event::{Bundle, Collected};
 use epigraph_rpc::peer::audit::{Audit, BatchRefusal, Submitted};
 use zeroize::Zeroizing;
 
+use crate::metrics::{are_documented, get};
 use crate::signer::Door;
 use crate::support::{House, Serving, block_on, epigraph};
 
@@ -66,6 +67,8 @@ impl Audited {
             r#"name = "audit.example/audit"
 directory = "audit"
 [listen]
+address = "127.0.0.1:0"
+[metrics]
 address = "127.0.0.1:0"
 [tls]
 certificate = "pki/audit-server.pem"
@@ -295,4 +298,13 @@ fn nothing_planted_is_found_on_the_disk() {
         let found = store.windows(planted.len()).any(|window| window == planted.as_bytes());
         assert!(!found, "{planted}");
     }
+}
+
+#[test]
+fn the_documented_metrics_are_those_that_are_served() {
+    let audited = Audited::new();
+    audited.house.call("audit", &[&"status"]).succeeded(&["2 sources, 0 gaps"]);
+    let text = get(audited.audit.as_ref().unwrap(), "/metrics", 200);
+    are_documented(&text, "An audit service");
+    get(audited.audit.as_ref().unwrap(), "/readyz", 200);
 }

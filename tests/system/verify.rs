@@ -180,7 +180,11 @@ fn a_file_is_taken_for_what_its_first_line_says() {
     let check = |content: &[u8], code: i32, says: &str| {
         verify(&paper.write("x", content), "--vkey", &vkey).refused(code, &[says]);
     };
-    check(b"", 1, "not a receipt, not a checkpoint, not an event, not an evidence file and not a monitor's observation");
+    check(
+        b"",
+        1,
+        "not a receipt, not a checkpoint, not an event, not an evidence file and not a monitor's observation",
+    );
     check(
         b"log.example\n2\n",
         1,
