@@ -42,9 +42,9 @@ impl Collector for Auditing {
         let events = Unit::Other("events".into());
         out.value("audit", "Events that are durable", Some(&events), durable as f64)?;
         out.value(
-            "audit_unplaced_events",
+            "audit_unplaced",
             "Events whose leaf is not in the log yet",
-            None,
+            Some(&events),
             (durable - placed) as f64,
         )
     }
