@@ -6,6 +6,7 @@ pub mod entries;
 pub mod explain;
 pub mod keys;
 pub mod manual;
+pub mod monitor;
 pub mod policy;
 pub mod prove;
 pub mod repin;
@@ -69,6 +70,9 @@ pub enum Command {
     /// Ask a running witness what it holds, or have it cosign for another log
     #[command(subcommand)]
     Witness(WitnessCommand),
+    /// Ask a running monitor what it sees and what it found, and take note of it
+    #[command(subcommand)]
+    Monitor(MonitorCommand),
     /// Check every byte that a log, signer or witness keeps while it is not running, and change nothing
     Fsck(RoleConfig),
     /// Try to open a stored tree; `serve` and `fsck` run this in a child process
@@ -361,6 +365,94 @@ pub struct WitnessAddLog {
     /// The log cannot call this witness: the witness follows it, and hands in its cosignatures
     #[arg(long, requires = "address")]
     pub dial: bool,
+}
+
+#[derive(Subcommand)]
+pub enum MonitorCommand {
+    /// Show how a monitor stands with its logs: what it sees from where, how far it has read, what it found
+    Status(MonitorStatus),
+    /// List what a monitor found, with what it means and what to do next
+    Findings(MonitorFindings),
+    /// Take note of a finding: nobody is reminded of it any more
+    Ack(MonitorAck),
+    /// Fetch the file that goes with a finding; `verify` judges it, offline
+    Evidence(MonitorEvidence),
+}
+
+/// Which monitor is asked, and with whose certificate.
+#[derive(Args)]
+pub struct AskedMonitor {
+    /// A client directory, whose certificate is used; the table `[monitor]` of its client.toml says where the monitor is. It must grant
+    /// this client the role auditor or operator
+    #[arg(long, value_name = "DIR", env = "EPIGRAPH_PROFILE")]
+    pub profile: PathBuf,
+
+    /// Where another monitor listens
+    #[arg(long, value_name = "HOST:PORT", requires = "server")]
+    pub address: Option<String>,
+
+    /// Who it must prove to be there: spiffe://audit.example/epigraph/monitor/NAME
+    #[arg(long, value_name = "URI", requires = "address")]
+    pub server: Option<SpiffeId>,
+
+    /// Only this log, instead of all that the certificate may see
+    #[arg(long, value_name = "ORIGIN")]
+    pub log: Option<Origin>,
+}
+
+/// Exit code 0 if nothing is found, or somebody has taken note of all that is; 1 if not. Nothing of what a monitor says here is proven: that
+/// is what `monitor evidence` is for.
+#[derive(Args)]
+pub struct MonitorStatus {
+    #[command(flatten)]
+    pub asked: AskedMonitor,
+
+    /// Look again every second, until Ctrl-C; with --json, one object a line for each look
+    #[arg(long)]
+    pub watch: bool,
+}
+
+#[derive(Args)]
+pub struct MonitorFindings {
+    #[command(flatten)]
+    pub asked: AskedMonitor,
+
+    /// Also what is resolved
+    #[arg(long, conflicts_with = "watch")]
+    pub all: bool,
+
+    /// Show what is open, and then every change, until Ctrl-C; with --json, one object a line for each
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// The finding stays, under your name and with your words. It comes again if it is resolved and happens anew. Takes the role operator.
+#[derive(Args)]
+pub struct MonitorAck {
+    #[command(flatten)]
+    pub asked: AskedMonitor,
+
+    /// The finding's id, or as many of its first characters as no other finding has
+    #[arg(value_name = "FINDING")]
+    pub finding: String,
+
+    /// What to tell those who look at it later: one line of 1 to 1,024 bytes
+    #[arg(long, value_name = "TEXT")]
+    pub why: String,
+}
+
+#[derive(Args)]
+pub struct MonitorEvidence {
+    #[command(flatten)]
+    pub asked: AskedMonitor,
+
+    /// The finding's id, or as many of its first characters as no other finding has
+    #[arg(value_name = "FINDING")]
+    pub finding: String,
+
+    /// Where to write the file
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
 }
 
 #[derive(Args)]

@@ -25,8 +25,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{
-    Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, PolicyCommand, Serve, ServedRole,
-    WitnessCommand,
+    Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, MonitorCommand, PolicyCommand, Serve,
+    ServedRole, WitnessCommand,
 };
 use epigraph_core::note::MAX_NOTE_BYTES;
 use failure::Outcome;
@@ -80,6 +80,10 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Hammer(args) => hammer::run(&args, terminal),
         Command::Witness(WitnessCommand::Status(args)) => cli::witness::status(&args, terminal),
         Command::Witness(WitnessCommand::AddLog(args)) => cli::witness::add_log(&args, terminal),
+        Command::Monitor(MonitorCommand::Status(args)) => cli::monitor::status(&args, terminal),
+        Command::Monitor(MonitorCommand::Findings(args)) => cli::monitor::findings(&args, terminal),
+        Command::Monitor(MonitorCommand::Ack(args)) => cli::monitor::acknowledge(&args, terminal),
+        Command::Monitor(MonitorCommand::Evidence(args)) => cli::monitor::evidence(&args, terminal),
         Command::Fsck(args) => fsck::run(&args, terminal),
         Command::TreePreflight(args) => preflight::run(&args, terminal),
         Command::Adversary(args) => adversary::run(&args, terminal),

@@ -28,12 +28,20 @@ struct RawProfile {
     tls: RawTls,
     #[serde(default)]
     witness: Vec<RawWitness>,
+    monitor: Option<RawMonitor>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawWitness {
     name: String,
+    address: String,
+    server: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMonitor {
     address: String,
     server: String,
 }
@@ -48,12 +56,22 @@ pub struct KnownWitness {
     pub server: SpiffeId,
 }
 
+/// Where the monitor is asked.
+pub struct KnownMonitor {
+    /// `host:port`.
+    pub address: String,
+    /// Who it must prove to be.
+    pub server: SpiffeId,
+}
+
 /// A checked client directory.
 pub struct Profile {
     pub origin: Origin,
     pub policy: Policy,
     /// Where witnesses are asked what they hold. Whether the policy names them is found out then.
     pub witnesses: Vec<KnownWitness>,
+    /// Where a monitor is asked what it found.
+    pub monitor: Option<KnownMonitor>,
     address: String,
     server: SpiffeId,
     state: PathBuf,
@@ -87,7 +105,12 @@ impl Profile {
                 server.parse().map_err(|error| bad(&format!("[[witness]] {name}: server"), &error))?;
             Ok(KnownWitness { name, address, server })
         };
+        let monitor = |RawMonitor { address, server }: RawMonitor| -> Outcome<KnownMonitor> {
+            let server = server.parse().map_err(|error| bad("[monitor] server", &error))?;
+            Ok(KnownMonitor { address, server })
+        };
         Ok(Profile {
+            monitor: raw.monitor.map(monitor).transpose()?,
             origin,
             policy,
             witnesses: raw.witness.into_iter().map(witness).collect::<Outcome<_>>()?,

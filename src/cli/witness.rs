@@ -139,7 +139,7 @@ async fn list(asked: &Asked) -> Outcome<Vec<(Origin, WitnessedLog)>> {
 }
 
 /// In the largest unit of which there are two.
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     let units = [(86_400, "days"), (3_600, "h"), (60, "min")];
     let unit = units.iter().find(|(unit, _)| seconds >= 2 * unit);
     unit.map_or_else(|| format!("{seconds} s"), |(unit, name)| format!("{} {name}", seconds / unit))
