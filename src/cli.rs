@@ -377,6 +377,8 @@ pub enum MonitorCommand {
     Ack(MonitorAck),
     /// Fetch the file that goes with a finding; `verify` judges it, offline
     Evidence(MonitorEvidence),
+    /// Rehearse an alarm: plant a fork, and see who is told. People are paged
+    Drill(MonitorDrill),
 }
 
 /// Which monitor is asked, and with whose certificate.
@@ -453,6 +455,16 @@ pub struct MonitorEvidence {
     /// Where to write the file
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+}
+
+/// The monitor makes a key, signs two histories of a log `epigraph.drill` that never was, and shows them to itself. What comes of it takes
+/// the way of a real finding, through evidence and book to every webhook and Alertmanager of its configuration, and is taken back when all
+/// have it, or after 20 seconds. Exit code 0 if the fork was found, its evidence verifies here, and every alarm arrived; 1 if not, and then
+/// the monitor has a finding self-test-failed. Takes the role operator.
+#[derive(Args)]
+pub struct MonitorDrill {
+    #[command(flatten)]
+    pub asked: AskedMonitor,
 }
 
 #[derive(Args)]

@@ -84,6 +84,7 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Monitor(MonitorCommand::Findings(args)) => cli::monitor::findings(&args, terminal),
         Command::Monitor(MonitorCommand::Ack(args)) => cli::monitor::acknowledge(&args, terminal),
         Command::Monitor(MonitorCommand::Evidence(args)) => cli::monitor::evidence(&args, terminal),
+        Command::Monitor(MonitorCommand::Drill(args)) => cli::monitor::drill(&args, terminal),
         Command::Fsck(args) => fsck::run(&args, terminal),
         Command::TreePreflight(args) => preflight::run(&args, terminal),
         Command::Adversary(args) => adversary::run(&args, terminal),

@@ -7,7 +7,8 @@ mod status;
 use std::fmt::Display;
 use std::time::Duration;
 
-use epigraph_core::UnixMillis;
+use epigraph_core::evidence::{self, DRILL_ORIGIN};
+use epigraph_core::{UnixMillis, VKey};
 use epigraph_monitor::book::MAX_FINDINGS;
 use epigraph_monitor::finding::EvidenceId;
 use epigraph_rpc::CallError;
@@ -16,7 +17,7 @@ use epigraph_rpc::peer::monitor::Finding;
 use serde_json::json;
 
 use super::witness::age;
-use super::{AskedMonitor, MonitorAck, MonitorEvidence, MonitorFindings, MonitorStatus};
+use super::{AskedMonitor, MonitorAck, MonitorDrill, MonitorEvidence, MonitorFindings, MonitorStatus};
 use crate::failure::{Failure, Outcome};
 use crate::profile::{self, KnownMonitor, Profile};
 use crate::receipts;
@@ -111,6 +112,68 @@ pub fn evidence(args: &MonitorEvidence, terminal: Terminal) -> Outcome {
         "file": path.to_string(),
     }));
     Ok(())
+}
+
+pub fn drill(args: &MonitorDrill, terminal: Terminal) -> Outcome {
+    let of_client = Profile::load(&args.asked.profile)?.origin;
+    let log = args.asked.log.clone().unwrap_or(of_client);
+    terminal.note(
+        "this is a drill: everybody whom the monitor tells hears of a log epigraph.drill, which never was",
+    );
+    let runtime = runtime::runtime().map_err(Failure::state)?;
+    let drilled = runtime.block_on(async {
+        let asked = Asked::new(&args.asked)?;
+        asked.monitor.drill(log.as_str()).await.map_err(|error| refused(&error))
+    })?;
+    let convicts = drilled.evidence.as_ref().is_some_and(|file| is_of_drill(file, &drilled.vkey));
+    terminal.line(match (&drilled.evidence, convicts) {
+        (_, true) => format!("{} the planted fork, and the evidence verifies here", terminal.good("found:")),
+        (Some(_), false) => {
+            format!("{} the evidence of the planted fork convicts nobody", terminal.bad("broken:"))
+        }
+        (None, false) => format!("{} the planted fork", terminal.bad("not found:")),
+    });
+    for alarm in &drilled.alarms {
+        let sink = plain(&alarm.sink);
+        match alarm.after_ms {
+            Some(after) => terminal.line(format_args!("{} {sink}, after {after} ms", terminal.good("told:"))),
+            None => {
+                terminal.line(format_args!("{} {sink}: {}", terminal.bad("not told:"), plain(&alarm.trouble)))
+            }
+        }
+    }
+    let alarms = drilled.alarms.iter().map(|alarm| {
+        json!({
+            "sink": alarm.sink,
+            "arrived": alarm.after_ms.is_some(),
+            "after_ms": alarm.after_ms,
+            "trouble": Some(&alarm.trouble).filter(|trouble| !trouble.is_empty()),
+        })
+    });
+    terminal.object(&json!({
+        "origin": log.as_str(),
+        "vkey": drilled.vkey,
+        "found": drilled.evidence.is_some(),
+        "verified": convicts,
+        "alarms": alarms.collect::<Vec<_>>(),
+    }));
+    let missing = drilled.alarms.iter().filter(|alarm| alarm.after_ms.is_none()).count();
+    match (convicts, missing) {
+        (true, 0) => Ok(()),
+        (true, missing) => Err(Failure::no(format!(
+            "{} not arrive: a real one would not either. Mend that before anything else, and drill again",
+            count(missing as u64, "alarm did", "alarms did")
+        ))),
+        (false, _) => Err(Failure::no(
+            "the monitor did not show that it can convict a log: trust it with nothing before it does",
+        )),
+    }
+}
+
+/// Whether it convicts the key of the drill, of the name that is no log's.
+fn is_of_drill(file: &[u8], vkey: &str) -> bool {
+    let Ok(vkey) = vkey.parse::<VKey>() else { return false };
+    vkey.name().as_str() == DRILL_ORIGIN && evidence::verify(file, &[vkey]).is_ok()
 }
 
 impl Asked {
