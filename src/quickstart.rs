@@ -370,8 +370,8 @@ fn show_next(args: &Quickstart, directory: &Directory, example: &Example, termin
     }
     terminal.line(
         "\nNot proven yet: that the witnesses are independent. All of them run on this machine, and whoever runs it has all their\n\
-         keys; witnesses count for as much as those who run them are apart. And nobody reads along yet: monitors, who look for\n\
-         what should not be in a log, are still to come.",
+         keys; witnesses count for as much as those who run them are apart. The same holds for\n\
+         the monitor, which reads along: `epigraph monitor status` shows what it sees.",
     );
 }
 
