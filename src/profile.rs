@@ -32,12 +32,20 @@ struct RawProfile {
     tls: RawTls,
     #[serde(default)]
     witness: Vec<RawWitness>,
+    monitor: Option<RawMonitor>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawWitness {
     name: String,
+    address: String,
+    server: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMonitor {
     address: String,
     server: String,
 }
@@ -60,6 +68,14 @@ struct RawAudit {
     server: String,
 }
 
+/// Where the monitor is asked.
+pub struct KnownMonitor {
+    /// `host:port`.
+    pub address: String,
+    /// Who it must prove to be.
+    pub server: SpiffeId,
+}
+
 /// A checked client directory.
 pub struct Profile {
     pub origin: Origin,
@@ -69,6 +85,8 @@ pub struct Profile {
     audit: Option<(String, SpiffeId)>,
     /// Where witnesses are asked what they hold. Whether the policy names them is found out then.
     pub witnesses: Vec<KnownWitness>,
+    /// Where a monitor is asked what it found.
+    pub monitor: Option<KnownMonitor>,
     address: String,
     server: SpiffeId,
     state: PathBuf,
@@ -102,7 +120,12 @@ impl Profile {
                 server.parse().map_err(|error| bad(&format!("[[witness]] {name}: server"), &error))?;
             Ok(KnownWitness { name, address, server })
         };
+        let monitor = |RawMonitor { address, server }: RawMonitor| -> Outcome<KnownMonitor> {
+            let server = server.parse().map_err(|error| bad("[monitor] server", &error))?;
+            Ok(KnownMonitor { address, server })
+        };
         Ok(Profile {
+            monitor: raw.monitor.map(monitor).transpose()?,
             origin,
             policy,
             sources: match raw.sources {

@@ -87,6 +87,20 @@ impl Terminal {
         }
     }
 
+    /// Lines in the place of those before, where a terminal can do that; elsewhere below them, with an empty line between.
+    pub fn screen(self, lines: &[String]) {
+        if self.json {
+            return;
+        }
+        if self.moving {
+            print!("\x1b[H\x1b[2J");
+        }
+        lines.iter().for_each(say);
+        if !self.moving {
+            say("");
+        }
+    }
+
     /// As [`Terminal::progress`], with a bar for how much of `total` is done.
     pub fn bar(self, done: u64, total: u64, what: impl Display) {
         const WIDTH: u64 = 24;

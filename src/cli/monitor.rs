@@ -1,463 +1,398 @@
-//! `epigraph monitor`: asks a running monitor what it sees and what it found, takes note of a finding, and fetches its file.
+//! `epigraph monitor`: asks a running monitor what it sees and what it found, and takes note of it. What a monitor says here is its word; what
+//! it can show is in the files that it hands out, and judged by `verify`.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+mod findings;
+mod status;
+
+use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use epigraph_core::UnixMillis;
-use epigraph_rpc::peer::Monitor;
-use epigraph_rpc::peer::monitor::{
-    Finding, FindingClass, FindingSeverity, MonitorStatus, MonitoredLog, VantageKind, VantageStatus,
-};
+use epigraph_core::evidence::{self, DRILL_ORIGIN};
+use epigraph_core::{Origin, UnixMillis, VKey};
+use epigraph_monitor::book::MAX_FINDINGS;
+use epigraph_monitor::finding::EvidenceId;
+use epigraph_rpc::peer;
+use epigraph_rpc::peer::monitor::Finding;
 use epigraph_rpc::{CallError, SpiffeId};
-use serde_json::{Value, json};
-use tokio::time::sleep;
+use serde_json::json;
 
-use super::witness::{age, reachable};
-use crate::config::monitor::MonitorConfig;
+use super::witness::age;
 use crate::failure::{Failure, Outcome};
-use crate::profile::{self, Profile};
+use crate::profile::{self, KnownMonitor, Profile};
+use crate::receipts;
 use crate::runtime;
 use crate::terminal::Terminal;
 
-/// Between two looks of `--watch`.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
-
-/// Pages of findings: far more than a monitor keeps.
-const MAX_PAGES: usize = 64;
-
-/// So many digits of a root are compared at a glance; `--json` has all of them.
-const SHOWN_DIGITS: usize = 12;
-
-/// The fewest digits of an id that name a finding.
-const MIN_ID_DIGITS: usize = 4;
+/// Between two looks, and before a stream that ended is asked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Subcommand)]
 pub enum MonitorCommand {
-    /// Show where a monitor looks at its logs, what it sees there, and how far it has read
-    Status(Status),
-    /// List what a monitor found, what it means, and what to do next
-    Findings(Findings),
-    /// Take note of a finding in your own name, so that nobody is reminded of it any more
-    Ack(Ack),
-    /// Fetch the file of a finding, to be judged with `epigraph verify`
-    Evidence(Evidence),
+    /// Show how a monitor stands with its logs: what it sees from where, how far it has read, what it found
+    Status(MonitorStatus),
+    /// List what a monitor found, with what it means and what to do next
+    Findings(MonitorFindings),
+    /// Take note of a finding: nobody is reminded of it any more
+    Ack(MonitorAck),
+    /// Fetch the file that goes with a finding; `verify` judges it, offline
+    Evidence(MonitorEvidence),
+    /// Rehearse an alarm: plant a fork, and see who is told. People are paged
+    Drill(MonitorDrill),
 }
 
-/// Whom to ask, and who asks: the certificate must have the role operator or auditor at the monitor.
+/// Which monitor is asked, and with whose certificate.
 #[derive(Args)]
-pub struct Whom {
-    /// A client directory, whose certificate is used
+pub struct AskedMonitor {
+    /// A client directory, whose certificate is used; the table `[monitor]` of its client.toml says where the monitor is. It must grant
+    /// this client the role auditor or operator
     #[arg(long, value_name = "DIR", env = "EPIGRAPH_PROFILE")]
-    pub profile: Option<PathBuf>,
+    pub profile: PathBuf,
 
-    /// The monitor's own configuration, on its own machine: where it listens, and without --profile the certificate of
-    /// [tls.client]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-
-    /// Where the monitor listens
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Where another monitor listens
+    #[arg(long, value_name = "HOST:PORT", requires = "server")]
     pub address: Option<String>,
 
-    /// Who it must prove to be: spiffe://audit.example/epigraph/monitor/NAME
-    #[arg(long, value_name = "URI")]
+    /// Who it must prove to be there: spiffe://audit.example/epigraph/monitor/NAME
+    #[arg(long, value_name = "URI", requires = "address")]
     pub server: Option<SpiffeId>,
+
+    /// Only this log, instead of all that the certificate may see
+    #[arg(long, value_name = "ORIGIN")]
+    pub log: Option<Origin>,
 }
 
+/// Exit code 0 if nothing is found, or somebody has taken note of all that is; 1 if not. Nothing of what a monitor says here is proven: that
+/// is what `monitor evidence` is for.
 #[derive(Args)]
-pub struct Status {
+pub struct MonitorStatus {
     #[command(flatten)]
-    pub whom: Whom,
+    pub asked: AskedMonitor,
 
-    /// Look again every two seconds, until Ctrl-C
+    /// Look again every second, until Ctrl-C; with --json, one object a line for each look
     #[arg(long)]
     pub watch: bool,
 }
 
 #[derive(Args)]
-pub struct Findings {
+pub struct MonitorFindings {
     #[command(flatten)]
-    pub whom: Whom,
+    pub asked: AskedMonitor,
 
-    /// Those that are over, too
-    #[arg(long)]
+    /// Also what is resolved
+    #[arg(long, conflicts_with = "watch")]
     pub all: bool,
+
+    /// Show what is open, and then every change, until Ctrl-C; with --json, one object a line for each
+    #[arg(long)]
+    pub watch: bool,
 }
 
+/// The finding stays, under your name and with your words. It comes again if it is resolved and happens anew. Takes the role operator.
 #[derive(Args)]
-pub struct Ack {
-    /// The finding's id, or its first digits
+pub struct MonitorAck {
+    #[command(flatten)]
+    pub asked: AskedMonitor,
+
+    /// The finding's id, or as many of its first characters as no other finding has
     #[arg(value_name = "FINDING")]
     pub finding: String,
 
-    /// What to tell those who look at it later
+    /// What to tell those who look at it later: one line of 1 to 1,024 bytes
     #[arg(long, value_name = "TEXT")]
     pub why: String,
-
-    #[command(flatten)]
-    pub whom: Whom,
 }
 
 #[derive(Args)]
-pub struct Evidence {
-    /// The finding's id, or its first digits
+pub struct MonitorEvidence {
+    #[command(flatten)]
+    pub asked: AskedMonitor,
+
+    /// The finding's id, or as many of its first characters as no other finding has
     #[arg(value_name = "FINDING")]
     pub finding: String,
 
-    /// Where to write the file, which must not exist
+    /// Where to write the file
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-
-    #[command(flatten)]
-    pub whom: Whom,
 }
 
-pub fn run(command: &MonitorCommand, terminal: Terminal) -> Outcome {
+/// The monitor makes a key, signs two histories of a log `epigraph.drill` that never was, and shows them to itself. What comes of it takes
+/// the way of a real finding, through evidence and book to every webhook and Alertmanager of its configuration, and is taken back when all
+/// have it, or after 20 seconds. Exit code 0 if the fork was found, its evidence verifies here, and every alarm arrived; 1 if not, and then
+/// the monitor has a finding self-test-failed. Takes the role operator.
+#[derive(Args)]
+pub struct MonitorDrill {
+    #[command(flatten)]
+    pub asked: AskedMonitor,
+}
+
+/// A monitor, and which of its logs are of interest.
+struct Asked {
+    monitor: peer::Monitor,
+    address: String,
+    /// Empty for all.
+    origin: String,
+}
+
+pub fn status(args: &MonitorStatus, terminal: Terminal) -> Outcome {
     let runtime = runtime::runtime().map_err(Failure::state)?;
     runtime.block_on(async {
-        match command {
-            MonitorCommand::Status(args) => status(args, terminal).await,
-            MonitorCommand::Findings(args) => findings(args, terminal).await,
-            MonitorCommand::Ack(args) => ack(args, terminal).await,
-            MonitorCommand::Evidence(args) => evidence(args, terminal).await,
+        let asked = Asked::new(&args.asked)?;
+        if !args.watch {
+            return status::once(&asked, terminal).await;
+        }
+        let stop = runtime::stop_signal().map_err(Failure::state)?;
+        tokio::select! {
+            ended = status::watch(&asked, terminal) => ended,
+            () = stop => Ok(()),
         }
     })
 }
 
-fn connect(whom: &Whom) -> Outcome<Monitor> {
-    let config = whom.config.as_deref().map(MonitorConfig::load).transpose()?;
-    let (address, server) = match (&whom.address, &whom.server, &config) {
-        (Some(address), Some(server), _) => (address.clone(), server.clone()),
-        (address, server, Some(config)) => {
-            let address = match address {
-                Some(address) => address.clone(),
-                None => reachable(config.listen, "monitor")?.to_string(),
-            };
-            let server = match server {
-                Some(server) => server.clone(),
-                None => config.tls.server_name(&*runtime::clock())?,
-            };
-            (address, server)
-        }
-        _ => {
-            return Err(Failure::usage(
-                "say where the monitor is with --address, and who it must prove to be with --server; or on its own machine give \
-                 its configuration with --config",
-            ));
-        }
-    };
-    let tls = match (&whom.profile, &config) {
-        (Some(directory), _) => Some(Profile::load(directory)?.tls()?),
-        (None, Some(config)) => config.tls.calling(runtime::clock())?,
-        (None, None) => None,
-    };
-    let tls = tls.ok_or_else(|| {
-        Failure::usage("say with which certificate to ask: --profile DIR, a client directory")
-    })?;
-    Monitor::new(&address, &tls, &server).map_err(Failure::usage)
-}
-
-fn failed(error: CallError) -> Failure {
-    profile::of_call_to(&error, "monitor")
-}
-
-async fn status(args: &Status, terminal: Terminal) -> Outcome {
-    let monitor = connect(&args.whom)?;
-    let mut stop = std::pin::pin!(runtime::stop_signal().map_err(Failure::state)?);
-    loop {
-        let status = monitor.status("").await.map_err(failed)?;
-        let now = runtime::clock().now();
-        print_status(&status, now, terminal);
-        terminal.object(&status_json(&status));
+pub fn findings(args: &MonitorFindings, terminal: Terminal) -> Outcome {
+    let runtime = runtime::runtime().map_err(Failure::state)?;
+    runtime.block_on(async {
+        let asked = Asked::new(&args.asked)?;
         if !args.watch {
-            return Ok(());
+            return findings::list(&asked, args.all, terminal).await;
         }
+        let stop = runtime::stop_signal().map_err(Failure::state)?;
         tokio::select! {
-            () = &mut stop => return Ok(()),
-            () = sleep(LOOK_AGAIN) => terminal.line(""),
+            ended = findings::watch(&asked, terminal) => ended,
+            () = stop => Ok(()),
         }
-    }
+    })
 }
 
-fn print_status(status: &MonitorStatus, now: UnixMillis, terminal: Terminal) {
-    for log in &status.logs {
-        terminal.line(terminal.bold(&log.origin));
-        let width =
-            log.vantages.iter().map(|seen| seen.vantage.name.chars().count()).max().unwrap_or(0).max(7);
-        terminal.line(terminal.dim(format_args!(
-            "  {:<width$}  {:<7}  {:>12}  {:<SHOWN_DIGITS$}  {:>8}  {:>8}  {:>12}  {:>10}  {:>8}",
-            "vantage", "kind", "size", "root", "head age", "lag", "audited", "full audit", "answered"
-        )));
-        let largest = log.vantages.iter().filter_map(|seen| seen.head).map(|head| head.size.get()).max();
-        for seen in &log.vantages {
-            terminal.line(vantage_line(seen, largest.unwrap_or(0), width, now));
-            if !seen.trouble.is_empty() {
-                terminal.line(format_args!("  {:<width$}  {}", "", terminal.bad(&seen.trouble)));
-            }
-        }
-        let findings = match (log.open, log.unacknowledged) {
-            (0, _) => terminal.good("no open findings"),
-            (open, new) => terminal.bad(format_args!("{open} open findings, {new} of them new")),
+pub fn acknowledge(args: &MonitorAck, terminal: Terminal) -> Outcome {
+    let runtime = runtime::runtime().map_err(Failure::state)?;
+    let taken = runtime.block_on(async {
+        let asked = Asked::new(&args.asked)?;
+        let found = asked.finding(&args.finding).await?;
+        let taken = asked.monitor.acknowledge(&found.origin, &found.id, &args.why).await;
+        taken.map_err(|error| refused(&error))
+    })?;
+    findings::show(&taken, terminal);
+    terminal.object(&findings::object(&taken));
+    Ok(())
+}
+
+pub fn evidence(args: &MonitorEvidence, terminal: Terminal) -> Outcome {
+    let runtime = runtime::runtime().map_err(Failure::state)?;
+    let (found, id, file) = runtime.block_on(async {
+        let asked = Asked::new(&args.asked)?;
+        let found = asked.finding(&args.finding).await?;
+        let Some(id) = found.evidence.clone() else {
+            return Err(Failure::no(format!("no file goes with the finding {}", plain(&found.id))));
         };
-        terminal.line(format_args!(
-            "  one history up to {}, every entry read up to {}, last full audit {}; {findings}",
-            log.consistent,
-            log.audited,
-            ago(log.last_full_audit, now),
+        let file = asked.monitor.evidence(&found.origin, &id).await.map_err(|error| refused(&error))?;
+        Ok((found, id, file))
+    })?;
+    if EvidenceId::from_hex(&id) != Some(EvidenceId::of(&file)) {
+        return Err(Failure::no(
+            "the monitor sent another file than the finding names: it, or what is between, is broken or lies. Nothing was written",
         ));
     }
-    for sink in &status.sinks {
-        if !sink.trouble.is_empty() || sink.dropped > 0 {
-            let (name, queued, dropped) = (&sink.name, sink.queued, sink.dropped);
-            terminal.line(terminal.bad(format_args!(
-                "{name} is told late: {queued} messages wait, {dropped} were given up; {}",
-                sink.trouble
-            )));
-        }
-    }
-    if status.lost > 0 {
-        terminal.line(terminal.bad(format_args!("there was no room for {} findings", status.lost)));
-    }
-}
-
-fn vantage_line(seen: &VantageStatus, largest: u64, width: usize, now: UnixMillis) -> String {
-    let size = seen.head.map(|head| head.size.get());
-    let shown = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
-    let root: String = seen.head.map_or_else(|| "-".to_owned(), |head| head.root.to_string());
-    let reads = seen.vantage.kind == VantageKind::Log;
-    format!(
-        "  {:<width$}  {:<7}  {:>12}  {:<SHOWN_DIGITS$}  {:>8}  {:>8}  {:>12}  {:>10}  {:>8}",
-        seen.vantage.name,
-        kind(seen.vantage.kind),
-        shown(size),
-        root.chars().take(SHOWN_DIGITS).collect::<String>(),
-        short(seen.head_at, now),
-        shown(size.map(|size| largest.saturating_sub(size))),
-        shown(reads.then_some(seen.audited.get())),
-        short(seen.last_full_audit, now),
-        short(seen.reached, now),
-    )
-}
-
-fn kind(kind: VantageKind) -> &'static str {
-    match kind {
-        VantageKind::Log => "log",
-        VantageKind::Witness => "witness",
-        VantageKind::Monitor => "monitor",
-        VantageKind::File => "files",
-    }
-}
-
-fn short(at: Option<UnixMillis>, now: UnixMillis) -> String {
-    at.map_or_else(|| "-".to_owned(), |at| age(now.0.saturating_sub(at.0) / 1_000))
-}
-
-fn ago(at: Option<UnixMillis>, now: UnixMillis) -> String {
-    at.map_or_else(
-        || "not ended yet".to_owned(),
-        |at| format!("{} ago", age(now.0.saturating_sub(at.0) / 1_000)),
-    )
-}
-
-fn milliseconds(at: Option<UnixMillis>) -> Option<u64> {
-    at.map(|at| at.0)
-}
-
-fn status_json(status: &MonitorStatus) -> Value {
-    let vantage = |seen: &VantageStatus| {
-        json!({
-            "name": seen.vantage.name,
-            "kind": kind(seen.vantage.kind),
-            "size": seen.head.map(|head| head.size.get()),
-            "root": seen.head.map(|head| head.root.to_string()),
-            "head_at_ms": milliseconds(seen.head_at),
-            "reached_at_ms": milliseconds(seen.reached),
-            "trouble": seen.trouble,
-            "audited": seen.audited.get(),
-            "last_full_audit_ms": milliseconds(seen.last_full_audit),
-        })
+    let path = args.out.display();
+    receipts::write(&args.out, &file)
+        .map_err(|error| Failure::usage(format!("cannot write {path}: {error}")))?;
+    terminal.line(format_args!("wrote {path}, {} bytes", file.len()));
+    let key = match findings::is_proof(&found) {
+        true => "the vkey of the log or witness that it accuses",
+        false => "the vkey of the monitor, which `monitor status` shows",
     };
-    let log = |log: &MonitoredLog| {
-        json!({
-            "origin": log.origin,
-            "consistent": log.consistent.get(),
-            "audited": log.audited.get(),
-            "last_full_audit_ms": milliseconds(log.last_full_audit),
-            "open_findings": log.open,
-            "unacknowledged_findings": log.unacknowledged,
-            "vantages": log.vantages.iter().map(vantage).collect::<Vec<_>>(),
-        })
-    };
-    let sinks = status.sinks.iter().map(|sink| {
-        json!({
-            "name": sink.name,
-            "queued": sink.queued,
-            "dropped": sink.dropped,
-            "delivered_at_ms": milliseconds(sink.delivered),
-            "trouble": sink.trouble,
-        })
-    });
-    json!({
-        "vkey": status.vkey,
-        "logs": status.logs.iter().map(log).collect::<Vec<_>>(),
-        "sinks": sinks.collect::<Vec<_>>(),
-        "lost_findings": status.lost,
-    })
-}
-
-/// All pages, each of which must go on behind the one before: a monitor cannot keep us for ever.
-async fn list(monitor: &Monitor, resolved: bool) -> Outcome<Vec<Finding>> {
-    let (mut all, mut token) = (Vec::<Finding>::new(), String::new());
-    for _ in 0..MAX_PAGES {
-        let (page, next) = monitor.findings("", resolved, &token).await.map_err(failed)?;
-        all.extend(page);
-        match next {
-            None => return Ok(all),
-            Some(next) if next > token => token = next,
-            Some(_) => break,
-        }
-    }
-    Err(Failure::no("the monitor's list of findings does not end"))
-}
-
-async fn findings(args: &Findings, terminal: Terminal) -> Outcome {
-    let monitor = connect(&args.whom)?;
-    let mut found = list(&monitor, args.all).await?;
-    found.sort_by_key(|finding| {
-        (finding.resolved.is_some(), finding.severity == FindingSeverity::Warn, finding.first_at)
-    });
-    let now = runtime::clock().now();
-    for finding in &found {
-        print_finding(finding, now, terminal);
-    }
-    let open = found.iter().filter(|finding| finding.resolved.is_none()).count();
-    terminal.line(match open {
-        0 => terminal.good("nothing that lasts was found"),
-        open => terminal.bad(format_args!("{open} findings last")),
-    });
-    terminal.object(&json!({ "findings": found.iter().map(finding_json).collect::<Vec<_>>() }));
+    terminal.line(format_args!("judge it anywhere, offline: epigraph verify {path} --vkey KEY ({key})"));
+    terminal.object(&json!({
+        "finding": found.id,
+        "origin": found.origin,
+        "code": found.code,
+        "class": findings::class(&found),
+        "evidence": id,
+        "file": path.to_string(),
+    }));
     Ok(())
 }
 
-fn print_finding(finding: &Finding, now: UnixMillis, terminal: Terminal) {
-    let code = match (finding.resolved, finding.severity) {
-        (Some(_), _) => terminal.dim(&finding.code),
-        (None, FindingSeverity::Page) => terminal.bad(&finding.code),
-        (None, FindingSeverity::Warn) => terminal.bold(&finding.code),
-    };
-    let (origin, subject, id) = (&finding.origin, &finding.subject, &finding.id);
-    terminal.line(format_args!("{code}  {origin}, {subject}  {}", terminal.dim(id)));
-    let times = if finding.count == 1 { "once".to_owned() } else { format!("{} times", finding.count) };
-    let first = ago(Some(finding.first_at), now);
-    let state = match finding.resolved {
-        Some(at) => format!("over since {}", ago(Some(at), now)),
-        None => format!("last {}", ago(Some(finding.last_at), now)),
-    };
-    terminal.line(format_args!("  first seen {first}, {times}, {state}"));
-    for text in [&finding.detail, &finding.meaning, &finding.next_step] {
-        terminal.line(format_args!("  {text}"));
-    }
-    match (&finding.evidence, finding.class) {
-        (Some(_), FindingClass::Proof) => {
-            terminal.line("  proven: `epigraph monitor evidence` has a file that convinces anybody")
-        }
-        (Some(_), FindingClass::Observation) => {
-            terminal.line("  observed: `epigraph monitor evidence` has the monitor's signed word")
-        }
-        (None, _) => {}
-    }
-    if let Some(taken) = &finding.acknowledged {
-        terminal.line(format_args!("  {} took note {}: {}", taken.by, ago(Some(taken.at), now), taken.why));
-    }
-}
-
-fn finding_json(finding: &Finding) -> Value {
-    let acknowledged = finding
-        .acknowledged
-        .as_ref()
-        .map(|taken| json!({ "by": taken.by, "why": taken.why, "at_ms": taken.at.0 }));
-    json!({
-        "id": finding.id,
-        "code": finding.code,
-        "class": match finding.class {
-            FindingClass::Proof => "proof",
-            FindingClass::Observation => "observation",
-        },
-        "severity": match finding.severity {
-            FindingSeverity::Page => "page",
-            FindingSeverity::Warn => "ticket",
-        },
-        "origin": finding.origin,
-        "subject": finding.subject,
-        "first_at_ms": finding.first_at.0,
-        "last_at_ms": finding.last_at.0,
-        "count": finding.count,
-        "detail": finding.detail,
-        "meaning": finding.meaning,
-        "next_step": finding.next_step,
-        "evidence_id": finding.evidence,
-        "resolved_at_ms": milliseconds(finding.resolved),
-        "acknowledged": acknowledged,
-    })
-}
-
-/// The one finding whose id begins so.
-async fn named(monitor: &Monitor, digits: &str) -> Outcome<Finding> {
-    if digits.len() < MIN_ID_DIGITS {
-        return Err(Failure::usage(format!("give at least {MIN_ID_DIGITS} digits of the finding's id")));
-    }
-    let mut found = list(monitor, true).await?;
-    found.retain(|finding| finding.id.starts_with(digits));
-    match found.len() {
-        1 => found.pop().ok_or_else(|| Failure::usage("no such finding")),
-        0 => Err(Failure::usage(format!(
-            "the monitor has no finding {digits}: `epigraph monitor findings --all` lists those that there are"
-        ))),
-        several => Err(Failure::usage(format!("{several} findings begin with {digits}: give more digits"))),
-    }
-}
-
-async fn ack(args: &Ack, terminal: Terminal) -> Outcome {
-    let monitor = connect(&args.whom)?;
-    let finding = named(&monitor, &args.finding).await?;
-    let taken = monitor.acknowledge(&finding.origin, &finding.id, &args.why).await.map_err(failed)?;
-    let by = taken.acknowledged.as_ref().map_or("", |taken| taken.by.as_str());
-    terminal.line(format_args!("{} of {} is taken note of by {by}", taken.code, taken.origin));
-    terminal.object(&finding_json(&taken));
-    Ok(())
-}
-
-async fn evidence(args: &Evidence, terminal: Terminal) -> Outcome {
-    let monitor = connect(&args.whom)?;
-    let finding = named(&monitor, &args.finding).await?;
-    let Some(id) = &finding.evidence else {
-        return Err(Failure::no(format!("the finding {} has no file", finding.id)));
-    };
-    let file = monitor.evidence(&finding.origin, id).await.map_err(failed)?;
-    write_new(&args.out, &file)?;
-    let out = args.out.display();
-    terminal.line(format_args!("{} bytes written to {out}", file.len()));
-    let whose = match finding.class {
-        FindingClass::Proof => "the accused's vkey",
-        FindingClass::Observation => "the monitor's vkey",
-    };
-    terminal
-        .line(format_args!("judge it, here or anywhere, with {whose}: epigraph verify {out} --vkey VKEY"));
-    terminal.object(
-        &json!({ "finding": finding.id, "code": finding.code, "out": args.out, "bytes": file.len() }),
+pub fn drill(args: &MonitorDrill, terminal: Terminal) -> Outcome {
+    let of_client = Profile::load(&args.asked.profile)?.origin;
+    let log = args.asked.log.clone().unwrap_or(of_client);
+    terminal.note(
+        "this is a drill: everybody whom the monitor tells hears of a log epigraph.drill, which never was",
     );
-    Ok(())
+    let runtime = runtime::runtime().map_err(Failure::state)?;
+    let drilled = runtime.block_on(async {
+        let asked = Asked::new(&args.asked)?;
+        asked.monitor.drill(log.as_str()).await.map_err(|error| refused(&error))
+    })?;
+    let convicts = drilled.evidence.as_ref().is_some_and(|file| is_of_drill(file, &drilled.vkey));
+    terminal.line(match (&drilled.evidence, convicts) {
+        (_, true) => format!("{} the planted fork, and the evidence verifies here", terminal.good("found:")),
+        (Some(_), false) => {
+            format!("{} the evidence of the planted fork convicts nobody", terminal.bad("broken:"))
+        }
+        (None, false) => format!("{} the planted fork", terminal.bad("not found:")),
+    });
+    for alarm in &drilled.alarms {
+        let sink = plain(&alarm.sink);
+        match alarm.after_ms {
+            Some(after) => terminal.line(format_args!("{} {sink}, after {after} ms", terminal.good("told:"))),
+            None => {
+                terminal.line(format_args!("{} {sink}: {}", terminal.bad("not told:"), plain(&alarm.trouble)))
+            }
+        }
+    }
+    let alarms = drilled.alarms.iter().map(|alarm| {
+        json!({
+            "sink": alarm.sink,
+            "arrived": alarm.after_ms.is_some(),
+            "after_ms": alarm.after_ms,
+            "trouble": Some(&alarm.trouble).filter(|trouble| !trouble.is_empty()),
+        })
+    });
+    terminal.object(&json!({
+        "origin": log.as_str(),
+        "vkey": drilled.vkey,
+        "found": drilled.evidence.is_some(),
+        "verified": convicts,
+        "alarms": alarms.collect::<Vec<_>>(),
+    }));
+    let missing = drilled.alarms.iter().filter(|alarm| alarm.after_ms.is_none()).count();
+    match (convicts, missing) {
+        (true, 0) => Ok(()),
+        (true, missing) => Err(Failure::no(format!(
+            "{} not arrive: a real one would not either. Mend that before anything else, and drill again",
+            count(missing as u64, "alarm did", "alarms did")
+        ))),
+        (false, _) => Err(Failure::no(
+            "the monitor did not show that it can convict a log: trust it with nothing before it does",
+        )),
+    }
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> Outcome {
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
+/// Whether it convicts the key of the drill, of the name that is no log's.
+fn is_of_drill(file: &[u8], vkey: &str) -> bool {
+    let Ok(vkey) = vkey.parse::<VKey>() else { return false };
+    vkey.name().as_str() == DRILL_ORIGIN && evidence::verify(file, &[vkey]).is_ok()
+}
+
+impl Asked {
+    /// Within a runtime.
+    fn new(args: &AskedMonitor) -> Outcome<Asked> {
+        let profile = Profile::load(&args.profile)?;
+        let known = match (&args.address, &args.server) {
+            (Some(address), Some(server)) => {
+                Some(KnownMonitor { address: address.clone(), server: server.clone() })
+            }
+            // The command line takes them together only.
+            _ => None,
+        };
+        let tls = profile.tls()?;
+        let Some(KnownMonitor { address, server }) = known.or(profile.monitor) else {
+            return Err(Failure::usage(format!(
+                "{} does not say where the monitor is (a table [monitor] with address and server): say it with --address, and who it \
+                 must prove to be with --server",
+                args.profile.join("client.toml").display()
+            )));
+        };
+        let monitor = peer::Monitor::new(&address, &tls, &server).map_err(Failure::usage)?;
+        let origin = args.log.as_ref().map(ToString::to_string).unwrap_or_default();
+        Ok(Asked { monitor, address, origin })
+    }
+
+    /// All pages: at most as many findings as a monitor has, which therefore cannot keep us for ever.
+    async fn findings(&self, resolved: bool) -> Outcome<Vec<Finding>> {
+        let (mut all, mut token) = (Vec::new(), String::new());
+        loop {
+            let page = self.monitor.findings(&self.origin, resolved, &token).await;
+            let (page, next) = page.map_err(|error| refused(&error))?;
+            let goes_on = !page.is_empty();
+            all.extend(page);
+            match next {
+                Some(next) if goes_on && all.len() <= MAX_FINDINGS => token = next,
+                Some(_) => return Err(Failure::no("the monitor's list of findings does not end")),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// The one whose id begins so.
+    async fn finding(&self, id: &str) -> Outcome<Finding> {
+        let mut found = self.findings(true).await?;
+        found.retain(|finding| !id.is_empty() && finding.id.starts_with(id));
+        match (found.pop(), found.len()) {
+            (Some(found), 0) => Ok(found),
+            (Some(_), more) => Err(Failure::usage(format!(
+                "the ids of {} findings begin with {id:?}: give more of it",
+                more + 1
+            ))),
+            (None, _) => Err(Failure::usage(format!(
+                "no finding has an id that begins with {id:?}: `epigraph monitor findings --all` lists those that there are"
+            ))),
+        }
+    }
+}
+
+fn refused(error: &CallError) -> Failure {
+    profile::of_call_to(error, "monitor")
+}
+
+/// What a monitor says, which quotes what strangers said, as one line that leaves the terminal alone.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// How long ago, by this machine's clock.
+fn ago(at: Option<UnixMillis>, now: UnixMillis) -> String {
+    at.map_or_else(|| "never".to_owned(), |at| format!("{} ago", age(now.0.saturating_sub(at.0) / 1_000)))
+}
+
+/// Rows of cells in columns, each as wide as its widest cell. Numbers are no wider than names, so all stand to the left.
+fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
-    write()
-        .map_err(|error: std::io::Error| Failure::state(format!("cannot write {}: {error}", path.display())))
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+/// The thing, counted.
+fn count(number: impl Into<u64>, one: &str, more: &str) -> String {
+    let number = number.into();
+    let word: &dyn Display = if number == 1 { &one } else { &more };
+    format!("{number} {word}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let row = |cells: [&str; 2]| cells.map(str::to_owned);
+        let lines = columns(&[row(["a", "x"]), row(["größer", ""]), row(["", "yz"])]);
+        assert_eq!(lines, ["a       x", "größer", "        yz"]);
+    }
+
+    #[test]
+    fn what_is_quoted_cannot_steer_a_terminal() {
+        assert_eq!(plain("a\u{1b}[2Jb\nc\u{9b}d"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d");
+    }
+
+    #[test]
+    fn what_never_was_is_no_age() {
+        let check = |at: Option<u64>, expected: &str| {
+            assert_eq!(ago(at.map(UnixMillis), UnixMillis(200_000)), expected);
+        };
+        check(None, "never");
+        check(Some(199_001), "0 s ago");
+        check(Some(0), "3 min ago");
+        // Its clock is ahead of ours.
+        check(Some(300_000), "0 s ago");
+    }
 }

@@ -153,7 +153,7 @@ fn routes(
     draining: watch::Receiver<bool>,
 ) -> Routes {
     let sinks = Arc::clone(sinks);
-    let about = About { vkey, sinks: Box::new(move || sinks.status()), clock: runtime::clock(), draining };
+    let about = About { vkey, sinks, entropy: runtime::entropy(), clock: runtime::clock(), draining };
     Routes::new(monitor_service(MonitorServer::new(monitor, about)))
 }
 
@@ -215,7 +215,7 @@ fn sinks(
     book: &Book,
     mut queues: std::collections::BTreeMap<String, Queue>,
 ) -> Outcome<Vec<Arc<dyn Sink>>> {
-    let mut sinks: Vec<Arc<dyn Sink>> = vec![Arc::new(LogSink)];
+    let mut sinks: Vec<Arc<dyn Sink>> = vec![Arc::new(LogSink::default())];
     for sink in &config.sinks {
         let (name, monitor, least) = (sink.name.clone(), config.name.to_string(), sink.least);
         let transport = Box::new(endpoint(sink)?);

@@ -30,6 +30,7 @@ mod inside;
 mod kill;
 mod metrics;
 mod monitor;
+mod monitor_cli;
 mod operations;
 mod paper;
 mod policy;

@@ -22,10 +22,10 @@ use crate::metrics::are_documented;
 use crate::metrics::get;
 use crate::support::{Ended, House, Serving, block_on, epigraph, leaf};
 
-const SERVER: &str = "spiffe://epigraph.quickstart/epigraph/monitor/m1";
+pub const SERVER: &str = "spiffe://epigraph.quickstart/epigraph/monitor/m1";
 
 /// Nothing that is tested takes so long.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 fn issue(house: &House, name: &str, side: &str, out: &str) {
     let (ca, out) = (house.path("pki"), house.path(out));
@@ -40,7 +40,7 @@ fn issue(house: &House, name: &str, side: &str, out: &str) {
 }
 
 /// A quickstart's log, and everything that a monitor of it needs but its state.
-fn house() -> House {
+pub fn house() -> House {
     let house = House::new();
     issue(&house, "monitor/m1", "--server", "pki/m1/server");
     issue(&house, "reader/a", "--client", "pki/a/client");
@@ -52,7 +52,7 @@ fn house() -> House {
     house
 }
 
-fn configure(house: &House, log: &Serving, more: &str) {
+pub fn configure(house: &House, log: &Serving, more: &str) {
     let (origin, address, server) = (house.origin(), &log.address, crate::support::SERVER);
     let config = format!(
         r#"name = "monitor.example/m1"
@@ -96,16 +96,16 @@ logs = ["*"]
     fs::write(house.path("m1.toml"), config).unwrap();
 }
 
-fn init(house: &House) -> Ended {
+pub fn init(house: &House) -> Ended {
     epigraph(&[&"init", &"monitor", &"--config", &house.path("m1.toml")])
 }
 
 #[track_caller]
-fn serve(house: &House) -> Serving {
+pub fn serve(house: &House) -> Serving {
     house.start("monitor", "m1.toml").unwrap_or_else(|ended| panic!("the monitor did not start: {ended}"))
 }
 
-fn monitor(house: &House, serving: &Serving, identity: &str) -> Monitor {
+pub fn monitor(house: &House, serving: &Serving, identity: &str) -> Monitor {
     Monitor::new(&serving.address, &house.tls_of(identity), &SERVER.parse().unwrap()).unwrap()
 }
 
@@ -117,7 +117,7 @@ fn reason<T: std::fmt::Debug>(answer: Result<T, CallError>) -> Reason {
 }
 
 /// Asks until both identities were shown a head of this size, and every entry was read.
-async fn audited(monitor: &Monitor, size: u64) -> epigraph_rpc::peer::monitor::MonitorStatus {
+pub async fn audited(monitor: &Monitor, size: u64) -> epigraph_rpc::peer::monitor::MonitorStatus {
     let mut last = None;
     let reading = async {
         loop {
@@ -139,10 +139,10 @@ async fn audited(monitor: &Monitor, size: u64) -> epigraph_rpc::peer::monitor::M
 }
 
 /// The headers and the body of a message.
-type Told = (BTreeMap<String, String>, Value);
+pub type Told = (BTreeMap<String, String>, Value);
 
 /// A receiver of webhooks: its port, and what it was sent.
-fn receiver() -> (u16, mpsc::Receiver<Told>) {
+pub fn receiver() -> (u16, mpsc::Receiver<Told>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (sender, received) = mpsc::channel();
@@ -168,7 +168,7 @@ fn receiver() -> (u16, mpsc::Receiver<Told>) {
     (port, received)
 }
 
-fn webhook(house: &House, port: u16) -> String {
+pub fn webhook(house: &House, port: u16) -> String {
     let secret = house.path("secret");
     fs::write(&secret, [b'k'; 32]).unwrap();
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
@@ -257,7 +257,6 @@ fn what_a_log_broke_is_found_told_and_taken_note_of() {
         fs::write(house.path("found"), file).unwrap();
         status.vkey
     });
-    on_the_command_line(&house, &serving);
     serving.stop();
     // The monitor's word, for anybody who has its key.
     epigraph(&[&"verify", &house.path("found"), &"--vkey", &vkey]).succeeded(&["missing-entry"]);
@@ -272,43 +271,6 @@ fn what_a_log_broke_is_found_told_and_taken_note_of() {
         assert_eq!(audited(&operator, 3).await.logs[0].open, 1);
     });
     serving.stop();
-}
-
-/// What `epigraph monitor` shows of a log with one open finding, of which an operator has taken note. Seen to fail with an id that
-/// named every finding.
-fn on_the_command_line(house: &House, serving: &Serving) {
-    let profile = house.path("operator");
-    fs::create_dir(&profile).unwrap();
-    let client = fs::read_to_string(house.path("client.toml")).unwrap();
-    let client = client.replace("\"pki/client/", "\"pki/o/").replace("\"pki/", "\"../pki/");
-    fs::write(profile.join("client.toml"), client.replace("\"policy\"", "\"../policy\"")).unwrap();
-    let ask = |command: &[&dyn AsRef<std::ffi::OsStr>]| {
-        let mut args: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"monitor"];
-        args.extend(command);
-        let whom: [&dyn AsRef<std::ffi::OsStr>; 6] =
-            [&"--profile", &profile, &"--address", &serving.address, &"--server", &SERVER];
-        args.extend(whom);
-        epigraph(&args)
-    };
-    let status = ask(&[&"status", &"--json"]).succeeded(&[]).object();
-    let log = &status["logs"][0];
-    assert_eq!((&log["open_findings"], &log["unacknowledged_findings"]), (&1.into(), &0.into()), "{status}");
-    let vantages: Vec<&str> =
-        log["vantages"].as_array().unwrap().iter().map(|seen| seen["name"].as_str().unwrap()).collect();
-    assert_eq!(vantages, ["inbox", "one", "two"]);
-
-    let found = ask(&[&"findings", &"--json"]).succeeded(&[]).object();
-    let found = &found["findings"][0];
-    assert_eq!((&found["code"], &found["severity"]), (&"missing-entry".into(), &"page".into()), "{found}");
-    let id = found["id"].as_str().unwrap();
-    let taken = ask(&[&"ack", &&id[..6], &"--why", &"still looking", &"--json"]).succeeded(&[]).object();
-    assert_eq!(taken["acknowledged"]["why"], "still looking");
-    ask(&[&"ack", &"ffffffffff", &"--why", &"x"]).refused(2, &["has no finding ffffffffff"]);
-
-    let out = house.path("fetched");
-    ask(&[&"evidence", &id, &"--out", &out]).succeeded(&[]);
-    assert_eq!(fs::read(&out).unwrap(), fs::read(house.path("found")).unwrap());
-    ask(&[&"evidence", &id, &"--out", &out]).refused(5, &["cannot write"]);
 }
 
 #[test]

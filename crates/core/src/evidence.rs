@@ -24,8 +24,10 @@ use crate::position::{LeafIndex, TreeSize};
 use crate::proof::{ConsistencyProof, InclusionProof, MAX_PROOF_HASHES, ProofError};
 use crate::tree::TreeHead;
 
+mod drill;
 mod file;
 
+pub use drill::{DRILL_ORIGIN, Fork};
 pub use file::FileError;
 
 /// The largest evidence file in bytes: two notes, and two proofs with room to spare.

@@ -151,6 +151,12 @@ impl Book {
         Some(page.resolve(clear.at))
     }
 
+    /// Takes back what a drill had somebody find, also if it is proven: it was never so.
+    pub(crate) fn withdraw(&mut self, id: FindingId, at: UnixMillis) -> Option<Notice> {
+        let page = self.pages.get_mut(&id).filter(|page| page.finding.is_open())?;
+        Some(page.resolve(at))
+    }
+
     /// Lets time pass: reminders that are due, and findings that have stayed away long enough. To be called every minute or so.
     pub fn tick(&mut self, at: UnixMillis) -> Vec<Notice> {
         let mut notices = Vec::new();

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod book;
 pub mod compare;
 pub mod disk;
+pub mod drill;
 pub mod event;
 pub mod finding;
 pub mod heads;

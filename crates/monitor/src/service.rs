@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use epigraph_core::{Clock, Hash, Origin, TreeSize, VKey};
+use epigraph_core::{Clock, Entropy, Hash, Origin, TreeSize, VKey};
 use epigraph_rpc::limits::{DEFAULT_FINDINGS_PAGE, MAX_FINDINGS_PAGE};
 use epigraph_rpc::rate::Rates;
 use epigraph_rpc::v1::monitor_service_server::MonitorService;
@@ -17,9 +17,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::book::AcknowledgeError;
+use crate::drill::{self, DrillError};
 use crate::finding::{EvidenceId, Finding, FindingId, Notice};
 use crate::monitor::{Monitor, MonitorError, SeenHead};
-use crate::sinks::SinkStatus;
+use crate::sinks::Sinks;
 
 /// When to try again if the monitor is busy.
 const RETRY_SOON: Duration = Duration::from_millis(100);
@@ -45,8 +46,10 @@ const SIGHTING_BYTES: usize = 32;
 pub struct About {
     /// The key under which it signs what it observes.
     pub vkey: VKey,
-    /// How the sinks do.
-    pub sinks: Box<dyn Fn() -> Vec<SinkStatus> + Send + Sync>,
+    /// Who is told.
+    pub sinks: Arc<Sinks>,
+    /// For the keys of drills.
+    pub entropy: Arc<dyn Entropy>,
     /// For counting how fast is asked.
     pub clock: Arc<dyn Clock>,
     /// Turns true when streams are to end.
@@ -59,6 +62,8 @@ pub struct MonitorServer {
     about: About,
     handed_in: Mutex<Rates<String>>,
     watchers: Arc<Quota<SpiffeId>>,
+    /// Held by the drill that is going on.
+    drilling: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl MonitorServer {
@@ -69,6 +74,7 @@ impl MonitorServer {
             about,
             handed_in: Mutex::new(Rates::new(HANDED_IN_PER_SECOND)),
             watchers: Quota::new(MAX_WATCHERS, MAX_WATCHERS_PER_IDENTITY),
+            drilling: Arc::default(),
         }
     }
 
@@ -171,7 +177,7 @@ impl MonitorService for MonitorServer {
         Ok(Response::new(v1::GetStatusResponse {
             logs: logs.collect(),
             vkey: self.about.vkey.to_string(),
-            sinks: (self.about.sinks)().into_iter().map(wire::sink).collect(),
+            sinks: self.about.sinks.status().into_iter().map(wire::sink).collect(),
             lost_findings: self.monitor.lost_findings(),
         }))
     }
@@ -268,6 +274,34 @@ impl MonitorService for MonitorServer {
         tracing::info!(finding = %id, by, why, "a finding was acknowledged");
         Ok(Response::new(v1::AcknowledgeFindingResponse { finding: Some(wire::finding(finding)) }))
     }
+
+    async fn run_drill(
+        &self,
+        request: Request<v1::RunDrillRequest>,
+    ) -> Result<Response<v1::RunDrillResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let origin = self.authorize(caller, &request.get_ref().origin)?.get().clone();
+        let by = caller.identity().as_str().to_owned();
+        let going_on = Arc::clone(&self.drilling).try_lock_owned().map_err(|_| {
+            Refusal::new(Reason::Overloaded, "a drill is going on: try again when it has ended")
+                .retry_after(RETRY_LATER)
+        })?;
+        tracing::info!(by, "a drill begins");
+        let (monitor, sinks) = (self.monitor.clone(), Arc::clone(&self.about.sinks));
+        let entropy = Arc::clone(&self.about.entropy);
+        // What is planted is taken back, also if the caller does not wait for it.
+        let drilling = tokio::spawn(async move {
+            let _going_on = going_on;
+            drill::drill(&monitor, &sinks, &*entropy, &origin).await
+        });
+        let drilled = drilling.await.map_err(|_| refusal(MonitorError::Ended))?.map_err(no_drill)?;
+        tracing::info!(
+            by,
+            arrived = drilled.alarms.iter().filter(|alarm| alarm.after_ms.is_some()).count(),
+            "a drill has ended"
+        );
+        Ok(Response::new(wire::drilled(drilled)))
+    }
 }
 
 /// What is open, then what happens. Ends when the reader has gone, or has missed something.
@@ -335,6 +369,13 @@ fn no_page_token() -> Refusal {
         "this is no page token: leave it empty, or give the one of the page before",
     )
     .at("page_token")
+}
+
+fn no_drill(error: DrillError) -> Refusal {
+    match error {
+        DrillError::Monitor(error) => refusal(error),
+        DrillError::Taken(_) | DrillError::Name(_) => Refusal::new(Reason::Internal, error.to_string()),
+    }
 }
 
 fn refusal(error: MonitorError) -> Refusal {

@@ -21,7 +21,7 @@ use epigraph_core::UnixMillis;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::finding::{Notice, Severity};
+use crate::finding::{FindingId, Notice, Severity};
 
 /// Sinks of one monitor: two channels to people, a few tools.
 pub const MAX_SINKS: usize = 16;
@@ -40,6 +40,9 @@ pub trait Sink: Send + Sync {
     /// Takes a notice. When it returns, the notice outlives the process, as far as the sink's disk took it. Never waits for the
     /// network.
     fn notify(&self, notice: &Notice);
+
+    /// From now on the status says whether this finding, opened at this time or later, was delivered.
+    fn expect(&self, id: FindingId, since: UnixMillis);
 
     /// Delivers what was taken, and the sign of life, for as long as it is polled.
     fn run(self: Arc<Self>, life: Life) -> Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -67,6 +70,8 @@ pub struct SinkStatus {
     pub beat_at: Option<UnixMillis>,
     /// Why the last attempt failed; empty if it did not.
     pub trouble: String,
+    /// Whether the finding that was last expected was delivered.
+    pub expected_arrived: bool,
 }
 
 /// What the monitor says of itself while it lives.
@@ -119,6 +124,11 @@ impl Sinks {
         self.sinks.iter().for_each(|sink| sink.notify(notice));
     }
 
+    /// See [`Sink::expect`].
+    pub(crate) fn expect(&self, id: FindingId, since: UnixMillis) {
+        self.sinks.iter().for_each(|sink| sink.expect(id, since));
+    }
+
     /// The monitor's loop has come round.
     pub fn alive(&self, alive: Alive) {
         self.alive.send_replace(Some(alive));
@@ -148,17 +158,43 @@ impl Sinks {
 }
 
 /// What a sink counts about its deliveries.
-#[derive(Default)]
-pub(crate) struct Deliveries(Mutex<SinkStatus>);
+#[derive(Debug, Default)]
+pub(crate) struct Deliveries(Mutex<Counted>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    status: SinkStatus,
+    /// A finding, opened at this time or later.
+    expected: Option<(FindingId, UnixMillis)>,
+}
 
 impl Deliveries {
     pub(crate) fn status(&self) -> SinkStatus {
-        self.lock().clone()
+        self.lock().status.clone()
+    }
+
+    /// See [`Sink::expect`].
+    pub(crate) fn expect(&self, id: FindingId, since: UnixMillis) {
+        let mut counted = self.lock();
+        (counted.expected, counted.status.expected_arrived) = (Some((id, since)), false);
+    }
+
+    /// What is expected, if it has not arrived.
+    pub(crate) fn expected(&self) -> Option<FindingId> {
+        let counted = self.lock();
+        counted.expected.filter(|_| !counted.status.expected_arrived).map(|(id, _)| id)
+    }
+
+    /// A finding was delivered, as open since then.
+    pub(crate) fn arrived(&self, id: FindingId, first_at: UnixMillis) {
+        let mut counted = self.lock();
+        let expected = counted.expected.is_some_and(|(awaited, since)| awaited == id && first_at >= since);
+        counted.status.expected_arrived |= expected;
     }
 
     /// Something was taken.
     pub(crate) fn delivered(&self, at: UnixMillis) {
-        let mut status = self.lock();
+        let status = &mut self.lock().status;
         status.delivered += 1;
         status.delivered_at = Some(at);
         status.trouble.clear();
@@ -166,7 +202,7 @@ impl Deliveries {
 
     /// A sign of life was taken.
     pub(crate) fn beat(&self, at: UnixMillis) {
-        let mut status = self.lock();
+        let status = &mut self.lock().status;
         status.beat_at = Some(at);
         status.delivered_at = Some(at);
         status.trouble.clear();
@@ -174,7 +210,7 @@ impl Deliveries {
 
     /// Something was not taken. Returns whether that is news.
     pub(crate) fn failed(&self, why: &str) -> bool {
-        let mut status = self.lock();
+        let status = &mut self.lock().status;
         status.failed += 1;
         let is_news = status.trouble.is_empty();
         status.trouble = why.into();
@@ -183,10 +219,10 @@ impl Deliveries {
 
     /// So many were given up.
     pub(crate) fn dropped(&self, count: u64) {
-        self.lock().dropped += count;
+        self.lock().status.dropped += count;
     }
 
-    fn lock(&self) -> MutexGuard<'_, SinkStatus> {
+    fn lock(&self) -> MutexGuard<'_, Counted> {
         // Every change under the lock is made of steps that cannot panic half way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -179,7 +179,7 @@ impl State {
         }
     }
 
-    fn tell(&mut self, notices: Vec<Notice>) -> Result<(), DiskError> {
+    pub(crate) fn tell(&mut self, notices: Vec<Notice>) -> Result<(), DiskError> {
         if notices.is_empty() {
             return Ok(());
         }

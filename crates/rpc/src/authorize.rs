@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::accept::PeerIdentity;
 use crate::identity::{SpiffeError, SpiffeId};
-use crate::limits::{CALL_DEADLINE, MAX_WAIT};
+use crate::limits::{CALL_DEADLINE, DRILL_DEADLINE, MAX_WAIT};
 use crate::status::{Reason, Refusal};
 
 /// Grants in one configuration: every call walks through them.
@@ -214,6 +214,7 @@ pub(crate) const RULES: &[Rule] = &[
         roles: &[Role::Auditor, Role::Operator],
         deadline: CALL_DEADLINE,
     },
+    Rule { path: "/epigraph.v1.MonitorService/RunDrill", roles: &[Role::Operator], deadline: DRILL_DEADLINE },
     // Says what everybody can read in the .proto files, to those who may do something here, and only where it is configured.
     Rule { path: REFLECTION, roles: &Role::ALL, deadline: CALL_DEADLINE },
 ];
@@ -468,7 +469,7 @@ mod tests {
     fn the_matrix_of_calls_and_roles() {
         use Role::{Appender, Auditor, Collector, Log, Monitor, Operator, Reader, Signer, Witness};
         let cosigned: &[Role] = &[Reader, Log, Signer, Witness, Monitor, Auditor, Operator];
-        let expected: [(&str, &[Role]); 32] = [
+        let expected: [(&str, &[Role]); 33] = [
             ("/AddCosignature", &[Witness]),
             ("/Append", &[Appender]),
             ("/AppendStream", &[Appender]),
@@ -500,6 +501,7 @@ mod tests {
             ("/GetSource", &[Collector, Auditor, Operator]),
             ("/GetEvent", &[Reader, Auditor]),
             ("/ListSources", &[Auditor, Operator]),
+            ("/RunDrill", &[Operator]),
             ("/ServerReflectionInfo", &Role::ALL),
         ];
         assert_eq!(expected.len(), RULES.len());

@@ -87,5 +87,11 @@ pub const MAX_WAIT: Duration = Duration::from_secs(60);
 /// longer to send a request is dribbling it.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
+/// For the call that rehearses an alarm, which waits up to 20 s for those who are told.
+pub const DRILL_DEADLINE: Duration = Duration::from_secs(40);
+
+/// Who is told by a monitor, at most: it is configured to have 16.
+pub const MAX_SINKS: usize = 64;
+
 /// Characters of a refusal's message. It travels in a header, and quotes what the caller sent.
 pub const MAX_MESSAGE_CHARS: usize = 1_024;

@@ -253,6 +253,13 @@ logs = ["{origin}"]
         if !witnesses.is_empty() {
             witnesses.insert_str(0, "\n# Where `witness status` asks what the witnesses hold.");
         }
+        let monitor = match self.address(Role::Monitor) {
+            Err(_) => String::new(),
+            Ok(address) => format!(
+                "\n# Where `monitor status` asks what was seen and found.\n[monitor]\naddress = \"{address}\"\nserver = \"{}\"\n",
+                Role::Monitor.spiffe()
+            ),
+        };
         Ok(format!(
             r#"# A client of the log of this quickstart: what every command with `--profile` reads. Paths are relative to this file.
 origin = "{origin}"
@@ -266,7 +273,7 @@ certificate = "{up}pki/{who}/client.pem"
 key = "{up}pki/{who}/client.key"
 trust_bundle = "{up}pki/ca.pem"
 trust_domain = "{TRUST_DOMAIN}"
-{witnesses}"#
+{witnesses}{monitor}"#
         ))
     }
 }

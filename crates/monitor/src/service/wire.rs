@@ -4,6 +4,7 @@ use bytes::Bytes;
 use epigraph_core::UnixMillis;
 use epigraph_rpc::v1;
 
+use crate::drill::Drilled;
 use crate::event::{Vantage, VantageKind};
 use crate::finding::{Change, Class, Finding, Severity, State};
 use crate::monitor::{LogStatus, SeenHead, VantageStatus};
@@ -109,6 +110,20 @@ pub(super) fn change(change: Change) -> v1::FindingChange {
         Change::Reopened => v1::FindingChange::Reopened,
         Change::Resolved => v1::FindingChange::Resolved,
         Change::Acknowledged => v1::FindingChange::Acknowledged,
+    }
+}
+
+pub(super) fn drilled(drilled: Drilled) -> v1::RunDrillResponse {
+    let alarms = drilled.alarms.into_iter().map(|alarm| v1::DrillAlarm {
+        sink: alarm.sink,
+        arrived: alarm.after_ms.is_some(),
+        after_ms: alarm.after_ms.unwrap_or_default(),
+        trouble: alarm.trouble,
+    });
+    v1::RunDrillResponse {
+        vkey: drilled.vkey.to_string(),
+        file: drilled.evidence.unwrap_or_default(),
+        alarms: alarms.collect(),
     }
 }
 

@@ -109,6 +109,9 @@ impl Alertmanager {
             let alerts = part.iter().map(|finding| self.alert(finding, now, ends)).collect();
             self.send(alerts).await?;
             self.deliveries.delivered(now);
+            part.iter()
+                .filter(|told| lasts(told))
+                .for_each(|told| self.deliveries.arrived(told.id, told.first_at));
             let mut alerts = self.alerts();
             for told in part.iter().filter(|told| !lasts(told)) {
                 // Unless it is back meanwhile.
@@ -188,6 +191,10 @@ impl Sink for Alertmanager {
         }
         self.alerts().insert(finding.id, finding.clone());
         self.changed.notify_one();
+    }
+
+    fn expect(&self, id: FindingId, since: UnixMillis) {
+        self.deliveries.expect(id, since);
     }
 
     fn run(self: Arc<Self>, life: Life) -> Pin<Box<dyn Future<Output = ()> + Send>> {

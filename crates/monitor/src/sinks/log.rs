@@ -4,15 +4,17 @@ use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::{Life, Sink, SinkStatus};
-use crate::finding::{Change, Notice, Severity};
+use epigraph_core::UnixMillis;
+
+use super::{Deliveries, Life, Sink, SinkStatus};
+use crate::finding::{Change, FindingId, Notice, Severity};
 
 /// The name of the one sink that every monitor has.
 pub const NAME: &str = "log";
 
 /// Says each notice once, at the level of its severity.
 #[derive(Debug, Default)]
-pub struct LogSink;
+pub struct LogSink(Deliveries);
 
 impl Sink for LogSink {
     fn name(&self) -> &str {
@@ -42,6 +44,13 @@ impl Sink for LogSink {
             (_, Severity::Page) => say!(error),
             (_, Severity::Warn) => say!(warn),
         }
+        if finding.is_open() {
+            self.0.arrived(finding.id, finding.first_at);
+        }
+    }
+
+    fn expect(&self, id: FindingId, since: UnixMillis) {
+        self.0.expect(id, since);
     }
 
     fn run(self: Arc<Self>, _: Life) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -49,6 +58,6 @@ impl Sink for LogSink {
     }
 
     fn status(&self) -> SinkStatus {
-        SinkStatus { name: NAME.into(), ..SinkStatus::default() }
+        SinkStatus { name: NAME.into(), ..self.0.status() }
     }
 }

@@ -18,7 +18,7 @@ use super::http::{Post, PostError, Transport};
 use super::queue::{Queue, QueueError, Queued};
 use super::secret::Secret;
 use super::{Alive, Deliveries, FIRST_WAIT, LONGEST_WAIT, Life, Sink, SinkStatus, severity_word};
-use crate::finding::{Class, Finding, Notice, Severity, State};
+use crate::finding::{Class, Finding, FindingId, Notice, Severity, State};
 
 const SIGNATURE: HeaderName = HeaderName::from_static("epigraph-signature");
 const DELIVERY: HeaderName = HeaderName::from_static("epigraph-delivery");
@@ -105,8 +105,9 @@ impl Webhook {
             }
         };
         *from = number.saturating_add(1);
-        self.post(body).await?;
+        self.post(body.clone()).await?;
         self.deliveries.delivered(self.clock.now());
+        self.arrived(&body);
         let removed = self.queue().remove(number);
         self.noted(removed);
         Ok(true)
@@ -178,6 +179,21 @@ impl Webhook {
     }
 }
 
+impl Webhook {
+    /// Whether it is what is expected. The queue keeps messages as they are sent.
+    fn arrived(&self, body: &[u8]) {
+        let Some(expected) = self.deliveries.expected() else { return };
+        let Ok(message) = serde_json::from_slice::<Value>(body) else { return };
+        let finding = &message["finding"];
+        let is_it = finding["id"].as_str().and_then(FindingId::from_hex) == Some(expected);
+        if let (true, Value::Null, Some(first_at)) =
+            (is_it, &finding["resolved_at_ms"], finding["first_at_ms"].as_u64())
+        {
+            self.deliveries.arrived(expected, UnixMillis(first_at));
+        }
+    }
+}
+
 impl Sink for Webhook {
     fn name(&self) -> &str {
         &self.settings.name
@@ -208,6 +224,10 @@ impl Sink for Webhook {
             );
         }
         self.waiting.notify_one();
+    }
+
+    fn expect(&self, id: FindingId, since: UnixMillis) {
+        self.deliveries.expect(id, since);
     }
 
     fn run(self: Arc<Self>, life: Life) -> Pin<Box<dyn Future<Output = ()> + Send>> {

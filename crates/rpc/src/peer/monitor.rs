@@ -9,8 +9,8 @@ use crate::channel::{Channel, channel};
 use crate::convert::{ConvertError, hash, tree_size};
 use crate::identity::SpiffeId;
 use crate::limits::{
-    CALL_DEADLINE, MAX_FINDINGS_PAGE, MAX_LIST_CHECKPOINTS, MAX_MONITORED_LOGS, MAX_RESPONSE_BYTES,
-    MAX_VANTAGES,
+    CALL_DEADLINE, DRILL_DEADLINE, MAX_FINDINGS_PAGE, MAX_LIST_CHECKPOINTS, MAX_MONITORED_LOGS,
+    MAX_RESPONSE_BYTES, MAX_SINKS, MAX_VANTAGES,
 };
 use crate::status::CallError;
 use crate::tls::{ClientTls, TlsError};
@@ -212,6 +212,28 @@ pub struct Finding {
     pub acknowledged: Option<Acknowledgement>,
 }
 
+/// What came of a drill, as the monitor says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Drilled {
+    /// The key that was made for it.
+    pub vkey: String,
+    /// The evidence against that key, if the fork was seen.
+    pub evidence: Option<Bytes>,
+    /// Who was to be told.
+    pub alarms: Vec<DrillAlarm>,
+}
+
+/// Whether somebody was told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DrillAlarm {
+    /// Its name, as the monitor has it.
+    pub sink: String,
+    /// When it took the alarm, in milliseconds after the fork was planted; `None` if it did not.
+    pub after_ms: Option<u64>,
+    /// Why it did not; empty if it did.
+    pub trouble: String,
+}
+
 /// Findings, as a monitor pushes them.
 #[derive(Debug)]
 pub struct WatchedFindings(Streaming<v1::WatchFindingsResponse>);
@@ -355,6 +377,24 @@ impl Monitor {
         let mut client = self.client.clone();
         let answer = call(request, CALL_DEADLINE, |request| client.get_evidence(request)).await?;
         Ok(present("file", answer.file)?)
+    }
+
+    /// Has it rehearse an alarm. What does not arrive, it finds about this log.
+    pub async fn drill(&self, origin: &str) -> Result<Drilled, CallError> {
+        let request = v1::RunDrillRequest { origin: origin.into() };
+        let mut client = self.client.clone();
+        let answer = call(request, DRILL_DEADLINE, |request| client.run_drill(request)).await?;
+        at_most("alarms", MAX_SINKS as u64, answer.alarms.len() as u64)?;
+        let alarms = answer.alarms.into_iter().map(|alarm| DrillAlarm {
+            sink: alarm.sink,
+            after_ms: alarm.arrived.then_some(alarm.after_ms),
+            trouble: alarm.trouble,
+        });
+        Ok(Drilled {
+            vkey: answer.vkey,
+            evidence: Some(answer.file).filter(|file| !file.is_empty()),
+            alarms: alarms.collect(),
+        })
     }
 
     /// Takes note of a finding, in the caller's name.
