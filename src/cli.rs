@@ -3,6 +3,7 @@
 pub mod append;
 pub mod audit;
 pub mod checkpoint;
+pub mod collect;
 pub mod entries;
 pub mod explain;
 pub mod keys;
@@ -69,6 +70,8 @@ pub enum Command {
     /// Ask a running witness what it holds, or have it cosign for another log
     #[command(subcommand)]
     Witness(WitnessCommand),
+    /// Read audit events from files, sign them, and deliver them to an audit service
+    Collect(collect::Collect),
     /// Enrol sources of audit events, and see where each stands
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -245,6 +248,8 @@ pub enum Init {
     Monitor(ConfigFile),
     /// Create an audit service, its key, and the key that wraps all others
     Audit(ConfigFile),
+    /// Create a collector and its keys
+    Collector(ConfigFile),
     /// Create what a signer process keeps of its logs; a signing key is made if it is not there
     Signer(InitSigner),
 }
