@@ -10,6 +10,7 @@ pub mod keys;
 pub mod manual;
 pub mod policy;
 pub mod prove;
+pub mod repin;
 pub mod verify;
 pub mod witness;
 
@@ -319,17 +320,21 @@ pub struct RoleConfig {
 
 #[derive(Subcommand)]
 pub enum WitnessCommand {
-    /// List the logs of a running witness, their sizes, and when each was last cosigned
+    /// Fetch and verify what the witnesses of a client directory hold of its log; or list the logs of one witness
     Status(WitnessStatus),
     /// Add a log to the list of a witness, which may be running
     AddLog(Box<WitnessAddLog>),
 }
 
-/// Shows the logs for which the certificate has one of the roles reader, log, signer, witness, monitor, auditor or operator at the
-/// witness.
+/// With --profile alone, each witness that has a table `[[witness]]` in client.toml is asked for the checkpoint that it holds of the
+/// directory's log. What it shows is verified under the policy: the log's signature, the witness's own, and that it is of one
+/// history with what the log has published. Exit code 1 if that fails for one, 4 if one does not answer. Nothing is pinned.
+///
+/// With --address or --config, one witness is asked for its list: the logs for which the certificate has one of the roles reader,
+/// log, signer, witness, monitor, auditor or operator there, as the witness says, unverified.
 #[derive(Args)]
 pub struct WitnessStatus {
-    /// A client directory, whose certificate is used; with --address and --server
+    /// A client directory, whose certificate is used
     #[arg(long, value_name = "DIR", env = "EPIGRAPH_PROFILE")]
     pub profile: Option<PathBuf>,
 
@@ -575,6 +580,31 @@ pub enum PolicyCommand {
     Check(PolicyCheck),
     /// Say in words what a policy asks for, or what it makes of a checkpoint
     Explain(PolicyExplain),
+    /// After the policy of a client directory was changed: go on from what was accepted under the old one
+    Repin(PolicyRepin),
+}
+
+/// Put the new policy into the client directory, keep the old one, and run this once. The newest checkpoint of the log must satisfy
+/// the new policy and be proven to extend the one that was accepted under the old policy; then it is the one that every later
+/// command starts from. And every quorum of the old policy must meet every quorum of the new one in more witnesses than may lie
+/// (`policy check OLD NEW`), or it is refused. Exit code 1 if not; nothing is changed then. No other command does this.
+#[derive(Args)]
+pub struct PolicyRepin {
+    /// The policy under which the client has accepted checkpoints so far
+    #[arg(value_name = "OLD")]
+    pub old: PathBuf,
+
+    #[command(flatten)]
+    pub profile: Profile,
+
+    /// How many witnesses may lie
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub faulty: usize,
+
+    /// Go on although a quorum of the old policy and one of the new policy need not have enough witnesses in common: nobody then
+    /// vouches that whoever still has the old policy sees the same log as this client from now on
+    #[arg(long)]
+    pub give_up_overlap: bool,
 }
 
 /// With one file: how many of its witnesses may lie before two people can be shown two histories, and how many may be

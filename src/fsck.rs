@@ -1,8 +1,10 @@
-//! `epigraph fsck`: an offline check of every byte that a log and its signer keep, or a signer or witness process by itself. It goes on behind a finding, so that
-//! one run shows all, and writes nothing but the lock.
+//! `epigraph fsck`: an offline check of every byte that a log and its signer keep, or a signer or witness process by itself. It goes
+//! on behind a finding, so that one run shows all, and writes nothing but the lock. Nobody is asked but a log's signer in another
+//! process, if it answers.
 //!
 //! What counts as sound is the stores' to say; this module compares what they hold with each other and reports.
 
+mod beside;
 mod heads;
 
 use std::fmt;
@@ -108,7 +110,7 @@ fn logs(config: &Path, terminal: Terminal) -> Outcome {
         if config.logs.len() > 1 {
             terminal.line(format_args!("{}", terminal.bold(&log.origin)));
         }
-        let (report, found) = check(log, terminal)?;
+        let (report, found) = check(&config, log, terminal)?;
         reports.push(report);
         if let Err(damage) = found {
             if outcome.is_err() {
@@ -124,22 +126,28 @@ fn logs(config: &Path, terminal: Terminal) -> Outcome {
 }
 
 /// Checks one log; returns what is to be said about it to a program, and whether it is damaged.
-fn check(config: &LogConfig, terminal: Terminal) -> Outcome<(Value, Outcome)> {
+fn check(process: &ProcessConfig, config: &LogConfig, terminal: Terminal) -> Outcome<(Value, Outcome)> {
     let origin = config.origin.to_origin();
     let mut findings = Vec::new();
     let policy = policy(config, &mut findings);
     let published = published_head(&config.directory.join("checkpoints"), policy.as_ref(), &mut findings);
-    let signer = match &config.signer {
-        SignerConfig::Embedded(signer) => Some(&signer.directory),
-        // Its own machine has its heads; the log's gate compares them at every start.
-        SignerConfig::Remote(_) => None,
+    let checkpoints = config.directory.join("checkpoints");
+    let kept = beside::history_heads(&checkpoints, policy.as_ref(), &mut findings);
+    let (held, signer) = match &config.signer {
+        SignerConfig::Embedded(signer) => {
+            (held_head(&signer.directory, &origin, &mut findings), signer.directory.join("heads"))
+        }
+        SignerConfig::Remote(remote) => {
+            (beside::remote_head(process, remote, &origin, &mut findings), remote.address.clone().into())
+        }
     };
-    let held = signer.and_then(|directory| held_head(directory, &origin, &mut findings));
 
     let journal_path = config.directory.join("journal");
-    let wanted: Vec<_> = [published, held].iter().flatten().map(|head| head.size).collect();
+    let heads = [published, held].into_iter().flatten().chain(kept.iter().copied());
+    let mut wanted: Vec<_> = heads.map(|head| head.size).collect();
     // What the journal must at least have; it may go on behind that.
     let known = wanted.iter().max().map_or(0, |size| size.get());
+    wanted.extend(beside::lookup_sizes());
     let mut progress = |entries: u64| terminal.bar(entries, known.max(entries), "entries read");
     let journal_dir = state::open_dir(&journal_path)?;
     let journal = journal::inspect(journal_dir.as_ref(), origin.hash(), &wanted, &mut progress);
@@ -160,7 +168,8 @@ fn check(config: &LogConfig, terminal: Terminal) -> Outcome<(Value, Outcome)> {
     for (what, head) in [("the published checkpoint", published), ("the signer's head", held)] {
         findings.extend(head.and_then(|head| compare(&journal_path, &journal, what, head)));
     }
-    if let (Some(published), Some(held), Some(signer)) = (published, held, signer)
+    findings.extend(beside::compare_history(&checkpoints, &journal, &kept));
+    if let (Some(published), Some(held)) = (published, held)
         && published.size > held.size
     {
         let message = format_args!(
@@ -168,9 +177,10 @@ fn check(config: &LogConfig, terminal: Terminal) -> Outcome<(Value, Outcome)> {
              of its directory back",
             held.size, published.size
         );
-        findings.push(Finding::new(Kind::Damaged, signer.join("heads"), message));
+        findings.push(Finding::new(Kind::Damaged, signer, message));
     }
     if journal.flaws.is_empty() {
+        findings.extend(beside::lookup(&config.directory, &origin, &journal));
         findings.extend(tree(&config.directory, &origin, journal.head.size));
     }
     Ok(report(&origin, &journal, [published, held], &findings, terminal))
@@ -394,8 +404,12 @@ fn report(
         ));
         return (value, Err(failure));
     }
+    let agree = match held {
+        Some(_) => "journal, published checkpoint and signer agree",
+        None => "journal and published checkpoint agree; the signer's head is not known",
+    };
     terminal.line(format_args!(
-        "{}: {} entries in {} segments, root {}; journal, published checkpoint and signer agree",
+        "{}: {} entries in {} segments, root {}; {agree}",
         terminal.good("clean"),
         journal.head.size,
         journal.segments,

@@ -73,6 +73,7 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Verify(args) => cli::verify::run(&args, terminal),
         Command::Policy(PolicyCommand::Check(args)) => cli::policy::check(&args, terminal),
         Command::Policy(PolicyCommand::Explain(args)) => cli::policy::explain(&args, terminal),
+        Command::Policy(PolicyCommand::Repin(args)) => cli::repin::run(&args, terminal),
         Command::Keygen(args) => cli::keys::keygen(&args, terminal),
         Command::Pki(args) => cli::keys::pki(&args, terminal),
         Command::Config(ConfigCommand::Check(args)) => match args.role {

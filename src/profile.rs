@@ -32,6 +32,26 @@ struct RawProfile {
     audit: Option<RawAudit>,
     collector: Option<RawCollector>,
     tls: RawTls,
+    #[serde(default)]
+    witness: Vec<RawWitness>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWitness {
+    name: String,
+    address: String,
+    server: String,
+}
+
+/// Where a witness of the policy is asked.
+pub struct KnownWitness {
+    /// What its vkey is called.
+    pub name: String,
+    /// `host:port`.
+    pub address: String,
+    /// Who it must prove to be.
+    pub server: SpiffeId,
 }
 
 /// The audit service over the log.
@@ -58,6 +78,8 @@ pub struct Profile {
     /// Whose audit events are believed.
     pub sources: Vec<SourceVKey>,
     audit: Option<(String, SpiffeId)>,
+    /// Where witnesses are asked what they hold. Whether the policy names them is found out then.
+    pub witnesses: Vec<KnownWitness>,
     address: String,
     server: SpiffeId,
     state: PathBuf,
@@ -88,6 +110,11 @@ impl Profile {
                 &format_args!("it has no `log` line for {origin}, so nothing could be verified"),
             ));
         }
+        let witness = |RawWitness { name, address, server }: RawWitness| {
+            let server =
+                server.parse().map_err(|error| bad(&format!("[[witness]] {name}: server"), &error))?;
+            Ok(KnownWitness { name, address, server })
+        };
         Ok(Profile {
             origin,
             policy,
@@ -101,6 +128,7 @@ impl Profile {
                 }
                 None => None,
             },
+            witnesses: raw.witness.into_iter().map(witness).collect::<Outcome<_>>()?,
             address: raw.address,
             server: raw.server.parse().map_err(|error| bad("server", &error))?,
             state: dir.join(raw.state),

@@ -6,6 +6,7 @@
 mod create;
 mod demo;
 mod directory;
+mod monitor;
 mod process;
 mod processes;
 mod role;
@@ -30,6 +31,7 @@ use crate::receipts::ReceiptDir;
 use crate::runtime::{self, Stopwatch};
 use crate::terminal::Terminal;
 use directory::Directory;
+use monitor::{From, Watched};
 use processes::Processes;
 use role::{Role, THRESHOLD};
 
@@ -41,6 +43,9 @@ const SAMPLE: &[u8] = include_bytes!("quickstart/sample.jsonl");
 
 /// Receipts that are kept as files; the others are verified and can be fetched again at any time.
 const KEPT_RECEIPTS: u64 = 100;
+
+/// How long the monitor may take to look: it is told of each head, and reads a million entries in seconds.
+const MONITOR: Duration = Duration::from_secs(60);
 
 /// The entry that the tampering is shown on, counted from the first of this run.
 const SHOWN_ENTRY: usize = 3;
@@ -104,7 +109,17 @@ async fn show(
                 format!("log, signer and witnesses hold one history; {THRESHOLD} witnesses must cosign");
             phases.done("all agree", watch.elapsed(), detail);
         }
-        append_and_verify(&directory, lines, &mut phases).await
+        let shown = append_and_verify(&directory, lines, &mut phases).await?;
+        if directory.roles().contains(&Role::Monitor)
+            && let Some(last) = shown.totals.last_index
+        {
+            let watch = Stopwatch::start();
+            let monitor = Watched::new(&directory)?;
+            let places = monitor.calm(last.size_after().get(), From::TheLog, MONITOR).await?;
+            let detail = format!("from {places} places, and read every entry: nothing found");
+            phases.done("the monitor looked", watch.elapsed(), detail);
+        }
+        Ok(shown)
     };
     let shown = tokio::select! {
         biased;

@@ -112,7 +112,10 @@ impl Call for CosignCall {
             To::Echo(echo) => echo.cosign(request).await?,
         };
         match answer.outcome {
-            Some(Outcome::Cosigned(_)) => Ok(self.logs.give_back(number, size)),
+            Some(Outcome::Cosigned(_)) => {
+                self.logs.give_back(number, size);
+                Ok(())
+            }
             other => Err(status(format!("{other:?}"))),
         }
     }

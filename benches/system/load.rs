@@ -71,6 +71,28 @@ pub(crate) async fn drive<C: Call>(
     Ok(load)
 }
 
+/// Calls again and again for `time`, one call after the other, and rests before each.
+pub(crate) async fn drive_resting<C: Call>(
+    server: &Served,
+    connection: &C,
+    rest: Duration,
+    time: Duration,
+) -> anyhow::Result<Load> {
+    let cpu = server.cpu()?;
+    let start = clock::now();
+    let (mut connection, mut load) = (connection.clone(), Load::default());
+    while start.elapsed() < time {
+        tokio::time::sleep(rest).await;
+        let sent = clock::now();
+        connection.call().await?;
+        load.latencies.push(sent.elapsed());
+    }
+    load.elapsed = start.elapsed();
+    load.done = load.latencies.len() as u64;
+    load.server_cpu = server.cpu()? - cpu;
+    Ok(load)
+}
+
 /// Calls `per_second` times a second for `time`, whatever becomes of the calls before; the connections take turns. A call's time
 /// counts from when it was due.
 pub(crate) async fn drive_at<C: Call>(

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use epigraph_rpc::channel::{Channel, channel};
+use epigraph_rpc::peer;
 use epigraph_rpc::v1::get_proof_request::Target;
 use epigraph_rpc::v1::log_service_client::LogServiceClient;
 use epigraph_rpc::v1::{AppendRequest, FollowRequest, GetCheckpointRequest, GetProofRequest, Wait};
@@ -98,6 +99,11 @@ impl Log {
     /// A connection of its own.
     pub(crate) fn client(&self) -> anyhow::Result<LogServiceClient<Channel>> {
         Ok(LogServiceClient::new(channel(&self.address, &self.tls, &self.server)?))
+    }
+
+    /// The same connection as the crates' own clients have it.
+    pub(crate) fn peer(&self) -> anyhow::Result<peer::Log> {
+        Ok(peer::Log::new(&self.address, &self.tls, &self.server)?)
     }
 
     /// A request for `entries` entries of `entry_bytes` each, to be answered when they are durable.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use epigraph_rpc::v1::AppendRequest;
 use tokio::task::JoinSet;
 
+use crate::audit::{Until, hashed_stream, once, start_echo};
 use crate::log::{Log, PROGRAM};
 use crate::{ENTRY_BYTES, clock, process};
 
@@ -68,6 +69,7 @@ pub(crate) fn run(entries: u64, dir: &Path) -> anyhow::Result<()> {
     println!("clean stop: {:.2} s", stopping.elapsed().as_secs_f64());
 
     disk(&home, entries)?;
+    audit(&home, entries)?;
     // The first start after a stop, and one in which nothing was prepared.
     ready(&home, "a clean stop")?.process.kill()?;
     ready(&home, "kill -9")?.process.stop()?;
@@ -159,6 +161,28 @@ fn disk(home: &Path, entries: u64) -> anyhow::Result<()> {
         parts.join(", ")
     );
     Ok(())
+}
+
+/// Prints how fast the monitor's audit of everything is beside a bare stream with SHA-256, and what memory this process, in
+/// which it runs, came to take.
+fn audit(home: &Path, entries: u64) -> anyhow::Result<()> {
+    let log = Log::start_again(home)?;
+    let echo = start_echo(home)?;
+    process::runtime()?.block_on(async {
+        let bare = hashed_stream(&log, &echo, home, Until::Entries(entries)).await?.rate();
+        let start = clock::now();
+        let audited = once(&log).await? as f64 / start.elapsed().as_secs_f64();
+        let peak = memory(std::process::id(), "VmHWM:")?;
+        println!(
+            "audit: {audited:.0} entries/s, {:.2} of a bare stream with SHA-256 ({bare:.0} entries/s); peak memory of the process \
+             {:.0} MiB",
+            audited / bare,
+            peak / MIB
+        );
+        anyhow::Ok(())
+    })?;
+    echo.stop()?;
+    log.process.stop()
 }
 
 /// Bytes that the files of a directory take; 0 if it is not there.

@@ -6,6 +6,7 @@
 //! fills a log with 10^7 entries instead.
 
 mod append;
+mod audit;
 mod clock;
 mod cosign;
 mod disk;
@@ -62,13 +63,14 @@ const QUICK: Plan = Plan {
 /// A measure makes what it needs in a directory that is not there yet.
 type Measure = fn(&Plan, &Path) -> anyhow::Result<Box<dyn Report>>;
 
-const MEASURES: [(&str, Measure); 9] = [
+const MEASURES: [(&str, Measure); 10] = [
     ("unary", |plan, dir| boxed(append::unary(plan, dir))),
     ("single", |plan, dir| boxed(append::single(plan, dir))),
     ("batch", |plan, dir| boxed(append::batch(plan, dir))),
     ("stream", |plan, dir| boxed(append::stream(plan, dir))),
     ("proof", |plan, dir| boxed(read::proof(plan, dir))),
     ("follow", |plan, dir| boxed(read::follow(plan, dir))),
+    ("audit", |plan, dir| boxed(audit::audit(plan, dir))),
     ("integrate", |plan, dir| boxed(integrate::integrate(plan, dir))),
     ("cosign", |plan, dir| boxed(cosign::cosign(plan, dir))),
     ("publish", |plan, dir| boxed(publish::publish(plan, dir))),

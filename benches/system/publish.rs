@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::echo::cosign::{self, Cosigner};
 use crate::echo::{PingCall, Shape, as_echo};
-use crate::load::{Call, Load, drive, drive_at};
+use crate::load::{Call, Load, drive_at, drive_resting};
 use crate::log::{Log, PublishCall, pki, serve, set_up};
 use crate::report::{Delays, Part};
 use crate::{ENTRY_BYTES, Plan, clock, echo, process};
@@ -28,6 +28,10 @@ const WITNESSES: usize = 4;
 const QUORUM: usize = 3;
 
 const RATES: [u32; 2] = [100, 1_000];
+
+/// The path is gone along with a rest before each time, so that both sides find the machine as a log finds it that is not busy, and
+/// never waits for itself, however slow the disk is.
+const REST: Duration = Duration::from_millis(10);
 
 /// Callers that share the rate.
 const CONNECTIONS: usize = 8;
@@ -149,7 +153,7 @@ pub(crate) fn publish(plan: &Plan, dir: &Path) -> anyhow::Result<Delays> {
             cosigners.push(Cosigner::connect(&echo.said, &pki(dir))?);
         }
         let signer = cosigners.remove(0);
-        let path = [PathCall {
+        let path = PathCall {
             append: PingCall::connect(&append_echo.said, &pki(dir), ping)?,
             signer,
             witnesses: cosigners,
@@ -157,7 +161,7 @@ pub(crate) fn publish(plan: &Plan, dir: &Path) -> anyhow::Result<Delays> {
             file: Arc::new(file),
             at: Arc::default(),
             parts: Arc::default(),
-        }];
+        };
         let appends = (0..CONNECTIONS)
             .map(|_| PublishCall::connect(&log, append.clone()))
             .collect::<Result<Vec<_>, _>>()?;
@@ -170,18 +174,18 @@ pub(crate) fn publish(plan: &Plan, dir: &Path) -> anyhow::Result<Delays> {
         }
         let mut rates: Vec<(u32, Vec<[Load; 2]>)> = Vec::new();
         for rate in RATES {
-            drive(&append_echo, &path, 1, plan.warm_up).await?;
+            drive_resting(&append_echo, &path, REST, plan.warm_up).await?;
             drive_at(&log.process, &appends, rate, plan.warm_up).await?;
             let mut rounds = Vec::with_capacity(plan.rounds);
             for _ in 0..plan.rounds {
                 rounds.push([
-                    drive(&append_echo, &path, 1, plan.half_round).await?,
+                    drive_resting(&append_echo, &path, REST, plan.half_round).await?,
                     drive_at(&log.process, &appends, rate, plan.half_round).await?,
                 ]);
             }
             rates.push((rate, rounds));
         }
-        let parts = std::mem::take(&mut *path[0].parts.lock().unwrap_or_else(PoisonError::into_inner));
+        let parts = std::mem::take(&mut *path.parts.lock().unwrap_or_else(PoisonError::into_inner));
         anyhow::Ok((parts, rates))
     })?;
     drop(runtime);

@@ -127,13 +127,7 @@ fn check_change(old: &Policy, new: &Policy, faulty: usize, terminal: Terminal) -
     let overlap = overlap(old, new).map_err(Failure::usage)?;
     let Overlap { common, old_quorum, new_quorum } = &overlap;
     let withstands = overlap.withstands(faulty);
-    let shared: WitnessSet = common.iter().filter_map(|vkey| old.place_of(vkey)).collect();
-    let shared = if shared.is_empty() { "nobody".to_owned() } else { list(old, shared) };
-    let pair = format!(
-        "the old quorum ({}) and the new quorum ({}) have {shared} in common",
-        list(old, *old_quorum),
-        list(new, *new_quorum)
-    );
+    let pair = least_common(old, new, &overlap);
     let who = count(faulty, "lying witness");
     if withstands {
         terminal.line(format_args!(
@@ -157,6 +151,18 @@ fn check_change(old: &Policy, new: &Policy, faulty: usize, terminal: Terminal) -
         "the change of policy does not withstand {who}: {pair}, so that people with the old policy and people with the \
          new one could be shown two histories. Change fewer witnesses at a time"
     )))
+}
+
+/// The two quorums that have the least in common, in words.
+pub fn least_common(old: &Policy, new: &Policy, overlap: &Overlap) -> String {
+    let Overlap { common, old_quorum, new_quorum } = overlap;
+    let shared: WitnessSet = common.iter().filter_map(|vkey| old.place_of(vkey)).collect();
+    let shared = if shared.is_empty() { "nobody".to_owned() } else { list(old, shared) };
+    format!(
+        "the old quorum ({}) and the new quorum ({}) have {shared} in common",
+        list(old, *old_quorum),
+        list(new, *new_quorum)
+    )
 }
 
 pub fn explain(args: &PolicyExplain, terminal: Terminal) -> Outcome {
@@ -287,7 +293,7 @@ fn list(policy: &Policy, set: WitnessSet) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-fn count(number: usize, what: &str) -> String {
+pub fn count(number: usize, what: &str) -> String {
     let plural = if what.ends_with('s') { "es" } else { "s" };
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}{plural}") }
 }

@@ -1,4 +1,6 @@
-//! `epigraph witness`: asks a running witness what it holds, and adds a log to a witness's list.
+//! `epigraph witness`: asks running witnesses what they hold, and adds a log to a witness's list.
+
+mod held;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -24,6 +26,12 @@ struct Asked {
 }
 
 pub fn status(args: &WitnessStatus, terminal: Terminal) -> Outcome {
+    if let (None, Some(directory), None, None) = (&args.config, &args.profile, &args.address, &args.server) {
+        let profile = Profile::load(directory)?;
+        if !profile.witnesses.is_empty() {
+            return held::status(&profile, terminal);
+        }
+    }
     let asked = asked(args)?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
     let mut logs = runtime.block_on(list(&asked))?;
@@ -85,8 +93,8 @@ fn asked(args: &WitnessStatus) -> Outcome<Asked> {
     };
     let (Some(address), Some(server)) = (&args.address, &args.server) else {
         return Err(Failure::usage(
-            "a client directory knows the log, not the witness: say where it is with --address, and who it must prove to be \
-             with --server",
+            "client.toml does not say where the witnesses are (a table [[witness]] with name, address and server for each): say \
+             where one is with --address, and who it must prove to be with --server",
         ));
     };
     let tls = Profile::load(directory)?.tls()?;

@@ -68,7 +68,7 @@ struct RawLog {
     origin: String,
     policy: PathBuf,
     #[serde(default = "default_full_audit")]
-    full_audit_hours: u64,
+    full_audit_hours: f64,
     #[serde(default)]
     after: RawAfter,
     inbox: Option<PathBuf>,
@@ -81,8 +81,8 @@ struct RawLog {
 }
 
 /// A week.
-fn default_full_audit() -> u64 {
-    168
+fn default_full_audit() -> f64 {
+    168.0
 }
 
 /// The `[log.after]` table.
@@ -337,8 +337,10 @@ impl RawLog {
                 "it has no [[log.reader]] table: without one its entries are not read, and nothing is audited".into(),
             ));
         }
-        if !(1..=100 * 8_766).contains(&self.full_audit_hours) {
-            return Err(in_log("full_audit_hours is 1 to 876600".into()));
+        // A second is for demos; from a hundred years on it is never.
+        let full_audit_every_ms = (self.full_audit_hours * MS_PER_HOUR as f64) as u64;
+        if !(1_000..=876_600 * MS_PER_HOUR).contains(&full_audit_every_ms) {
+            return Err(in_log("full_audit_hours is 0.0003 to 876600".into()));
         }
         let known: BTreeSet<&str> =
             policy.witnesses().iter().map(|witness| witness.vkey.name().as_str()).collect();
@@ -362,7 +364,7 @@ impl RawLog {
         let readers = self.reader.into_iter().map(reader).collect::<Result<_, String>>();
         Ok(MonitoredLog {
             policy,
-            full_audit_every_ms: self.full_audit_hours * MS_PER_HOUR,
+            full_audit_every_ms,
             tuning: Tuning {
                 stale_after_ms: after.stale_ms,
                 quorum_after_ms: after.quorum_ms,
@@ -441,4 +443,81 @@ fn check_sinks(
         }
     }
     Ok(sinks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// The commented configuration, with a policy that is there, and one text replaced by another.
+    fn load(from: &str, to: &str) -> Outcome<MonitorConfig> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/monitor.toml");
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.contains(from), "{from}");
+        let text = text.replacen(from, to, 1);
+        let dir = tempfile::tempdir().unwrap();
+        let log = epigraph_core::SigningKey::from_seed(
+            KeyName::new("audit.example/production").unwrap(),
+            &zeroize::Zeroizing::new([7; 32]),
+        );
+        let witness = epigraph_core::cosignature::CosigningKey::from_seed(
+            KeyName::new("witness.example/w1").unwrap(),
+            &zeroize::Zeroizing::new([8; 32]),
+        );
+        let policy = format!("log {}\nwitness w1 {}\nquorum w1\n", log.vkey(), witness.vkey());
+        fs::write(dir.path().join("policy"), policy).unwrap();
+        let config = dir.path().join("monitor.toml");
+        fs::write(&config, text.replace("/etc/epigraph/monitor/production.policy", "policy")).unwrap();
+        MonitorConfig::load(&config)
+    }
+
+    #[test]
+    fn the_commented_configuration_is_one_and_has_the_defaults() {
+        let config = load("", "").unwrap();
+        assert_eq!(config.key, Path::new("/var/lib/epigraph/monitor/keys/monitor.key"));
+        assert_eq!(config.poll, Duration::from_millis(default_poll()));
+        assert_eq!(config.heartbeat, Duration::from_millis(default_heartbeat()));
+        assert_eq!(config.published_within_ms, PUBLISHED_WITHIN_MS);
+        let log = &config.logs[0];
+        assert_eq!(log.full_audit_every_ms, 168 * MS_PER_HOUR);
+        assert_eq!(log.tuning, Tuning::default());
+        assert_eq!((log.readers.len(), log.witnesses.len(), log.monitors.len()), (2, 1, 1));
+        let urls: Vec<&str> = config.sinks.iter().map(|sink| sink.url.as_str()).collect();
+        assert_eq!(urls, ["https://hooks.example/epigraph", "http://10.1.2.3:9093/api/v2/alerts"]);
+        assert!(config.sinks.iter().all(|sink| sink.least == Severity::Warn));
+    }
+
+    #[test]
+    fn a_configuration_says_what_is_wrong_with_it() {
+        let check = |from: &str, to: &str, says: &str| {
+            let Err(failure) = load(from, to) else { panic!("{to} was taken") };
+            assert!(failure.to_string().contains(says), "{to}: {failure}");
+        };
+        check("poll_ms = 5000", "poll_ms = 99", "poll_ms is 100 to");
+        check("heartbeat_ms = 60000", "heartbeat_ms = 0", "heartbeat_ms is 1000 to");
+        check("full_audit_hours = 168", "full_audit_hours = 0", "full_audit_hours is 0.0003 to");
+        check("full_audit_hours = 168", "full_audit_days = 7", "full_audit_days");
+        check(
+            "witness.example/w1\"\naddress",
+            "w2\"\naddress",
+            "[[log.witness]] w2: the policy has no witness",
+        );
+        check("name = \"two\"\naddress", "name = \"two\"\nadress", "adress");
+        check("10.1.2.3/32", "10.1.2.3/24", "not a network");
+        check("name = \"on-call\"", "name = \"../x\"", "is no name of a webhook");
+        check("name = \"on-call\"", "name = \"log\"", "or it is that of the messages");
+        check(
+            "name = \"alertmanager\"",
+            "name = \"on-call\"",
+            "two webhooks or Alertmanagers have the name on-call",
+        );
+        check(
+            "client = { certificate = \"/etc/epigraph/tls/client.pem\", key = \"/etc/epigraph/tls/client.key\" }",
+            "",
+            "[tls.client] is missing",
+        );
+        check("least = \"ticket\"", "least = \"all\"", "least");
+        check("production.policy", "elsewhere.policy", "policy: ");
+    }
 }

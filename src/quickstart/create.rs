@@ -9,11 +9,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
 use anyhow::Context as _;
-use epigraph_core::{Entropy, Policy, UnixMillis, VKey};
+use epigraph_core::{Entropy, Hash, Policy, UnixMillis, VKey};
 
 use super::directory::TRUST_DOMAIN;
 use super::role::{Cast, READERS, Role, THRESHOLD, client_spiffe, reader_spiffe};
 use crate::config::ProcessConfig;
+use crate::config::monitor::MonitorConfig;
 use crate::config::signer::SignerProcessConfig;
 use crate::config::witness::WitnessConfig;
 use crate::failure::Failure;
@@ -30,6 +31,9 @@ pub const COMPLETE: &str = "README.txt";
 
 /// In a demo, how long nothing new may be shown until the monitor says so: nobody wants to wait an hour.
 pub const STALE_AFTER_MS: u64 = 5_000;
+
+/// What the monitor asks of a checkpoint.
+pub const MONITOR_POLICY: &str = "monitor-policy";
 
 /// The secret that the monitor's webhook shares with its receiver.
 pub const WEBHOOK_SECRET: &str = "webhook.secret";
@@ -75,7 +79,7 @@ pub fn certificates(roles: &[Role]) -> Vec<Certificate> {
         spiffe: role.spiffe(),
         purpose: Purpose::Server,
     });
-    let calls = |role: &&Role| roles.len() > 1 || **role != Role::Log;
+    let calls = |role: &&Role| roles.len() > 1 && **role != Role::Monitor;
     let callers = roles.iter().filter(calls).map(|role| client(format!("{role}/client"), role.spiffe()));
     let readers = READERS.into_iter().filter(|_| roles.contains(&Role::Monitor));
     let readers = readers.map(|name| client(format!("monitor/{name}"), reader_spiffe(name)));
@@ -266,6 +270,16 @@ impl<'a> Plan<'a> {
     }
 
     fn init_monitor(&self) -> anyhow::Result<()> {
+        // The monitor's own: it may ask for more witnesses than a reader does.
+        fs::copy(self.dir.join("policy"), self.dir.join(MONITOR_POLICY))?;
+        if self.webhook.is_some() {
+            let mut secret = [0; 32];
+            SystemEntropy.fill(&mut secret);
+            self.write(WEBHOOK_SECRET, &Hash::from_slice(&secret).context("no secret")?.to_string())?;
+        }
+        self.write("monitor.toml", &self.monitor()?)?;
+        let config = MonitorConfig::load(&self.dir.join("monitor.toml")).map_err(failed)?;
+        state::monitor::init(&config, &*runtime::entropy()).map_err(failed)?;
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ mod audience;
 mod judge;
 mod script;
 mod stage;
-mod webhook;
+pub mod webhook;
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -26,7 +26,7 @@ use super::create::STALE_AFTER_MS;
 use super::{Phases, program, shell};
 use crate::cli::{Demo, Quickstart};
 use crate::failure::{Failure, Outcome};
-use crate::profile::{self, Profile};
+use crate::profile::Profile;
 use crate::runtime::{self, Stopwatch};
 use crate::terminal::Terminal;
 use audience::Audience;
@@ -151,7 +151,7 @@ impl Play<'_> {
             terminal.line(format_args!(
                 "  the log: it is on disk, as entry {index}. That is a promise, not yet a proof"
             ));
-            judge.submit(index, leaf_hash(&event)).await?;
+            judge.monitor.submit(index, leaf_hash(&event)).await?;
             terminal.line("  the appender hands the promise to the monitor, which will look for itself");
         }
         self.append(&client, second).await?;
@@ -248,9 +248,4 @@ impl Play<'_> {
         judge.verified();
         Ok(())
     }
-}
-
-/// A refused call, in words.
-fn refused(error: &epigraph_rpc::CallError) -> Failure {
-    profile::of_call_to(error, "monitor, log or witness")
 }

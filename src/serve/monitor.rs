@@ -50,9 +50,7 @@ pub fn check(path: &Path, terminal: Terminal) -> Outcome {
     let config = MonitorConfig::load(path)?;
     Door::new(&config.tls, config.grants.clone(), config.reflection)?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
-    runtime.block_on(async {
-        config.logs.iter().map(|log| connect(&config, log).map(drop)).collect::<Outcome<()>>()
-    })?;
+    runtime.block_on(async { config.logs.iter().try_for_each(|log| connect(&config, log).map(drop)) })?;
     for sink in &config.sinks {
         endpoint(sink)?;
         if let SinkKind::Webhook(secret) = &sink.kind {
@@ -102,7 +100,7 @@ async fn serve(
         logs,
         poll: config.poll,
         published_within_ms: config.published_within_ms,
-        statement: Box::new(|_| None),
+        key,
         on_notice: Box::new(move |notice| told.notify(notice)),
         on_round: Box::new(move |at, open| {
             lives.alive(Alive { at, open });

@@ -107,8 +107,9 @@ async fn serve(
     }
     let vkey = keeper.vkey().clone();
     let asking: Arc<dyn AskLog> = Arc::clone(&logs) as Arc<dyn AskLog>;
+    let evidence = state::witness::evidence(&config)?;
     let (witness, failure) =
-        Witness::start(keeper, prepared, config.settings, clock, asking).map_err(Failure::state)?;
+        Witness::start(keeper, prepared, config.settings, clock, asking, evidence).map_err(Failure::state)?;
     let witness = Arc::new(witness);
     logs.follow(&witness);
 
@@ -284,6 +285,14 @@ impl DialLog for CalledLog {
         line: &SignatureLine,
     ) -> Result<HandedIn, String> {
         match self.0.add_cosignature(origin.as_str(), size, std::slice::from_ref(line)).await {
+            Ok(()) => Ok(HandedIn::Taken),
+            Err(error) if is_refused(&error, Reason::NotYetPublished) => Ok(HandedIn::TooLate),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn report(&self, origin: &Origin, size: TreeSize, held: Bytes) -> Result<HandedIn, String> {
+        match self.0.report_conflict(origin.as_str(), size, held).await {
             Ok(()) => Ok(HandedIn::Taken),
             Err(error) if is_refused(&error, Reason::NotYetPublished) => Ok(HandedIn::TooLate),
             Err(error) => Err(error.to_string()),

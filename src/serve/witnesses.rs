@@ -7,16 +7,17 @@ use epigraph_core::progress::Proposal;
 use epigraph_core::proof::root_at;
 use epigraph_core::{Entropy, Origin, Policy, TreeHead, TreeSize};
 use epigraph_rpc::peer::{self, Proposed};
-use epigraph_rpc::{CallError, ClientTls, Reason};
-use epigraph_sequencer::log::{CosignError, Cosignatures, Witnessing as DialInHandles};
+use epigraph_rpc::{CallError, ClientTls, Reason, SpiffeId};
+use epigraph_sequencer::log::{CosignError, HandedIn, Said, Witnessing as DialInHandles};
 use epigraph_signer::gate::Seen;
 use epigraph_signer::publish::ask::{AskWitness, Reply};
 use epigraph_signer::publish::gate::{self, Held, Told};
-use epigraph_signer::publish::witnesses::NotTaken;
-use epigraph_signer::publish::{Dialled, Handed, Pending, RootAt, Witnessing};
+use epigraph_signer::publish::witnesses::{NotTaken, name_of};
+use epigraph_signer::publish::{self, Dialled, Handed, Pending, RootAt, Witnessing};
 use epigraph_store::file::Dir;
 use epigraph_store::journal::head_at;
 use epigraph_store::tree::Tree;
+use epigraph_store::witness_sizes::WitnessSizes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::gate::Gate;
@@ -99,7 +100,7 @@ pub struct Witnessed<'a> {
     pub evidence: Arc<dyn Dir>,
     pub pending: Pending,
     /// What comes from witnesses that dial in.
-    pub ends: (mpsc::Receiver<Cosignatures>, mpsc::Receiver<Told>),
+    pub ends: (mpsc::Receiver<HandedIn>, mpsc::Receiver<Told>),
 }
 
 /// Prepares the connections to the witnesses, and their part of the gate.
@@ -110,7 +111,7 @@ pub fn open(
     witnessed: Witnessed<'_>,
     entropy: &Arc<dyn Entropy>,
 ) -> Outcome<(WitnessGate, Witnessing<RemoteWitness>)> {
-    let Witnessed { policy, tree, evidence, pending, ends: (cosignatures, told) } = witnessed;
+    let Witnessed { policy, tree, evidence, pending, ends: (handed_in, told) } = witnessed;
     let mut witnesses = Vec::new();
     let listed = config.witnessing.iter().flat_map(|witnessing| &witnessing.witnesses);
     let mut names = BTreeMap::new();
@@ -122,15 +123,23 @@ pub fn open(
         let peer = peer::Witness::new(address, tls, &listed.server).map_err(Failure::usage)?;
         witnesses.push((listed.place, Arc::new(RemoteWitness(peer))));
     }
-    let held = gate.published.map_or(TreeSize::ZERO, |head| head.size);
+    let sizes = (!witnesses.is_empty()).then(|| {
+        WitnessSizes::open(&*evidence, gate.origin.hash()).inspect_err(|error| {
+            tracing::warn!(log = %gate.origin, %error, "the sizes that the witnesses held are not known: each may be asked twice");
+        })
+    });
+    let sizes = sizes.transpose().ok().flatten();
+    let published = gate.published.map_or(TreeSize::ZERO, |head| head.size);
     let dialled = witnesses.iter().map(|(place, witness)| {
-        let witness = Arc::clone(witness);
-        Dialled { place: *place, witness, held }
+        let key = policy.witnesses().get(*place).map(|known| name_of(&known.vkey));
+        let hint = sizes.as_ref().zip(key).and_then(|(sizes, key)| sizes.sizes().get(&key).copied());
+        Dialled { place: *place, witness: Arc::clone(witness), held: hint.unwrap_or(published) }
     });
     let tree = Arc::clone(tree);
     let witnessing = Witnessing {
         dialled: dialled.collect(),
-        handed: pass_on(cosignatures),
+        sizes,
+        handed: pass_on(handed_in, names.clone()),
         pending,
         status: watch::Sender::default(),
         evidence,
@@ -153,22 +162,36 @@ pub fn open(
 /// What witnesses that dial in use, and its other ends.
 pub struct DialIn {
     pub handles: DialInHandles,
-    pub ends: (mpsc::Receiver<Cosignatures>, mpsc::Receiver<Told>),
+    pub ends: (mpsc::Receiver<HandedIn>, mpsc::Receiver<Told>),
 }
 
 pub fn dial_in() -> DialIn {
-    let (cosignatures, taken) = mpsc::channel(HANDED_QUEUE);
+    let (handed_in, taken) = mpsc::channel(HANDED_QUEUE);
     let (held, told) = mpsc::channel(HANDED_QUEUE);
-    DialIn { handles: DialInHandles { cosignatures, held }, ends: (taken, told) }
+    DialIn { handles: DialInHandles { handed_in, held }, ends: (taken, told) }
 }
 
 /// From the log's door to its publisher, in the types of either. Ends with the first of them.
-fn pass_on(mut cosignatures: mpsc::Receiver<Cosignatures>) -> mpsc::Receiver<Handed> {
+fn pass_on(
+    mut handed_in: mpsc::Receiver<HandedIn>,
+    names: BTreeMap<SpiffeId, usize>,
+) -> mpsc::Receiver<Handed> {
     let (hand, handed) = mpsc::channel(1);
     tokio::spawn(async move {
-        while let Some(Cosignatures { size, lines, answer }) = cosignatures.recv().await {
+        while let Some(HandedIn { size, what, answer }) = handed_in.recv().await {
+            let what = match what {
+                Said::Cosignatures(lines) => publish::HandedIn::Cosignatures(lines),
+                // Whose word it is decides whether a quorum is left; so it is heard under its own name alone.
+                Said::Conflict(who, held) => match names.get(&who) {
+                    Some(place) => publish::HandedIn::Conflict(*place, held),
+                    None => {
+                        let _ = answer.send(Err(CosignError::Unknown(who)));
+                        continue;
+                    }
+                },
+            };
             let (taken, looked_at) = oneshot::channel();
-            if hand.send(Handed { size, lines, answer: taken }).await.is_err() {
+            if hand.send(Handed { size, what, answer: taken }).await.is_err() {
                 return;
             }
             let Ok(result) = looked_at.await else { return };
@@ -178,6 +201,7 @@ fn pass_on(mut cosignatures: mpsc::Receiver<Cosignatures>) -> mpsc::Receiver<Han
                 NotTaken::NotOfAWitness | NotTaken::Signature(_) | NotTaken::ClockAhead(_) => {
                     CosignError::Bad(why.to_string())
                 }
+                NotTaken::NoConflict(_) => CosignError::NoConflict(why.to_string()),
             }));
         }
     });

@@ -3,10 +3,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use epigraph_core::cosignature::CosigningKey;
 use epigraph_core::{Entropy, VKey};
 use epigraph_signer::keys;
+use epigraph_store::file::Dir;
 use epigraph_store::head::HeadStore;
 use epigraph_store::lock::{FormatFile, Kind};
 use epigraph_witness::keeper::Keeper;
@@ -203,4 +205,9 @@ pub fn open(config: &WitnessConfig) -> Outcome<Keeper> {
         tracing::warn!(directory = %directory.display(), %warning, "the witness's state");
     }
     Ok(Keeper::new(heads, key, config.max_idle_ms))
+}
+
+/// Where a witness keeps evidence against logs: beside its heads.
+pub fn evidence(config: &WitnessConfig) -> Outcome<Arc<dyn Dir>> {
+    open_dir(&config.directory)
 }

@@ -13,13 +13,13 @@ use crate::waiting::{ends, wait_until_ready};
 const ROLES: [&str; 6] = ["log", "signer", "witness-1", "witness-2", "witness-3", "witness-4"];
 
 /// What `quickstart` makes, with three of four, each process behind a door.
-struct Site {
-    house: House,
+pub struct Site {
+    pub house: House,
     doors: BTreeMap<&'static str, Door>,
 }
 
 impl Site {
-    fn new() -> Site {
+    pub fn new() -> Site {
         let house = House::empty();
         let home = house.path("");
         epigraph(&[&"quickstart", &"--once", &"--dir", &home]).succeeded(&[]);
@@ -43,11 +43,14 @@ impl Site {
                 house.edit(&format!("{role}/logs.toml"), &addresses[0].1, &addresses[0].2.address);
             }
         }
+        for (_, address, door) in addresses.iter().filter(|(role, ..)| role.starts_with("witness")) {
+            house.edit("client.toml", address, &door.address);
+        }
         Site { house, doors: addresses.into_iter().map(|(role, _, door)| (role, door)).collect() }
     }
 
     #[track_caller]
-    fn start(&self, role: &'static str) -> Serving {
+    pub fn start(&self, role: &'static str) -> Serving {
         let kind = role.split('-').next().unwrap();
         let serving = match self.house.start(kind, &format!("{role}.toml")) {
             Ok(serving) => serving,
@@ -58,7 +61,7 @@ impl Site {
     }
 
     /// Everybody at once.
-    fn start_all(&self) -> BTreeMap<&'static str, Serving> {
+    pub fn start_all(&self) -> BTreeMap<&'static str, Serving> {
         thread::scope(|scope| {
             let starting: Vec<_> = ROLES.map(|role| (role, scope.spawn(move || self.start(role)))).into();
             let started =
@@ -70,7 +73,7 @@ impl Site {
     }
 
     #[track_caller]
-    fn publish(&self, lines: &str) {
+    pub fn publish(&self, lines: &str) {
         let input = self.house.outside("more");
         fs::write(&input, lines).unwrap();
         self.house.call("append", &[&input]).succeeded(&["published, and each receipt is verified"]);

@@ -366,6 +366,7 @@ fn only_init_creates_state_and_only_once() {
     assert_eq!(house.serve().entries, 0);
 }
 
+/// D1. Seen to fail with a lock that is not asked for.
 #[test]
 fn a_second_process_on_the_same_directory_is_refused_and_the_first_is_named() {
     let house = House::new();

@@ -119,6 +119,7 @@ fn the_dashboard_asks_for_documented_metrics_by_its_own_variables() {
         "Tree, lookup and scrubber",
         "Signer",
         "Witness",
+        "Monitor",
         "Connections and refusals",
         "Process",
     ];

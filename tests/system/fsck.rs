@@ -6,7 +6,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::damage::{FRAME, SECTOR, all_files, large_lines, slots, with_an_unsigned_tail_frame};
+use crate::signer::Pair;
 use crate::support::{Ended, House, epigraph, find, flip, overwrite};
+use crate::waiting::wait_until_ready;
 
 /// Runs the check, which must leave every file as it is.
 fn fsck(house: &House, json: bool) -> Ended {
@@ -164,4 +166,95 @@ fn a_running_log_is_refused_and_named() {
     epigraph(&[&"fsck", &"--config", &config]).refused(5, &["is in use by", &pid]);
     house.call("checkpoint", &[]).succeeded(&["verified"]);
     serving.stop();
+}
+
+/// The kept checkpoints are read, verified and compared with the journal. Broken to see it fail: holes are not reported; notes are
+/// not opened; their roots are not compared.
+#[test]
+fn the_kept_checkpoints_are_checked() {
+    let house = House::new();
+    let beginning = [house.save(house.path("log")), house.save(house.path("signer"))];
+    let publish = |line: &str| {
+        fs::remove_dir_all(house.path("state")).unwrap();
+        let serving = house.serve();
+        fs::write(house.outside("line"), line).unwrap();
+        house.call("append", &[&house.outside("line")]).succeeded(&["published"]);
+        serving.stop();
+    };
+    publish("ours\n");
+    let history = house.log("checkpoints/history");
+    let bytes = fs::read(&history).unwrap();
+    assert_eq!(fsck(&house, true).succeeded(&[]).object()["logs"][0]["findings"], json!([]));
+    let check = |changed: &[u8], kind: &str, says: &str| {
+        fs::write(&history, changed).unwrap();
+        let ended = fsck(&house, true);
+        assert_eq!(ended.code, Some(if kind == "damaged" { 5 } else { 0 }), "{ended}");
+        let object = ended.object();
+        let found = findings(&object, kind);
+        assert!(found.len() == 1 && found[0].0 == "history" && found[0].1.contains(says), "{says}: {object}");
+        assert_eq!(object["logs"][0]["findings"].as_array().unwrap().len(), 1, "{object}");
+    };
+    let flipped = |offset: usize| {
+        let mut bytes = bytes.clone();
+        bytes[offset] ^= 1;
+        bytes
+    };
+    check(&flipped(40), "damaged", "bytes are no checkpoint that was kept");
+    check(&flipped(bytes.len() - 1), "unfinished", "it is written over");
+    check(&bytes[..bytes.len() - 7], "unfinished", "it is written over");
+    fs::write(&history, &bytes).unwrap();
+
+    beginning.iter().for_each(crate::support::Saved::put_back);
+    publish("theirs\n");
+    check(&bytes, "damaged", "is of another history");
+}
+
+/// What is wrong with the lookup is a warning: it is derived. Broken to see it fail: the directory is not looked at.
+#[test]
+fn the_lookup_is_checked() {
+    let house = House::new();
+    let run = house.log("lookup/00000000000000000000-16.run");
+    fs::write(&run, [7; 8192]).unwrap();
+    fs::write(house.log("lookup/new"), b"half").unwrap();
+    let object = fsck(&house, true).succeeded(&[]).object();
+    let warnings = findings(&object, "warning");
+    let named = run.file_name().unwrap().to_str().unwrap();
+    assert!(warnings.len() == 1 && warnings[0].0 == named && warnings[0].1.contains("derived"), "{object}");
+    let unfinished = findings(&object, "unfinished");
+    assert!(unfinished.len() == 1 && unfinished[0].0 == "new", "{object}");
+}
+
+/// R5, as far as a stopped log can tell: the signer in another process is asked. Broken to see it fail: a remote signer is passed
+/// over.
+#[test]
+fn a_signer_in_another_process_is_asked() {
+    let pair = Pair::new();
+    let mut signer = pair.signer();
+    let log = pair.log();
+    wait_until_ready(&log);
+    let old = pair.house.save(pair.house.path("signer"));
+    pair.publish("four\n");
+    log.stop();
+    let check = || {
+        let config = pair.house.path("log.toml");
+        epigraph(&[&"fsck", &"--config", &config, &"--json"])
+    };
+    let object = check().succeeded(&[]).object();
+    assert_eq!((&object["logs"][0]["signer"], &object["logs"][0]["findings"]), (&json!(4), &json!([])));
+
+    signer.kill();
+    let object = check().succeeded(&[]).object();
+    let warnings = findings(&object, "warning");
+    assert!(warnings.len() == 1 && warnings[0].1.contains("was not compared"), "{object}");
+    assert_eq!(object["logs"][0]["signer"], Value::Null);
+    let config = pair.house.path("log.toml");
+    epigraph(&[&"fsck", &"--config", &config]).succeeded(&["the signer's head is not known"]);
+
+    old.put_back();
+    let _signer = pair.signer();
+    let ended = check();
+    assert_eq!(ended.code, Some(5), "{ended}");
+    let object = ended.object();
+    let damaged = findings(&object, "damaged");
+    assert!(damaged.len() == 1 && damaged[0].1.contains("the signer went back"), "{object}");
 }

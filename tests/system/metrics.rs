@@ -195,7 +195,7 @@ fn file(path: &str) -> String {
 
 /// Name, type and unit of each row of all tables.
 pub fn documented() -> BTreeSet<(String, String, String)> {
-    ["Every process", "A log", "A signer", "A witness"]
+    ["Every process", "A log", "A signer", "A witness", "A monitor"]
         .iter()
         .flat_map(|title| documented_under(title))
         .collect()

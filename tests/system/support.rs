@@ -243,11 +243,13 @@ impl House {
         // serving <origin> on <address> with <count> entries
         // signing for <origin> on <address>
         // witnessing as <name> on <address> for <count> logs
+        // monitoring <origin> as <name> on <address>
         let words: Vec<_> = line.split_whitespace().collect();
         let (address, entries) = match words[..] {
             ["serving", _, "on", address, "with", entries, "entries"] => (address, entries.parse().unwrap()),
             ["signing", "for", _, "on", address] => (address, 0),
             ["witnessing", "as", _, "on", address, "for", _, "logs"] => (address, 0),
+            ["monitoring", _, "as", _, "on", address] => (address, 0),
             _ => {
                 let code = child.wait().unwrap().code();
                 return Err(Ended { code, out: line, err: fs::read_to_string(messages).unwrap() });
@@ -362,7 +364,7 @@ impl Saved {
     }
 }
 
-/// A running log, signer or witness.
+/// A running log, signer, witness or monitor.
 pub struct Serving {
     child: Child,
     stdin: Option<ChildStdin>,

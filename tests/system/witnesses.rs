@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::metrics::{get, sample};
 use crate::signer::Door;
 use crate::support::{House, Serving, block_on, epigraph, signal};
-use crate::waiting::{ends, until, wait_until_not_ready, wait_until_ready};
+use crate::waiting::{ends, until, until_page, wait_until_not_ready, wait_until_ready};
 
 const NAME: &str = "spiffe://epigraph.quickstart/epigraph";
 
@@ -180,7 +180,8 @@ fn three_of_four_publish_and_two_do_not() {
     shows(&text, "missing_witnesses", "", 1.0);
     shows(&text, "witness_lag_entries", "w1\"", 0.0);
     shows(&text, "witness_lag_entries", "w2\"", 1.0);
-    assert!(sample(&text, "epigraph_log_witness_cosignatures_total", "w1\"") >= 3.0, "{text}");
+    // Of size 5 and 6, for which w1 was needed.
+    assert!(sample(&text, "epigraph_log_witness_cosignatures_total", "w1\"") >= 2.0, "{text}");
     assert!(sample(&text, "epigraph_log_witness_troubles_total", "w2\",kind=\"unavailable\"") > 0.0);
     let answered = |name| sample(&text, "epigraph_log_witness_last_answer_timestamp_seconds", name);
     assert!(answered("w1\"") >= answered("w3\"") && answered("w3\"") > 0.0, "{text}");
@@ -197,6 +198,38 @@ fn three_of_four_publish_and_two_do_not() {
     shows(&text, "quorum_met", "", 1.0);
     shows(&text, "missing_witnesses", "", 0.0);
     assert!(published_at(&text) > before, "{text}");
+    log.stop();
+}
+
+/// C8: killed again and again while two of four have cosigned, the log asks them what they hold, goes on from there, and publishes
+/// what they cosigned; none of them ever sees another history. Seen to fail with a head that is held not cosigned once more.
+#[test]
+fn a_log_that_is_killed_while_it_gathers_goes_on_where_its_witnesses_are() {
+    let village = Village::new();
+    let witnesses: Vec<_> = (0..4).map(|number| village.witness(number)).collect();
+    let slow = |name| witnesses[2..].iter().for_each(|slow| signal(name, &slow.pid().to_string()));
+    let mut log = village.ready_log();
+    village.publish("four\n");
+    for round in 0..3 {
+        slow("STOP");
+        village.append("half cosigned\n");
+        let size = 5 + 2 * round;
+        until_page(&log, "/metrics", "two of four", |_, text| {
+            let shows = |name: &str| sample(text, &format!("epigraph_log_{name}"), "");
+            (shows("pending_entries"), shows("cosigned_witnesses")) == (size as f64, 2.0)
+        });
+        log.kill();
+        slow("CONT");
+        log = village.ready_log();
+        until("publication", || (village.published() == size).then_some(()));
+        village.publish("whole\n");
+    }
+    let text = get(&log, "/metrics", 200);
+    assert_eq!(sample(&text, "epigraph_log_evidence_files", ""), 0.0);
+    for number in 0..4 {
+        let labels = format!("w{number}\",kind=\"conflict\"");
+        assert_eq!(sample(&text, "epigraph_log_witness_troubles_total", &labels), 0.0);
+    }
     log.stop();
 }
 
@@ -443,4 +476,55 @@ fn of_two_logs_with_one_key_one_reaches_the_quorum_and_the_other_stops_with_evid
     village.publish("six\n");
     assert_eq!(village.published(), 6);
     log.stop();
+}
+
+/// D2, W7: two logs with one key again, and nobody but a witness that calls. It holds the branch of one, then follows the other: that
+/// one hears of it, stops, names both heads and keeps evidence; and so does the witness on its own disk. Seen to fail with the report
+/// left out.
+#[test]
+fn a_log_that_is_followed_hears_of_another_history_from_the_witness_that_calls() {
+    let village = Village::of(1, 1, 0, &[0]);
+    let house = &village.house;
+    let mut witness = village.witness(0);
+    let log = village.ready_log();
+    village.publish("four\n");
+    log.stop();
+    for directory in ["log", "signer"] {
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .args([house.path(directory), house.path(&format!("{directory}-copy"))])
+            .status();
+        assert!(copied.unwrap().success());
+    }
+    fs::copy(house.path("log.toml"), house.path("copy.toml")).unwrap();
+    house.edit("copy.toml", "directory = \"log\"", "directory = \"log-copy\"");
+    house.edit("copy.toml", "directory = \"signer\"", "directory = \"signer-copy\"");
+
+    let mut copy = house.start("log", "copy.toml").unwrap_or_else(|ended| panic!("{ended}"));
+    village.to_log.leads_to(&copy);
+    wait_until_ready(&copy);
+    witness.kill();
+    let log = village.log();
+    let mut witness = village.witness(0);
+    wait_until_ready(&log);
+    village.publish("five\n");
+    witness.kill();
+
+    house.point_at(&copy);
+    village.append("another five\n");
+    village.to_log.leads_to(&copy);
+    let _witness = village.witness(0);
+    ends(&mut copy)
+        .refused(5, &["too many witnesses hold another history", "w0 holds size 5", "has signed size 5"]);
+    let vkey = house.vkey();
+    let of_log =
+        fs::read_dir(house.path("log-copy").join(house.origin().hash().to_string()).join("checkpoints"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .find(|path| path.extension().is_some_and(|end| end == "evidence"))
+            .unwrap();
+    let of_witness = house.path(&format!("w0/{}.evidence", house.origin().hash()));
+    for file in [of_log, of_witness] {
+        epigraph(&[&"verify", &file, &"--vkey", &vkey]).succeeded(&["signed two histories"]);
+    }
 }

@@ -10,6 +10,7 @@ pub mod follow;
 mod history;
 pub mod pin;
 pub mod producer;
+pub mod repin;
 
 use bytes::Bytes;
 use conflict::Kept;
@@ -63,6 +64,18 @@ pub enum ClientError {
          state, or it serves old answers; do not trust it before you know which", served.size, pinned.size
     )]
     RolledBack {
+        /// What was served.
+        served: TreeHead,
+        /// What the client holds.
+        pinned: TreeHead,
+    },
+    /// What is published under the new policy is older than what was accepted under the old one.
+    #[error(
+        "the newest checkpoint that satisfies the policy has size {}, and size {} was accepted under the old policy: it is of the \
+         same history, but the pin does not go back. Try again when the log has published more under the new policy",
+        served.size, pinned.size
+    )]
+    Behind {
         /// What was served.
         served: TreeHead,
         /// What the client holds.

@@ -50,8 +50,8 @@ pub enum PinError {
     },
     /// The content does not verify any more.
     #[error(
-        "the pinned checkpoint {} is not valid under this policy: {source}. If you changed the policy on purpose, move the \
-         file away; if not, somebody changed it", path.display()
+        "the pinned checkpoint {} is not valid under this policy: {source}. If you changed the policy on purpose, `epigraph \
+         policy repin` with the old one goes on from it; if not, somebody changed the file or the policy", path.display()
     )]
     Invalid {
         /// Which file.

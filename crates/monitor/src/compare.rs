@@ -164,6 +164,7 @@ impl Machine {
             Event::NoProof { old, new, vantage, why, .. } => self.no_proof((old, new), &vantage, &why),
             Event::Audited { head, vantage, .. } => self.audited(head, &vantage),
             Event::AuditFound { found, vantage, .. } => self.audit_found(found, &vantage),
+            Event::NotAudited { head, vantage, .. } => self.not_audited(head, &vantage),
             Event::Unreachable { vantage, why, .. } => self.unreachable(&vantage.cleaned(), why),
             Event::Reached { vantage, .. } => self.reached(&vantage.cleaned()),
             Event::Receipt { claim, at } => self.claimed(claim, at),
@@ -248,6 +249,9 @@ impl Machine {
             Noted::Known { branch, grew } => {
                 if let (Some(_), Some(point)) = (branch, self.points.get_mut(&vantage.name)) {
                     point.branch = branch;
+                }
+                if branch.is_none() && vantage.kind == VantageKind::Log {
+                    self.published_now(&head);
                 }
                 if grew {
                     self.changed = true;

@@ -134,6 +134,16 @@ pub enum Event {
         /// When.
         at: UnixMillis,
     },
+    /// An audit did not reach its head this time: the entries did not come, or do not lead there. It is tried again, and others
+    /// may be asked meanwhile.
+    NotAudited {
+        /// The head.
+        head: TreeHead,
+        /// Whose entries.
+        vantage: Vantage,
+        /// When.
+        at: UnixMillis,
+    },
     /// A vantage point does not answer.
     Unreachable {
         /// Which.
@@ -206,6 +216,7 @@ impl Event {
             | Event::NoProof { at, .. }
             | Event::Audited { at, .. }
             | Event::AuditFound { at, .. }
+            | Event::NotAudited { at, .. }
             | Event::Unreachable { at, .. }
             | Event::Reached { at, .. }
             | Event::Receipt { at, .. }
@@ -238,8 +249,8 @@ pub enum Effect {
         /// Whose entries.
         vantage: Vantage,
     },
-    /// Audit the entries up to this head. Answered by [`Event::Audited`] or [`Event::AuditFound`], or not at all if the vantage
-    /// point is lost meanwhile: it is asked for again.
+    /// Audit the entries up to this head. Answered by [`Event::Audited`] or [`Event::NotAudited`], in the end; what is found on
+    /// the way is told by [`Event::AuditFound`].
     Audit {
         /// The head, which is consistent with all that were asked for before.
         upto: TreeHead,

@@ -176,7 +176,8 @@ impl Monitor {
         self.hand_in(log, Event::Head { vantage, note, at })
     }
 
-    /// An appender claims that the log acknowledged an entry. Says when the monitor looks at the latest.
+    /// An appender claims that the log acknowledged an entry. It is on the disk when this returns, which says when the monitor
+    /// looks at the latest; of a claim that was made before, the first deadline.
     pub async fn submit_receipt(
         &self,
         origin: &Origin,
@@ -185,17 +186,12 @@ impl Monitor {
         leaf: Hash,
     ) -> Result<UnixMillis, MonitorError> {
         let log = self.place(origin)?;
-        let at = {
-            let state = self.lock();
-            if !state.log(origin).is_some_and(|log| log.machine.has_room_for_claim(claimant)) {
-                return Err(MonitorError::Full);
-            }
-            state.clock.now()
-        };
-        let deadline = UnixMillis(at.0.saturating_add(self.published_within_ms));
-        let claim = Claim { claimant: claimant.to_owned(), index, leaf, deadline };
-        self.hand_in(log, Event::Receipt { claim, at })?;
-        Ok(deadline)
+        let (claimant, within) = (claimant.to_owned(), self.published_within_ms);
+        let claimed = self.blocking(move |state| {
+            let deadline = UnixMillis(state.clock.now().0.saturating_add(within));
+            state.claimed(log, Claim { claimant, index, leaf, deadline })
+        });
+        claimed.await??.ok_or(MonitorError::Full)
     }
 
     /// Everything that is told from now on. A subscriber that is too far behind is told that it missed something.

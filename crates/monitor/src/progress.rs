@@ -140,6 +140,22 @@ mod tests {
         }
     }
 
+    /// By docs/formats/monitor.md.
+    #[test]
+    fn the_file_is_as_documented() {
+        let mut progress = Progress::default();
+        progress
+            .set("b", Audited { read: frontier(3), again: Some(frontier(1)), full_at: Some(UnixMillis(9)) });
+        progress.set("a", Audited::default());
+        let first = leaf_hash(&[0]);
+        let pair = epigraph_core::hash::node_hash(&first, &leaf_hash(&[1]));
+        let text = format!(
+            "epigraph-audit@v1\nvantage a\nread 0\nvantage b\nread 3\nhash {pair}\nhash {}\nagain 1\nhash {first}\nfull 9\n",
+            leaf_hash(&[2])
+        );
+        assert_eq!(String::from_utf8(progress.encode()).unwrap(), text);
+    }
+
     #[test]
     fn the_number_of_vantage_points_is_bounded() {
         let mut progress = Progress::default();

@@ -6,8 +6,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use epigraph_core::{Clock, Entropy, Frontier, Origin, Policy, TreeHead, UnixMillis};
+use epigraph_core::{Clock, Entropy, Frontier, Origin, Policy, SigningKey, TreeHead, UnixMillis};
 use epigraph_rpc::peer;
 use epigraph_store::file::Dir;
 use thiserror::Error;
@@ -20,7 +19,7 @@ use crate::book::Book;
 use crate::compare::{Machine, Tuning};
 use crate::disk::{Disk, DiskError};
 use crate::event::{Effect, Event, Vantage, VantageKind, Why};
-use crate::finding::{Notice, Trigger};
+use crate::finding::Notice;
 use crate::monitor::{Monitor, MonitorError, VantageStatus};
 use crate::progress::{MAX_AUDITED, MAX_VANTAGE_BYTES, StateError};
 use crate::state::{Ask, LogState, MAX_BEHIND, State};
@@ -35,9 +34,6 @@ const BATCH: usize = MAX_UNHEARD;
 
 /// Questions for proofs that are under way for one log. The others wait.
 const MAX_QUESTIONS: usize = 8;
-
-/// Makes the signed statement of an observation.
-pub type Statement = Box<dyn Fn(&Trigger) -> Option<Bytes> + Send>;
 
 /// Takes a notice, durably, before the book that it comes from is stored.
 pub type OnNotice = Box<dyn Fn(&Notice) + Send>;
@@ -58,8 +54,8 @@ pub struct Setup {
     pub poll: Duration,
     /// How long a log has to publish what it acknowledged, in milliseconds.
     pub published_within_ms: u64,
-    /// Makes the signed statement of an observation.
-    pub statement: Statement,
+    /// The key under which it states what it observes.
+    pub key: SigningKey,
     /// Takes each notice, durably.
     pub on_notice: OnNotice,
     /// Is told each time the loop has come round, with the number of open findings.
@@ -143,10 +139,11 @@ pub fn start(
         book,
         disk,
         logs: states,
-        statement: setup.statement,
+        key: setup.key,
         on_notice: setup.on_notice,
         notices: broadcast::channel(MAX_BEHIND).0,
         counted: false,
+        asks: Vec::new(),
     };
     let monitor = Monitor {
         state: Arc::new(Mutex::new(state)),
@@ -338,20 +335,10 @@ async fn turn(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut messages = Vec::with_capacity(BATCH);
     loop {
-        let asks = tokio::select! {
+        let batch = tokio::select! {
             biased;
-            _ = tick.tick() => {
-                let (asks, at, open) = monitor.blocking(|state| {
-                    let open = state.book.findings().filter(|finding| finding.is_open()).count();
-                    state.tick().map(|asks| (asks, state.clock.now(), open as u64))
-                }).await??;
-                on_round(at, open);
-                asks
-            }
-            _ = inbox.recv_many(&mut messages, BATCH) => {
-                let batch = std::mem::take(&mut messages);
-                monitor.blocking(|state| heard(state, batch)).await??
-            }
+            _ = tick.tick() => None,
+            _ = inbox.recv_many(&mut messages, BATCH) => Some(std::mem::take(&mut messages)),
             Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
                 if let Err(error) = ended {
                     tracing::error!(%error, "a task of a vantage point has ended; this is a fault of the program");
@@ -359,6 +346,8 @@ async fn turn(
                 continue;
             }
         };
+        let (asks, at, open) = monitor.blocking(|state| round(state, batch)).await??;
+        on_round(at, open);
         for (log, ask) in asks {
             if let Some(lane) = lanes.get(log) {
                 lane.pass_on(ask, &mut tasks);
@@ -367,12 +356,22 @@ async fn turn(
     }
 }
 
-fn heard(state: &mut State, batch: Vec<(usize, Message)>) -> Result<Vec<(usize, Ask)>, DiskError> {
-    let mut asks = Vec::new();
-    for (log, message) in batch {
-        asks.extend(state.heard(log, message)?.into_iter().map(|ask| (log, ask)));
+/// What is to be done, the time, and how many findings are open.
+type Round = (Vec<(usize, Ask)>, UnixMillis, u64);
+
+/// Takes what was said, or lets time pass.
+fn round(state: &mut State, batch: Option<Vec<(usize, Message)>>) -> Result<Round, DiskError> {
+    let mut asks = std::mem::take(&mut state.asks);
+    match batch {
+        None => asks.extend(state.tick()?),
+        Some(batch) => {
+            for (log, message) in batch {
+                asks.extend(state.heard(log, message)?.into_iter().map(|ask| (log, ask)));
+            }
+        }
     }
-    Ok(asks)
+    let open = state.book.findings().filter(|finding| finding.is_open()).count();
+    Ok((asks, state.clock.now(), open as u64))
 }
 
 impl VantageStatus {

@@ -356,3 +356,60 @@ fn refusal(error: MonitorError) -> Refusal {
         MonitorError::Disk(_) => refusal(Reason::Internal),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use epigraph_core::hash::leaf_hash;
+    use epigraph_core::{TreeHead, UnixMillis};
+
+    use super::*;
+    use crate::heads::Sighting;
+
+    fn seen(size: u64, bytes: usize) -> SeenHead {
+        let size = TreeSize::new(size).unwrap();
+        let head = TreeHead { size, root: leaf_hash(&size.get().to_be_bytes()) };
+        let sighting = Sighting { vantage: "one".into(), first: UnixMillis(1), last: UnixMillis(2) };
+        SeenHead { head, note: vec![0; bytes].into(), sightings: vec![sighting] }
+    }
+
+    /// All pages, as the sizes of their heads.
+    fn pages(heads: &[SeenHead], most: usize) -> Vec<Vec<u64>> {
+        let (mut pages, mut after) = (Vec::new(), None);
+        loop {
+            let (page, token) = page_of_heads(heads.to_vec(), after, most);
+            pages.push(page.iter().map(|seen| seen.head.size.get()).collect());
+            if token.is_empty() {
+                return pages;
+            }
+            after = Some(parse_head_token(&token).unwrap());
+        }
+    }
+
+    /// Broken to see it fail: the token of the last page, too; a page without the limit of its bytes; one that takes no head
+    /// which is larger than that.
+    #[test]
+    fn pages_have_every_head_once_and_fit_into_an_answer() {
+        let check = |sizes: &[(u64, usize)], most: usize, expected: &[&[u64]]| {
+            let heads: Vec<SeenHead> = sizes.iter().map(|(size, bytes)| seen(*size, *bytes)).collect();
+            assert_eq!(pages(&heads, most), expected);
+        };
+        check(&[], 2, &[&[]]);
+        check(&[(1, 9), (2, 9)], 2, &[&[1, 2]]);
+        check(&[(1, 9), (2, 9), (3, 9)], 2, &[&[1, 2], &[3]]);
+        let half = MAX_PAGE_BYTES / 2;
+        check(&[(1, half - 99), (2, half - 99), (3, 9)], 9, &[&[1, 2, 3]]);
+        check(&[(1, half), (2, half), (3, 9)], 9, &[&[1], &[2, 3]]);
+        check(&[(1, 2 * MAX_PAGE_BYTES), (2, 9)], 9, &[&[1], &[2]]);
+    }
+
+    #[test]
+    fn what_is_no_token_is_none() {
+        let root = leaf_hash(b"x");
+        assert_eq!(parse_head_token(&format!("7-{root}")), Some((TreeSize::new(7).unwrap(), root)));
+        for bad in
+            ["", "7", "-", "7-", &format!("-{root}"), &format!("x-{root}"), &format!("{}-{root}", u64::MAX)]
+        {
+            assert_eq!(parse_head_token(bad), None, "{bad}");
+        }
+    }
+}

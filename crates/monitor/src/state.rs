@@ -7,18 +7,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use epigraph_core::{Clock, Frontier, Origin, Policy, TreeHead, UnixMillis};
+use epigraph_core::{Clock, Frontier, Origin, Policy, SigningKey, TreeHead, UnixMillis};
 use tokio::sync::broadcast;
 
 use crate::book::{AcknowledgeError, Book};
 use crate::compare::Machine;
 use crate::disk::{Disk, DiskError};
-use crate::event::{Effect, Event, Vantage};
+use crate::event::{Claim, Effect, Event, Vantage};
 use crate::finding::{EvidenceId, Finding, FindingId, Notice, Trigger};
 use crate::heads::Seen;
 use crate::monitor::{LogStatus, VantageStatus};
 use crate::progress::Progress;
-use crate::run::{OnNotice, Statement};
+use crate::run::OnNotice;
+use crate::statement::{self, NotStated};
 use crate::vantage::{Come, Message};
 
 /// Notices that a subscriber may be behind. One that is further behind is told so.
@@ -32,12 +33,14 @@ pub(crate) struct State {
     pub(crate) book: Book,
     pub(crate) disk: Disk,
     pub(crate) logs: Vec<LogState>,
-    pub(crate) statement: Statement,
+    pub(crate) key: SigningKey,
     pub(crate) on_notice: OnNotice,
     pub(crate) notices: broadcast::Sender<Notice>,
     /// Whether the book has counted something that is not stored.
     pub(crate) counted: bool,
     pub(crate) tidied: UnixMillis,
+    /// What is to be done, and the loop was not told yet.
+    pub(crate) asks: Vec<(usize, Ask)>,
 }
 
 pub(crate) struct LogState {
@@ -77,6 +80,14 @@ impl State {
                 Ok(Vec::new())
             }
         }
+    }
+
+    /// Takes a claim, durably; says by when the entry must be published. `None`: there is no room for more.
+    pub(crate) fn claimed(&mut self, log: usize, claim: Claim) -> Result<Option<UnixMillis>, DiskError> {
+        let (index, leaf, at) = (claim.index, claim.leaf, self.clock.now());
+        let asks = self.heard(log, Message::Event(Event::Receipt { claim, at }))?;
+        self.asks.extend(asks.into_iter().map(|ask| (log, ask)));
+        Ok(self.logs.get(log).and_then(|log| log.machine.claimed_by(index, leaf)))
     }
 
     /// Lets time pass for every log.
@@ -147,13 +158,25 @@ impl State {
     pub(crate) fn trigger(&mut self, mut trigger: Trigger) -> Result<(), DiskError> {
         let mut kept = Ok(());
         if self.book.wants_evidence(&trigger) {
-            trigger.evidence = trigger.evidence.take().or_else(|| (self.statement)(&trigger));
+            trigger.evidence = trigger.evidence.take().or_else(|| self.statement(&trigger));
             kept = trigger.evidence.iter().try_for_each(|file| self.disk.keep_evidence(file).map(|_| ()));
         }
         let notice = self.book.trigger(trigger);
         self.counted |= notice.is_none();
         let told = self.tell(notice.into_iter().collect());
         kept.and(told)
+    }
+
+    /// The signed statement of an observation. What is proven has its evidence, or had it when it was first found.
+    fn statement(&self, trigger: &Trigger) -> Option<Bytes> {
+        match statement::state(trigger, &self.key) {
+            Ok(file) => Some(file),
+            Err(NotStated::Proven(_)) => None,
+            Err(error) => {
+                tracing::error!(code = %trigger.code, %error, "an observation is told without a signed statement");
+                None
+            }
+        }
     }
 
     fn tell(&mut self, notices: Vec<Notice>) -> Result<(), DiskError> {

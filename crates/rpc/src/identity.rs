@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use epigraph_core::UnixMillis;
 use thiserror::Error;
@@ -22,10 +23,10 @@ pub const MAX_TRUST_DOMAIN_BYTES: usize = 255;
 const SCHEME: &str = "spiffe://";
 
 /// A SPIFFE name in the one spelling that is allowed: no percent signs, no port, no query, no empty segment.
-/// Equal names are equal bytes.
+/// Equal names are equal bytes. Clones share the text: every call makes some.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpiffeId {
-    text: Box<str>,
+    text: Arc<str>,
     path_at: usize,
 }
 

@@ -53,6 +53,26 @@ impl<K: Ord + Clone> Quota<K> {
     }
 }
 
+impl<K: Ord> Quota<K> {
+    /// Whether the holder could take so many.
+    pub(crate) fn check(&self, holder: &K, units: usize) -> Result<(), Exceeded> {
+        self.room(&self.used(), holder, units).map(drop)
+    }
+
+    /// What is in use, in all and by the holder, once it has so many more.
+    fn room(&self, used: &Used<K>, holder: &K, units: usize) -> Result<(usize, usize), Exceeded> {
+        let total = used.total.saturating_add(units);
+        let held = used.by_holder.get(holder).copied().unwrap_or(0).saturating_add(units);
+        if held > self.each {
+            Err(Exceeded::Each(self.each))
+        } else if total > self.total {
+            Err(Exceeded::Total(self.total))
+        } else {
+            Ok((total, held))
+        }
+    }
+}
+
 impl<K> Quota<K> {
     /// Units in the hands of all holders.
     pub fn in_use(&self) -> usize {
@@ -72,14 +92,7 @@ impl<K: Ord + Clone> Share<K> {
             return Ok(());
         }
         let mut used = self.quota.used();
-        let total = used.total.saturating_add(units);
-        let held = used.by_holder.get(&self.holder).copied().unwrap_or(0).saturating_add(units);
-        if held > self.quota.each {
-            return Err(Exceeded::Each(self.quota.each));
-        }
-        if total > self.quota.total {
-            return Err(Exceeded::Total(self.quota.total));
-        }
+        let (total, held) = self.quota.room(&used, &self.holder, units)?;
         used.total = total;
         used.by_holder.insert(self.holder.clone(), held);
         drop(used);

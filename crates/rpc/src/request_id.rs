@@ -38,7 +38,11 @@ impl RequestId {
     }
 
     pub(crate) fn put(self, headers: &mut HeaderMap) {
-        headers.insert(REQUEST_ID, self.0);
+        let mut value = self.0;
+        // Not because it is secret: what is marked so stays out of the table of header compression (RFC 7541 section 7.1.3), where
+        // ids that never come again push out everything that does, and are compared with each new one.
+        value.set_sensitive(true);
+        headers.insert(REQUEST_ID, value);
     }
 
     fn of_trace(trace: &TraceParent) -> RequestId {

@@ -35,7 +35,7 @@ impl Sending {
 
     /// Whether the largest answer could be held for it: before the call costs anything.
     pub(crate) fn check(&self, holder: &SpiffeId) -> Result<(), Exceeded> {
-        self.0.take(holder.clone(), MAX_RESPONSE_BYTES).map(drop)
+        self.0.check(holder, MAX_RESPONSE_BYTES)
     }
 
     /// The body, of which each piece counts until the last byte of it is sent or thrown away. One that does not fit ends the

@@ -25,7 +25,7 @@ use crate::status::{self, LookupStatus, NotReady, Status};
 pub(crate) use append::{Answer, Ticket};
 pub use append::{AppendError, Appended, Call, ProducerState, Wait};
 pub use append_stream::{MAX_AHEAD, MAX_AHEAD_BYTES, StreamError};
-pub use cosign::{CosignError, Cosignatures, Witnessing};
+pub use cosign::{CosignError, HandedIn, Said, Witnessing};
 pub use list::{ListError, Listed};
 pub use read::{InTree, Proven, Reach, ReadError};
 use stream::Streams;

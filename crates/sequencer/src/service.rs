@@ -177,7 +177,8 @@ impl LogService for LogServer {
         request: Request<v1::AddCosignatureRequest>,
     ) -> Result<Response<v1::AddCosignatureResponse>, Status> {
         let log = self.log(&request, &request.get_ref().origin)?;
-        read::add_cosignature(&log, request.get_ref()).await?;
+        let who = Caller::of(&request)?.identity();
+        read::add_cosignature(&log, who, request.get_ref()).await?;
         Ok(Response::new(v1::AddCosignatureResponse {}))
     }
 

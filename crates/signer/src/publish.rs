@@ -30,7 +30,7 @@ use tracing::Instrument;
 use crate::backoff::Backoff;
 use crate::signer::{Answer, Request};
 use ask::AskWitness;
-pub use gather::{Dialled, Handed, Pending, RootAt, WITNESS_DEADLINE, Witnessing};
+pub use gather::{Dialled, Handed, HandedIn, Pending, RootAt, WITNESS_DEADLINE, Witnessing};
 use gather::{Gatherer, Surroundings};
 use machine::{Effect, Event, Machine};
 

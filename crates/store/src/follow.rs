@@ -9,7 +9,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use epigraph_core::hash::leaf_hash;
+use epigraph_core::hash::leaf_hashes;
 use epigraph_core::tree::LogFull;
 use epigraph_core::{Hash, TreeHead, TreeSize};
 use thiserror::Error;
@@ -127,8 +127,8 @@ impl Follower {
             return Err(FollowError::DoesNotFollow { tree, frame: before });
         }
         let mut full = Full::new();
-        for entry in frame.entries().skip(usize::try_from(skip).unwrap_or(usize::MAX)) {
-            self.edge.push(leaf_hash(entry), &mut full)?;
+        for leaf in leaf_hashes(frame.entries().skip(usize::try_from(skip).unwrap_or(usize::MAX))) {
+            self.edge.push(leaf, &mut full)?;
         }
         let (computed, recorded) = (self.edge.head(), frame.after());
         if computed != recorded {
@@ -141,6 +141,7 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
+    use epigraph_core::hash::leaf_hash;
     use epigraph_core::{Entropy, Frontier, UnixMillis, bundle};
 
     use super::*;

@@ -123,9 +123,7 @@ impl History {
             dir.sync().map_err(io("create"))?;
         }
         let file = dir.open(NAME).map_err(io("open"))?;
-        let length = file.length().map_err(io("read"))?.min(MAX_BYTES + (MAX_NOTE + FIXED) as u64);
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
-        file.read_at(0, &mut bytes).map_err(io("read"))?;
+        let bytes = whole(&*file).map_err(io("read"))?;
         let (records, holes) = scan(&bytes);
         let end = records.last().map_or(0, |last| last.offset + last.bytes as u64);
         // What follows the last record was never completely written, or is damage that nobody can tell from that.
@@ -255,6 +253,50 @@ impl History {
         // Every change under the lock comes last, after all that can fail.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the file holds, read without changing anything.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Inspection {
+    /// Sizes and notes, in ascending order of the sizes.
+    pub notes: Vec<(TreeSize, Vec<u8>)>,
+    /// Where there are bytes before the last record that are no record.
+    pub damaged: Vec<Range<u64>>,
+    /// Where bytes follow the last record: one that was never completely written, or damage that nobody can tell from that.
+    pub torn: Option<u64>,
+}
+
+/// Reads the history in `dir`. One that is not there is empty: logs that are older than it have none.
+pub fn inspect(dir: &dyn Dir) -> Result<Inspection, HistoryError> {
+    let io = |source| HistoryError::Io { action: "read", source };
+    let file = match dir.open_read_only(NAME) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Inspection::default()),
+        Err(error) => return Err(io(error)),
+    };
+    let bytes = whole(&*file).map_err(io)?;
+    let (records, holes) = scan(&bytes);
+    let end = records.last().map_or(0, |last| last.offset + last.bytes as u64);
+    let note = |record: &Record| {
+        let at = usize::try_from(record.offset).ok()?;
+        Some((record.stamp.size, bytes.get(at + FIXED..at + record.bytes)?.to_vec()))
+    };
+    let mut found = Inspection { notes: records.iter().filter_map(note).collect(), ..Inspection::default() };
+    for hole in holes {
+        match hole.start as u64 {
+            start if start < end => found.damaged.push(start..hole.end as u64),
+            start => found.torn = Some(start),
+        }
+    }
+    Ok(found)
+}
+
+/// What a file that was written here can have, and no more.
+fn whole(file: &dyn File) -> io::Result<Vec<u8>> {
+    let length = file.length()?.min(MAX_BYTES + (MAX_NOTE + FIXED) as u64);
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    file.read_at(0, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// The records in the bytes, and the holes between them.

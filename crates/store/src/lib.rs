@@ -3,6 +3,7 @@
 //! Everything here is synchronous; one thread owns each file. It knows bytes, files and when they are durable.
 //! It does not know signatures, networks, clocks or randomness.
 
+pub mod evidence;
 mod fields;
 pub mod file;
 pub mod follow;
@@ -17,3 +18,4 @@ pub mod sled;
 pub mod suite;
 pub mod tile;
 pub mod tree;
+pub mod witness_sizes;

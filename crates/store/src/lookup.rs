@@ -13,6 +13,7 @@
 //! tree included, in at most 0.6 and 0.35 of the disk and about a tenth of the memory or less; an absent hash
 //! takes up to three times as long, some 5 µs.
 
+mod inspect;
 mod recover;
 mod run;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use thiserror::Error;
 use crate::file::Dir;
 use crate::tile::{TileId, WIDTH};
 use crate::tree::{Tree, TreeError};
+pub use inspect::{Inspected, inspect};
 use run::{KEY_BYTES, Key, NEW_NAME, Records, Run, RunWriter, Span};
 
 /// A run is first written with `2^16` leaves: 1 MiB. Fewer wait in memory, in about 2 MiB, and are read again

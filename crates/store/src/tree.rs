@@ -14,16 +14,17 @@ mod tests;
 mod writer;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
-use epigraph_core::hash::leaf_hash;
+use epigraph_core::hash::{leaf_hash, leaf_hashes};
 use epigraph_core::proof::Nodes;
 use epigraph_core::{Frontier, Hash, LeafIndex, TreeHead, TreeSize};
 use thiserror::Error;
 
 use crate::file::Dir;
-use crate::journal::{Entries, EntryReader, JournalError};
+use crate::journal::{EntryReader, JournalError};
 use crate::tile::{LEVELS, TILE_HEIGHT, Tile, TileId, TileStore, WIDTH, locate};
 use cache::Cache;
 pub(crate) use edge::{Edge, Full};
@@ -37,6 +38,9 @@ pub(crate) use writer::TileWriter;
 
 /// Memory for expanded tiles: all level-0 tiles of 2^20 entries, so that uniform reads of such a log hash nothing.
 pub const CACHE_BYTES: usize = 72 << 20;
+
+/// Entries that are hashed in one go, while they are near the processor.
+const COMPARED_AT_ONCE: usize = 64;
 
 /// Rebuilt tiles that wait to be stored again; one that finds no place is rebuilt at its next cold read.
 const MAX_REPAIRS: usize = 256;
@@ -131,6 +135,38 @@ pub struct Tree {
     /// Held while a tile is rebuilt, so that many readers of one lost tile hash its entries once.
     rebuilding: Mutex<()>,
     tally: Tally,
+}
+
+/// Entries one behind the other in one piece of memory: a piece for each costs as much as hashing it does.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Entries {
+    /// Their bytes.
+    pub bytes: Vec<u8>,
+    /// How many bytes there are up to the end of each.
+    pub ends: Vec<usize>,
+}
+
+impl Entries {
+    /// With room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Entries {
+        Entries { bytes: Vec::with_capacity(bytes), ends: Vec::new() }
+    }
+
+    /// The bytes of each.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.places().map(|place| self.bytes.get(place).unwrap_or_default())
+    }
+
+    /// Where each is.
+    pub fn places(&self) -> impl Iterator<Item = Range<usize>> {
+        let starts = [0].into_iter().chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| start..*end)
+    }
+
+    fn truncate(&mut self, count: usize) {
+        self.ends.truncate(count);
+        self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
+    }
 }
 
 /// What readers see at one moment.
@@ -235,9 +271,89 @@ impl Tree {
         (first..end).map(|index| self.node(height, index)).collect::<Result<_, _>>().map(Some)
     }
 
-    /// The entries from `first` on, each compared with its leaf hash in the tree, up to `end` and the tree's size.
-    pub fn entries(&self, first: LeafIndex, end: TreeSize) -> CheckedEntries<'_> {
-        CheckedEntries { tree: self, entries: Some(self.entries.read(first, end, self.size())) }
+    /// The entries from `first` on, each compared with its leaf hash in the tree, up to `end` and the tree's size and within
+    /// `most_bytes`; whether there was no room for one. What was read before an error is good.
+    pub fn read(
+        &self,
+        first: LeafIndex,
+        end: TreeSize,
+        most_bytes: usize,
+        into: &mut Entries,
+    ) -> Result<bool, EntryError> {
+        let mut entries = self.entries.read(first, end, self.size());
+        let mut held = None;
+        loop {
+            let good = into.ends.len();
+            let mut first = None;
+            // Of those before an error each is still compared.
+            let read = loop {
+                match entries.next_entry() {
+                    Ok(Some((index, entry))) if into.bytes.len() + entry.len() <= most_bytes => {
+                        first.get_or_insert(index);
+                        into.bytes.extend_from_slice(entry);
+                        into.ends.push(into.bytes.len());
+                        if into.ends.len() - good == COMPARED_AT_ONCE {
+                            break Ok(None);
+                        }
+                    }
+                    Ok(next) => break Ok(Some(next.is_some())),
+                    Err(error) => break Err(error),
+                }
+            };
+            if let Some(first) = first {
+                self.compare(first, good, into, &mut held)?;
+            }
+            if let Some(full) = read? {
+                return Ok(full);
+            }
+        }
+    }
+
+    /// Compares the entries behind the `good` ones, the first of which has this index. Those from the first wrong one on are
+    /// taken away.
+    fn compare(
+        &self,
+        first: LeafIndex,
+        good: usize,
+        into: &mut Entries,
+        held: &mut Option<(TileId, Arc<Tile>)>,
+    ) -> Result<(), EntryError> {
+        let mut wrong = None;
+        for (leaf, at) in leaf_hashes(into.iter().skip(good)).zip(0..) {
+            let index = first.checked_add(at).unwrap_or(first);
+            match self.leaf(index, held) {
+                Ok(wanted) if wanted == leaf => {}
+                Ok(wanted) => wrong = Some((at, EntryError::DataLoss { index, wanted })),
+                Err(error) => wrong = Some((at, error.into())),
+            }
+            if wrong.is_some() {
+                break;
+            }
+        }
+        let Some((at, error)) = wrong else { return Ok(()) };
+        if matches!(error, EntryError::DataLoss { .. }) {
+            self.entries.forget();
+        }
+        into.truncate(good + at as usize);
+        Err(error)
+    }
+
+    /// A leaf hash, from the tile that is held, or else from the tree.
+    fn leaf(&self, index: LeafIndex, held: &mut Option<(TileId, Arc<Tile>)>) -> Result<Hash, TreeError> {
+        let (id, within, place) = locate(0, index.get());
+        if held.as_ref().is_none_or(|(held, _)| *held != id) {
+            *held = self.warm_tile(id).map(|tile| (id, tile));
+        }
+        match held.as_ref().and_then(|(_, tile)| tile.node(within, place)) {
+            Some(leaf) => Ok(leaf),
+            None => self.node(0, index.get()),
+        }
+    }
+
+    /// A complete tile, if it is in memory.
+    fn warm_tile(&self, id: TileId) -> Option<Arc<Tile>> {
+        let pending = self.state().pending.get(&id).cloned();
+        pending.or_else(|| self.cache.read(id, Arc::clone))
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {
@@ -289,7 +405,7 @@ impl Tree {
 
     fn rebuild(&self, id: TileId, wanted: Hash) -> Result<Arc<Tile>, TreeError> {
         let _one = lock(&self.rebuilding);
-        if let Some(tile) = self.cache.read(id, |tile| Arc::new(*tile)) {
+        if let Some(tile) = self.cache.read(id, Arc::clone) {
             return Ok(tile);
         }
         let computed = self.compute_from_children(id).filter(|tile| tile.root() == wanted);
@@ -311,7 +427,7 @@ impl Tree {
         let mut row = *Tile::EMPTY.row();
         for (hash, child) in row.iter_mut().zip(0..) {
             let child = TileId { level, index: id.index * WIDTH as u64 + child };
-            let root = self.cache.read(child, Tile::root);
+            let root = self.cache.read(child, |tile| tile.root());
             *hash = root.or_else(|| self.stored(child, None).map(|tile| tile.root()))?;
         }
         Some(Tile::expand(row))
@@ -425,37 +541,6 @@ impl Nodes for Warm<'_> {
             Found::Here(hash) => Ok(hash),
             Found::Stored { id, .. } => Err(WarmError::Cold(id)),
         }
-    }
-}
-
-/// Entries that are what the tree says. After an error it ends.
-pub struct CheckedEntries<'a> {
-    tree: &'a Tree,
-    entries: Option<Entries<'a>>,
-}
-
-impl CheckedEntries<'_> {
-    fn checked(&mut self) -> Result<Option<(LeafIndex, Vec<u8>)>, EntryError> {
-        let Some(entries) = &mut self.entries else { return Ok(None) };
-        let Some((index, entry)) = entries.next_entry()? else { return Ok(None) };
-        let wanted = self.tree.node(0, index.get())?;
-        if leaf_hash(entry) != wanted {
-            self.tree.entries.forget();
-            return Err(EntryError::DataLoss { index, wanted });
-        }
-        Ok(Some((index, entry.to_vec())))
-    }
-}
-
-impl Iterator for CheckedEntries<'_> {
-    type Item = Result<(LeafIndex, Vec<u8>), EntryError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let next = self.checked();
-        if next.is_err() {
-            self.entries = None;
-        }
-        next.transpose()
     }
 }
 

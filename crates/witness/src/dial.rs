@@ -12,6 +12,7 @@ use bytes::Bytes;
 use epigraph_core::backoff::spread_wait;
 use epigraph_core::checkpoint::decode_text;
 use epigraph_core::note::{Parsed, SignatureLine};
+use epigraph_core::progress::Reject;
 use epigraph_core::{Entropy, Hash, Origin, TreeSize};
 use thiserror::Error;
 use tokio::time::sleep;
@@ -52,6 +53,15 @@ pub trait DialLog: Send + Sync {
         origin: &Origin,
         size: TreeSize,
         line: &SignatureLine,
+    ) -> impl Future<Output = Result<HandedIn, String>> + Send;
+
+    /// Tells that the head of this size does not extend the one that is held, whose note this is: somebody else signs with the
+    /// log's key.
+    fn report(
+        &self,
+        origin: &Origin,
+        size: TreeSize,
+        held: Bytes,
     ) -> impl Future<Output = Result<HandedIn, String>> + Send;
 }
 
@@ -152,9 +162,17 @@ async fn cosign<L: DialLog>(
         Err(error) => return Err(error.into()),
     };
     let mut old = held;
+    let report = async |held: Bytes| {
+        let silent = |why| DialError::Log { did: "does not hear of another history under its key", why };
+        log.report(origin, head.size, held).await.map(drop).map_err(silent)
+    };
     // Another proposal may come between, or the gate may show what is held: once more from there.
     for _ in 0..2 {
         if old > head.size {
+            // The head of a log that signs on, or of one that went back: it knows what it has signed.
+            if let Ok(Some(newest)) = witness.checkpoint(origin).await {
+                report(newest.held.note.clone().into()).await?;
+            }
             return Err(DialError::Stale(head.size));
         }
         let proof = if old == TreeSize::ZERO || old == head.size {
@@ -164,7 +182,15 @@ async fn cosign<L: DialLog>(
                 |why| DialError::Log { did: "does not prove that its head extends the held one", why };
             log.prove(origin, old, head.size).await.map_err(silent)?
         };
-        match witness.add_checkpoint(origin, old, note, proof).await? {
+        let answer = witness.add_checkpoint(origin, old, note, proof).await;
+        if let (Err(AddError::Refused(Refused::Reject(Reject::Proof(_)))), Ok(Some(newest))) =
+            (&answer, witness.checkpoint(origin).await)
+        {
+            // The log's own proof does not hold. Where the held size is a power of two that is all that a fork shows here; the
+            // log's tree shows more.
+            report(newest.held.note.clone().into()).await?;
+        }
+        match answer? {
             Answer::Cosigned(cosigned) => {
                 let silent = |why| DialError::Log { did: "does not take a cosignature", why };
                 let size = cosigned.held.head.size;
@@ -173,8 +199,8 @@ async fn cosign<L: DialLog>(
                 };
             }
             Answer::Stale(held) => old = held.head.size,
-            // It was told, and stays as it is: the next head may be of the right history.
-            Answer::Conflict { .. } => return Ok(()),
+            // What is held stays as it is: the next head may be of the right history.
+            Answer::Conflict { held, .. } => return report(held.into()).await,
         }
     }
     Err(DialError::Stale(head.size))

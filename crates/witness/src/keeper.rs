@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use epigraph_core::note::{self, Parsed, SignatureLine};
 use epigraph_core::progress::{self, Conflict, CosignError, Decision, Held, Proposal, Reject};
-use epigraph_core::{Origin, TreeHead, UnixMillis, VKey, cosignature::CosigningKey};
+use epigraph_core::{Hash, Origin, TreeHead, UnixMillis, VKey, cosignature::CosigningKey};
 use epigraph_store::head::{HeadError, HeadStore, MAX_HELD_NOTE_BYTES};
 use thiserror::Error;
 
@@ -38,6 +38,8 @@ pub enum Answer {
         held: Vec<u8>,
         /// The log-signed note that was proposed.
         proposed: Vec<u8>,
+        /// The proof that came with it.
+        proof: Vec<Hash>,
     },
 }
 
@@ -294,10 +296,12 @@ impl Keeper {
         if proposal.note.len() > MAX_HELD_NOTE_BYTES {
             return Err(Refused::NoteTooLong(proposal.note.len()));
         }
-        let note = proposal.note.clone();
+        let (note, proof) = (proposal.note.clone(), proposal.proof.clone());
         let answer = match progress::decide(origin, held, proposal, now) {
             Decision::Stale(_) => Answer::Stale(held.clone()),
-            Decision::Conflict(heads) => Answer::Conflict { heads, held: held.note.clone(), proposed: note },
+            Decision::Conflict(heads) => {
+                Answer::Conflict { heads, held: held.note.clone(), proposed: note, proof }
+            }
             Decision::Reject(reject) => return Err(reject.into()),
             Decision::Step(step) => {
                 if let Some(young) = self.young(origin, step.next().head, now) {

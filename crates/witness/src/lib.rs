@@ -6,6 +6,7 @@
 //! call, and [`status`] is what it tells of itself. Nothing here knows how a log makes its tree, who asks, or where a configuration stands.
 
 pub mod dial;
+mod evidence;
 pub mod gate;
 pub mod keeper;
 pub mod list;

@@ -12,12 +12,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use epigraph_core::checkpoint::{CheckpointError, LogSigned, encode_text};
 use epigraph_core::note::{Parsed, SignatureLine};
-use epigraph_core::progress::{Held, Proposal};
+use epigraph_core::progress::{Conflict, Held, Proposal};
 use epigraph_core::{Clock, Hash, Origin, TreeSize, UnixMillis, VKey};
 use epigraph_rpc::rate::{Rates, TooFast};
+use epigraph_store::file::Dir;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::evidence;
 use crate::gate::{Passage, sighting};
 use crate::keeper::{AdmitError, Answer, Cosigned, Fatal, Keeper, Refused};
 use crate::list::{self, Changes, ListError, Listed};
@@ -131,6 +133,8 @@ struct Log {
     /// Held while the log is being asked.
     asking: tokio::sync::Mutex<()>,
     gate: Mutex<Gate>,
+    /// Whether it is known that evidence against its key is kept.
+    evidence_kept: AtomicBool,
     /// What was held when the log was taken in.
     first: Seen,
 }
@@ -183,17 +187,19 @@ pub struct Witness {
     log_quotas: Mutex<Rates<Origin>>,
     counters: Counters,
     draining: watch::Sender<bool>,
+    evidence: Arc<dyn Dir>,
 }
 
 impl Witness {
     /// Starts the keeper's thread. The list must have been [`prepare`]d with the keeper. The second value tells when the
-    /// witness cannot go on, and why; the process must end then.
+    /// witness cannot go on, and why; the process must end then. In `evidence` it keeps what convicts a log, one file for each.
     pub fn start(
         keeper: Keeper,
         prepared: Prepared,
         settings: Settings,
         clock: Arc<dyn Clock>,
         ask: Arc<dyn AskLog>,
+        evidence: Arc<dyn Dir>,
     ) -> io::Result<(Witness, oneshot::Receiver<Fatal>)> {
         let vkey = keeper.vkey().clone();
         let (messages, failure) = thread::spawn(keeper, Arc::clone(&clock))?;
@@ -209,6 +215,7 @@ impl Witness {
             log_quotas: Mutex::new(Rates::new(settings.log_per_second)),
             counters: Counters::default(),
             draining: watch::Sender::new(false),
+            evidence,
         };
         Ok((witness, failure))
     }
@@ -300,11 +307,40 @@ impl Witness {
         match &answer {
             Answer::Cosigned(cosigned) => show(&log, Arc::clone(cosigned)),
             Answer::Stale(_) => {}
-            Answer::Conflict { heads, .. } => {
+            Answer::Conflict { heads, held, proposed, proof } => {
                 tracing::error!(log = %origin, %heads, "a log signed two histories; both notes are in the answer");
+                self.keep_evidence(&log, *heads, held.clone(), proposed.clone(), proof.clone()).await;
             }
         }
         Ok(answer)
+    }
+
+    /// Keeps two notes of a log as evidence against it, once: more would show no more. That it cannot be kept changes nothing
+    /// for whoever asked.
+    async fn keep_evidence(
+        &self,
+        log: &Log,
+        heads: Conflict,
+        held: Vec<u8>,
+        proposed: Vec<u8>,
+        proof: Vec<Hash>,
+    ) {
+        if log.evidence_kept.load(Ordering::Relaxed) {
+            return;
+        }
+        let (key, dir) = (log.listed.vkey.clone(), Arc::clone(&self.evidence));
+        let keeping =
+            tokio::task::spawn_blocking(move || evidence::keep(&*dir, &key, heads, &held, &proposed, proof));
+        let origin = &log.listed.origin;
+        match keeping.await.map_err(|error| error.to_string()).and_then(|kept| kept) {
+            Ok(file) => {
+                log.evidence_kept.store(true, Ordering::Relaxed);
+                tracing::error!(log = %origin, %file, "evidence against the holder of the log's key");
+            }
+            Err(why) => {
+                tracing::error!(log = %origin, %why, "evidence against the holder of the log's key was not kept")
+            }
+        }
     }
 
     /// Before the first cosignature for a log after a start: does the log show a cosignature of ours that is newer than
@@ -519,6 +555,7 @@ impl Log {
             newest: watch::Sender::new(None),
             asking: tokio::sync::Mutex::new(()),
             gate: Mutex::new(gate),
+            evidence_kept: AtomicBool::new(false),
             first: Seen::of(held),
         }
     }

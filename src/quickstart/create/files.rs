@@ -1,8 +1,9 @@
 //! What stands in the files of a new directory: configurations with comments for a newcomer.
 
-use super::Plan;
+use super::{MONITOR_POLICY, Plan, STALE_AFTER_MS, WEBHOOK_SECRET};
+use crate::quickstart::demo::webhook;
 use crate::quickstart::directory::TRUST_DOMAIN;
-use crate::quickstart::role::{FAULTY, Role, client_spiffe, reader_spiffe};
+use crate::quickstart::role::{FAULTY, READERS, Role, client_spiffe, reader_spiffe};
 
 impl Plan<'_> {
     /// The beginning of every configuration of a process that serves.
@@ -153,6 +154,86 @@ directory = "{role}"
         ))
     }
 
+    pub(super) fn monitor(&self) -> anyhow::Result<String> {
+        let (listen, origin) = (self.serving(Role::Monitor)?, &self.origin);
+        let (address, server) = (self.address(Role::Log)?, Role::Log.spiffe());
+        let mut vantages = String::new();
+        for name in READERS {
+            vantages += &format!(
+                "\n[[log.reader]]\nname = \"{name}\"\naddress = \"{address}\"\nserver = \"{server}\"\n\
+                 client = {{ certificate = \"pki/monitor/{name}.pem\", key = \"pki/monitor/{name}.key\" }}\n"
+            );
+        }
+        for role in Role::witnesses() {
+            vantages += &format!(
+                "\n[[log.witness]]\nname = \"{}\"\naddress = \"{}\"\nserver = \"{}\"\n",
+                self.witness_name(role),
+                self.address(role)?,
+                role.spiffe()
+            );
+        }
+        let (first, own) = (READERS[0], tls(Role::Monitor, false));
+        let (pace, webhook) = match self.webhook {
+            None => (
+                "# Nobody has to append all day: the default is an hour.\n[log.after]\nstale_ms = 86400000\n"
+                    .to_owned(),
+                String::new(),
+            ),
+            Some(receiver) => (
+                // The defaults are an hour and a week: nobody waits so long for a demo.
+                format!(
+                    "# Every two seconds, for a demo: the default is 168.\nfull_audit_hours = 0.0005\n\n\
+                     # So is this: the default is an hour.\n[log.after]\nstale_ms = {STALE_AFTER_MS}\n"
+                ),
+                format!(
+                    r#"
+# Who is told. Addresses that are not public take a permission of their own.
+[[webhook]]
+name = "demo"
+url = "http://{receiver}{path}"
+secret = "{WEBHOOK_SECRET}"
+allow_networks = ["127.0.0.1/32"]
+"#,
+                    path = webhook::PATH
+                ),
+            ),
+        };
+        let limit = if self.webhook.is_some() { 2_000 } else { 60_000 };
+        let roles = "[\"operator\", \"auditor\", \"appender\"]";
+        Ok(format!(
+            r#"# The monitor of this quickstart: what `epigraph serve monitor --config monitor.toml` reads. Paths are relative to this file.
+# In earnest it is run by somebody who neither runs the log nor a witness, and looks from other networks.
+name = "{origin}/monitor"
+directory = "monitor"
+# How often each vantage point is asked, beside what it tells by itself.
+poll_ms = 1000
+# How long the log has to publish what it acknowledged.
+published_within_ms = {limit}
+
+{listen}
+{own}
+# Witnesses are asked under the name of a reader.
+[tls.client]
+certificate = "pki/monitor/{first}.pem"
+key = "pki/monitor/{first}.key"
+
+[[log]]
+origin = "{origin}"
+# The monitor's own policy.
+policy = "{MONITOR_POLICY}"
+# Below is from where it is looked at: by readers under several names, so that the log cannot tell the monitor from others, and at each
+# witness.
+{pace}{vantages}{webhook}
+# Who may look, acknowledge, and hand in what the log promised.
+[[authorize]]
+spiffe = "{client}"
+roles = {roles}
+logs = ["{origin}"]
+"#,
+            client = client_spiffe()
+        ))
+    }
+
     fn readers(&self, why: &str) -> String {
         grant(why, &reader_spiffe("*"), "reader", &self.origin)
     }
@@ -160,6 +241,18 @@ directory = "{role}"
     /// A client's directory: the main one, or with `up` one inside it. `who` has the certificate.
     pub(super) fn client(&self, up: &str, who: &str) -> anyhow::Result<String> {
         let (origin, address, server) = (&self.origin, self.address(Role::Log)?, Role::Log.spiffe());
+        let mut witnesses = String::new();
+        for role in Role::witnesses().filter(|role| self.address(*role).is_ok()) {
+            witnesses += &format!(
+                "\n[[witness]]\nname = \"{}\"\naddress = \"{}\"\nserver = \"{}\"\n",
+                self.witness_name(role),
+                self.address(role)?,
+                role.spiffe()
+            );
+        }
+        if !witnesses.is_empty() {
+            witnesses.insert_str(0, "\n# Where `witness status` asks what the witnesses hold.");
+        }
         Ok(format!(
             r#"# A client of the log of this quickstart: what every command with `--profile` reads. Paths are relative to this file.
 origin = "{origin}"
@@ -173,7 +266,7 @@ certificate = "{up}pki/{who}/client.pem"
 key = "{up}pki/{who}/client.key"
 trust_bundle = "{up}pki/ca.pem"
 trust_domain = "{TRUST_DOMAIN}"
-"#
+{witnesses}"#
         ))
     }
 }

@@ -10,10 +10,10 @@ use epigraph_core::note::Parsed;
 use epigraph_core::{TreeHead, TreeSize};
 use epigraph_rpc::peer;
 
-use super::{Play, refused, script};
+use super::{Play, script};
 use crate::cli::Demo;
 use crate::failure::{Failure, Outcome};
-use crate::profile::Profile;
+use crate::profile::{Profile, of_call};
 use crate::quickstart::directory::run_file;
 use crate::quickstart::role::Role;
 
@@ -68,7 +68,7 @@ impl Audience {
                 short(&head)
             ));
             let Some(first) = TreeSize::ZERO.next_index() else { continue };
-            let served = log.entries(play.origin, first, READ).await.map_err(|error| refused(&error))?;
+            let served = log.entries(play.origin, first, READ).await.map_err(|error| of_call(&error))?;
             let differ =
                 served.iter().zip(appended).enumerate().filter(|(_, (served, appended))| served != appended);
             for (index, (served, appended)) in differ.take(SHOWN) {

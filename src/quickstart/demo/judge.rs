@@ -6,22 +6,18 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use epigraph_core::{Hash, LeafIndex, Policy};
-use epigraph_rpc::peer;
-use epigraph_rpc::peer::monitor::{Finding, FindingClass, MonitoredLog, VantageStatus};
-use tokio::time::{sleep, timeout};
+use epigraph_core::Policy;
+use epigraph_rpc::peer::monitor::Finding;
+use tokio::time::timeout;
 
-use super::refused;
 use super::script::Script;
 use super::webhook::{Delivery, PATH, Webhook};
 use crate::cli::Demo;
 use crate::failure::{Failure, Outcome};
 use crate::profile::Profile;
 use crate::quickstart::directory::Directory;
+use crate::quickstart::monitor::{From, Watched, in_words};
 use crate::quickstart::role::Role;
-
-/// Between two looks at the monitor: shorter than anybody notices.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How long to wait, after the alarm, for the monitor to look everywhere again: what else there is to be found comes by then.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -45,7 +41,7 @@ pub struct Judge<'a> {
     demo: Demo,
     script: &'a Script,
     directory: &'a Directory,
-    monitor: peer::Monitor,
+    pub monitor: Watched<'a>,
     policy: Policy,
     patience: Duration,
     verified: bool,
@@ -58,52 +54,14 @@ impl<'a> Judge<'a> {
         directory: &'a Directory,
         patience: Duration,
     ) -> Outcome<Judge<'a>> {
-        let profile = Profile::load(&directory.path)?;
-        let path = directory.run_file(Role::Monitor, "addr");
-        let address = fs::read_to_string(&path)
-            .map_err(|error| Failure::state(format!("cannot read {}: {error}", path.display())))?;
-        let server = Role::Monitor.spiffe().parse().map_err(Failure::state)?;
-        let monitor = peer::Monitor::new(address.trim(), &profile.tls()?, &server).map_err(Failure::usage)?;
-        let policy = profile.policy;
+        let policy = Profile::load(&directory.path)?.policy;
+        let monitor = Watched::new(directory)?;
         Ok(Judge { demo, script, directory, monitor, policy, patience, verified: false })
     }
 
-    /// Waits until the monitor has seen this size from everywhere, and has read all entries; nothing may be found. Returns from how
-    /// many places it looks.
+    /// Waits until the monitor has seen and read this much, and found nothing.
     pub async fn calm(&self, size: u64) -> Outcome<usize> {
-        let mut last = String::from("it did not answer");
-        let calm = async {
-            loop {
-                let log = self.status().await?;
-                if log.open > 0 {
-                    let found = self.findings().await?;
-                    let found: Vec<_> = found.iter().map(named).collect();
-                    let message = format!("the monitor found what is not there: {}", found.join("; "));
-                    return Err(Failure::no(message));
-                }
-                let seen = |at: &VantageStatus| at.head.is_some_and(|head| head.size.get() >= size);
-                let behind: Vec<_> =
-                    log.vantages.iter().filter(|at| !seen(at)).map(|at| at.vantage.name.as_str()).collect();
-                if behind.is_empty() && !log.vantages.is_empty() && log.audited.get() >= size {
-                    return Ok(log.vantages.len());
-                }
-                last = format!("{} entries are audited; not there yet: {}", log.audited, behind.join(", "));
-                sleep(LOOK_AGAIN).await;
-            }
-        };
-        match timeout(self.patience, calm).await {
-            Ok(places) => places,
-            Err(_) => Err(Failure::no(format!(
-                "the monitor did not see {size} entries within {} s: {last}",
-                self.patience.as_secs()
-            ))),
-        }
-    }
-
-    /// Hands in what the log promised.
-    pub async fn submit(&self, index: LeafIndex, leaf: Hash) -> Outcome {
-        let due = self.monitor.submit_receipt(&self.directory.origin, index, leaf).await;
-        due.map(drop).map_err(|error| refused(&error))
+        self.monitor.calm(size, From::Everywhere, self.patience).await
     }
 
     /// Waits for the webhook's call about this demo's finding. A call about anything else is a failure.
@@ -153,8 +111,7 @@ impl<'a> Judge<'a> {
         let missing = || Failure::no(format!("the alarm {} came without evidence", alarm.code));
         let id = alarm.evidence_id.as_deref().ok_or_else(missing)?;
         let path = self.directory.path.join(Role::Monitor.to_string()).join("evidence").join(id);
-        let served = self.monitor.evidence(&self.directory.origin, id).await;
-        let served = served.map_err(|error| refused(&error))?;
+        let served = self.monitor.evidence(id).await?;
         match fs::read(&path) {
             Ok(written) if written == served => Ok(path),
             Ok(_) => Err(Failure::no(format!("{} is not what the monitor hands out", path.display()))),
@@ -165,8 +122,7 @@ impl<'a> Judge<'a> {
     /// The public key that judges the evidence: of whoever is accused, or of the monitor whose word it is.
     pub async fn key_for(&self, alarm: &Alarm) -> Outcome<String> {
         if !alarm.is_proof {
-            let status = self.monitor.status(&self.directory.origin).await;
-            return Ok(status.map_err(|error| refused(&error))?.vkey);
+            return self.monitor.vkey().await;
         }
         if alarm.code != "witness-equivocation" {
             return Ok(self.directory.vkey.clone());
@@ -181,26 +137,14 @@ impl<'a> Judge<'a> {
 
     /// Waits until the monitor has looked everywhere once more, and compares all that it found with what is true.
     pub async fn verdict(&self, alarm: Option<&Alarm>) -> Outcome<serde_json::Value> {
-        let since = alarm.map_or(0, |alarm| alarm.at_ms);
-        let settled = async {
-            loop {
-                let log = self.status().await?;
-                let looked = |at: &VantageStatus| at.reached.is_some_and(|reached| reached.0 > since);
-                if log.vantages.iter().all(looked) {
-                    return Ok(());
-                }
-                sleep(LOOK_AGAIN).await;
-            }
-        };
-        let settled: Result<Outcome, _> = timeout(SETTLE, settled).await;
-        settled.unwrap_or(Ok(()))?;
-        let found = self.findings().await?;
+        self.monitor.looks_again(alarm.map_or(0, |alarm| alarm.at_ms), SETTLE).await?;
+        let found = self.monitor.findings().await?;
         let accused: Vec<String> = self.liars().collect();
         let is_own = |finding: &&Finding| Some(finding.code.as_str()) == self.script.code;
         let follows =
             |finding: &Finding| Some(finding.code.as_str()) == self.script.follows && !accused.is_empty();
         let other: Vec<_> =
-            found.iter().filter(|finding| !is_own(finding) && !follows(finding)).map(named).collect();
+            found.iter().filter(|finding| !is_own(finding) && !follows(finding)).map(in_words).collect();
         if !other.is_empty() {
             return Err(Failure::no(format!("the monitor also found: {}", other.join("; "))));
         }
@@ -226,31 +170,4 @@ impl<'a> Judge<'a> {
         let witness = |number: &u8| self.policy.witnesses().get(usize::from(*number).checked_sub(1)?);
         numbers.filter_map(witness).map(|witness| witness.vkey.to_string())
     }
-
-    async fn status(&self) -> Outcome<MonitoredLog> {
-        let status = self.monitor.status(&self.directory.origin).await.map_err(|error| refused(&error))?;
-        status.logs.into_iter().next().ok_or_else(|| Failure::no("the monitor does not watch this log"))
-    }
-
-    /// Everything that the monitor has found, whether it lasts or not.
-    async fn findings(&self) -> Outcome<Vec<Finding>> {
-        let (mut found, mut token) = (Vec::new(), String::new());
-        loop {
-            let page = self.monitor.findings(&self.directory.origin, true, &token).await;
-            let (page, next) = page.map_err(|error| refused(&error))?;
-            found.extend(page);
-            match next {
-                Some(next) => token = next,
-                None => return Ok(found),
-            }
-        }
-    }
-}
-
-fn named(finding: &Finding) -> String {
-    let class = match finding.class {
-        FindingClass::Proof => "proof",
-        FindingClass::Observation => "observation",
-    };
-    format!("{} ({class}) about {}: {}", finding.code, finding.subject, finding.detail)
 }

@@ -13,7 +13,7 @@ use crate::cli::Demo;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::pki::write_new;
 use crate::quickstart::Phases;
-use crate::quickstart::create::{COMPLETE, Plan, README, WEBHOOK_SECRET};
+use crate::quickstart::create::{COMPLETE, MONITOR_POLICY, Plan, README, WEBHOOK_SECRET};
 use crate::quickstart::directory::{DEMO, Directory, hold};
 use crate::quickstart::process::RoleProcess;
 use crate::quickstart::processes::{self, Processes};
@@ -73,7 +73,7 @@ impl Stage {
         let secret = Secret::load(&dir.join(WEBHOOK_SECRET)).map_err(Failure::state)?;
         let directory = Directory::of(dir, cast, true, lock)?;
         if blind {
-            blinded(&dir.join("monitor-policy"), &directory.vkey)?;
+            blinded(&dir.join(MONITOR_POLICY), &directory.vkey)?;
         }
         let detail = match keys.is_empty() {
             true => format!("log {}", directory.origin),

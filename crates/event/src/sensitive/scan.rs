@@ -68,13 +68,19 @@ fn email(text: &[u8], free: usize, at: usize) -> Option<Range<usize>> {
     let is_of_domain = |b: &u8| b.is_ascii_alphanumeric() || *b >= 0x80 || b".-".contains(b);
     let start = at + sign.len();
     let mut domain = &text[start..start + text[start..].iter().take_while(|b| is_of_domain(b)).count()];
-    while let [before @ .., b'.' | b'-'] = domain {
-        domain = before;
+    // The longest beginning that ends in a top-level domain: what else stands behind it is not the address's.
+    loop {
+        while let [before @ .., b'.' | b'-'] = domain {
+            domain = before;
+        }
+        let dot = domain.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0)?;
+        let top = &domain[dot + 1..];
+        if top.len() >= 2 && (top[0].is_ascii_alphabetic() || top[0] >= 0x80) {
+            break;
+        }
+        domain = &domain[..dot];
     }
-    let dot = domain.iter().rposition(|byte| *byte == b'.')?;
-    let top = &domain[dot + 1..];
-    let is_top = top.len() >= 2 && (top[0].is_ascii_alphabetic() || top[0] >= 0x80);
-    (name > 0 && dot > 0 && is_top).then(|| at - name..start + domain.len())
+    (name > 0).then(|| at - name..start + domain.len())
 }
 
 /// Groups of digits, a space or a hyphen between them: the longest beginning of them that ends with a group and is one.
@@ -210,6 +216,8 @@ mod tests {
         email("ends with alice@example.com.", "alice@example.com");
         email("josé@exämple.fr", "josé@exämple.fr");
         email("a@b@c.de", "b@c.de");
+        email("alice@example.com.2 and", "alice@example.com");
+        email("alice@example.com..-6", "alice@example.com");
         for none in
             ["@", "a@", "@b.de", "a@b", "a@b.c", "a@.de", "a@b.12", "image@sha256:0f", "100% of 40", "a@-.-"]
         {

@@ -80,6 +80,12 @@ impl Machine {
         of_one < MAX_CLAIMS_OF_ONE && self.claims.len() < MAX_CLAIMS
     }
 
+    /// By when an entry must be published, where somebody claims that it was acknowledged.
+    pub fn claimed_by(&self, index: LeafIndex, leaf: Hash) -> Option<UnixMillis> {
+        let same = |held: &&Awaited| held.claim.index == index && held.claim.leaf == leaf;
+        self.claims.iter().find(same).map(|held| held.claim.deadline)
+    }
+
     /// A claim beyond the limits is not taken: ask [`Machine::has_room_for_claim`] before.
     pub(super) fn claimed(&mut self, claim: Claim, at: UnixMillis) {
         let claimant = one_line(&claim.claimant, MAX_SUBJECT_BYTES);
@@ -128,7 +134,7 @@ impl Machine {
     }
 
     /// The largest head that the log shows, of those whose place is known.
-    fn published(&self) -> Option<TreeHead> {
+    pub(super) fn published(&self) -> Option<TreeHead> {
         let of_log = |name: &str| self.points.get(name).is_some_and(|point| point.kind == VantageKind::Log);
         let shown = |seen: &&Seen| seen.sightings().iter().any(|sighting| of_log(&sighting.vantage));
         let branch = self.heads.branches().first()?;

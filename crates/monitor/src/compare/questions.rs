@@ -114,6 +114,14 @@ impl Machine {
         }
     }
 
+    /// The log shows a head that somebody else had shown before: it can prove now what it could not when it was asked, since it
+    /// proves nothing to readers that is not published.
+    pub(super) fn published_now(&mut self, head: &TreeHead) {
+        if let Some(doubt) = self.doubts.get_mut(&key(head)).filter(|doubt| doubt.refused.is_none()) {
+            doubt.rests_until = 0;
+        }
+    }
+
     /// Takes one step towards placing a waiting head. Whether there may be another.
     fn place(&mut self, head: &TreeHead) -> bool {
         if self.questions.iter().any(|question| question.places(head)) {

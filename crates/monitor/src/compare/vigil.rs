@@ -270,6 +270,12 @@ impl Machine {
         self.audit.asked = self.audit.asked.take().filter(|(asked, ..)| asked.size > head.size);
     }
 
+    /// Another vantage point may be asked at once: one that withholds its entries holds up no other.
+    pub(super) fn not_audited(&mut self, head: TreeHead, vantage: &Vantage) {
+        let is_it = |(asked, _, name): &(TreeHead, Elapsed, String)| *asked == head && *name == vantage.name;
+        self.audit.asked = self.audit.asked.take().filter(|asked| !is_it(asked));
+    }
+
     pub(super) fn audit_found(&mut self, found: Found, vantage: &Vantage) {
         match found {
             Found::Rewritten { head, index, detail } => {
@@ -295,14 +301,16 @@ impl Machine {
             let answers = self.points.get(name).is_some_and(Point::answers);
             answers && now.saturating_sub(*at) < AUDIT_AGAIN_MS
         });
-        let tip = self.heads.branches().first().and_then(|branch| branch.tip()).map(Seen::head);
-        let Some(upto) = tip.filter(|tip| tip.size > self.audit.done && !running) else { return };
+        let Some(upto) = self.published().filter(|tip| tip.size > self.audit.done && !running) else {
+            return;
+        };
         let mut sources = self.sources(&upto);
-        // Those that show another history have other entries.
-        sources.retain(|source| {
-            let point = self.points.get(&source.name);
-            point.is_some_and(|point| point.answers() && point.branch.is_none_or(|branch| branch == 0))
-        });
+        // Others have not come so far, or are shown another history, which has other entries.
+        let showed = |source: &Vantage| {
+            let seen = self.heads.get(&upto);
+            seen.is_some_and(|seen| seen.sightings().iter().any(|sighting| sighting.vantage == source.name))
+        };
+        sources.retain(|source| showed(source) && self.points.get(&source.name).is_some_and(Point::answers));
         if sources.is_empty() {
             return;
         }
@@ -393,12 +401,12 @@ impl Machine {
         progress.quorum.update(progress.vouched, progress.largest, now);
         let lost = progress.quorum.lasted(now) >= quorum_after_ms;
         conditions.tell(Code::QuorumLost, THE_LOG, quorum_after_ms, lost, || progress.missing.clone());
-        let tip = self.heads.branches().first().and_then(|branch| branch.tip()).map(|tip| tip.head().size);
-        let tip = tip.unwrap_or_default();
+        // What no reader is shown cannot be read: that is the log's fault.
+        let tip = self.published().map(|head| head.size).unwrap_or_default();
         self.audit.lag.update(self.audit.done, tip, now);
         let behind = self.audit.lag.lasted(now) >= behind_after_ms;
         conditions.tell(Code::MonitorBehind, THE_AUDIT, behind_after_ms, behind, || {
-            format!("entries are audited up to size {}, heads are known up to size {tip}", self.audit.done)
+            format!("entries are audited up to size {}, readers are shown size {tip}", self.audit.done)
         });
     }
 

@@ -15,7 +15,7 @@ use epigraph_rpc::peer::{Follow, FollowEvent};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use super::{Come, Message, Outbox, Reader};
+use super::{Come, HEAD_GAP, Message, Outbox, Reader};
 use crate::audit::{Audit, CHUNK, EntryRule, Malformed, Rewritten, Step, Stuck};
 use crate::event::{Event, Found, Why};
 
@@ -104,6 +104,8 @@ pub async fn tail(
             Ok(()) => reading.stuck(&audit).await,
             Err(why) => outbox.unreachable(&reader.vantage, &why).await,
         }
+        let (vantage, at) = (reader.vantage.clone(), outbox.now());
+        outbox.tell(Event::NotAudited { head: target, vantage, at }).await;
         // What was proven stays; the rest is read anew, of what the log then serves.
         audit = Audit::from(audit.proven().clone());
         reading.entries = Entries::new(reader, outbox);
@@ -365,10 +367,17 @@ impl<'a> Entries<'a> {
                 stream.next().await
             };
             match event.map_err(|error| error.to_string())? {
-                Some(FollowEvent::Entries { entries, .. }) => return Ok(entries),
+                Some(FollowEvent::Entries { first_index, entries }) => {
+                    let end = first_index.get().saturating_add(entries.len() as u64);
+                    if end > self.promised {
+                        return Err("it sends entries that no head of its stream covers".to_owned());
+                    }
+                    return Ok(entries);
+                }
                 Some(FollowEvent::Checkpoint(note)) => {
                     self.promised = size_of(&note);
                     self.outbox.head(&self.reader.vantage, &note).await;
+                    sleep(HEAD_GAP).await;
                 }
                 // The log wants its readers to connect anew.
                 None | Some(FollowEvent::End(_)) => {

@@ -15,7 +15,7 @@ use epigraph_core::{
 };
 use epigraph_monitor::book::Book;
 use epigraph_monitor::compare::{Machine, Tuning};
-use epigraph_monitor::event::{Effect, Event, Vantage, VantageKind, Why};
+use epigraph_monitor::event::{Effect, Event, Found, Vantage, VantageKind, Why};
 use epigraph_monitor::finding::{Class, Code, Trigger};
 
 pub(crate) const ORIGIN: &str = "log.example/brain";
@@ -290,6 +290,12 @@ impl World {
                     if self.histories[history].has(&upto) =>
                 {
                     Some(Event::Audited { head: upto, vantage, at })
+                }
+                // Whoever is served another history finds other entries.
+                Manners::Proves(_) | Manners::Refuses(_) => {
+                    let detail = "another root".to_owned();
+                    let found = Found::Rewritten { head: upto, index: None, detail };
+                    Some(Event::AuditFound { found, vantage, at })
                 }
                 _ => None,
             },

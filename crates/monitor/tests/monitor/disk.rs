@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use epigraph_core::hash::sha256;
 use epigraph_core::{Origin, UnixMillis};
 use epigraph_monitor::book::Book;
 use epigraph_monitor::disk::{CRASH_POINTS, Disk, DiskError, MAX_EVIDENCE_FILES, add_log, create, has_log};
@@ -56,6 +57,28 @@ fn what_was_kept_is_there_again() {
     assert_eq!((found, log.heads, log.progress), (book(3), b"heads".to_vec(), progress(7)));
     assert_eq!(disk.evidence(id).unwrap().unwrap(), "evidence");
     assert_eq!(disk.evidence(EvidenceId::of(b"other")).unwrap(), None);
+}
+
+/// By docs/formats/monitor.md.
+#[test]
+fn the_files_are_as_documented() {
+    let (state, evidence) = new();
+    let (mut disk, _) = open(&state, &evidence).unwrap();
+    disk.keep_heads(&origin(), b"what the machine wrote").unwrap();
+    let id = disk.keep_evidence(b"evidence").unwrap();
+    let hex = sha256(b"log.example").to_string();
+    let mut names = ["book".to_owned(), format!("{hex}.audit"), format!("{hex}.heads")];
+    names.sort();
+    assert_eq!(state.list().unwrap(), names);
+    let file = state.content(&format!("{hex}.heads")).unwrap();
+    assert_eq!(&file[..8], b"EPGMONIT");
+    assert_eq!(&file[8..12], [1, 0, 0, 0]);
+    assert_eq!(&file[12..16], [22, 0, 0, 0]);
+    assert_eq!(&file[16..48], sha256(b"what the machine wrote").as_bytes());
+    assert_eq!(&file[48..], b"what the machine wrote");
+    assert_eq!(&state.content(&format!("{hex}.audit")).unwrap()[48..], b"epigraph-audit@v1\n");
+    assert_eq!(evidence.list().unwrap(), [sha256(b"evidence").to_string()]);
+    assert_eq!(evidence.content(&id.to_string()).unwrap(), b"evidence");
 }
 
 /// A read error is never "no state yet". Fails if a file that is missing counts as empty.

@@ -9,4 +9,10 @@
 
 mod audit;
 mod disk;
+mod failures;
+mod liar;
+mod lies;
+mod pki;
+mod real;
+mod support;
 mod trees;

@@ -23,7 +23,7 @@ async fn start(
     open: Vec<Finding>,
     takes: impl FnMut(&Post) -> bool + Send + 'static,
 ) -> (Arc<Sinks>, JoinHandle<()>, UnboundedReceiver<Seen>) {
-    let (transport, seen) = Channel::new(clock, takes);
+    let (transport, seen) = Channel::watched(clock, takes);
     let settings = Settings { name: "am".into(), monitor: "monitor.example".into(), least: Severity::Warn };
     let sink: Arc<dyn Sink> =
         Arc::new(Alertmanager::new(settings, transport, open, clock.clone(), Arc::new(Longest)));

@@ -118,7 +118,7 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    pub(crate) fn new(
+    pub(crate) fn watched(
         clock: &Arc<VirtualClock>,
         takes: impl FnMut(&Post) -> bool + Send + 'static,
     ) -> (Box<dyn Transport>, mpsc::UnboundedReceiver<Seen>) {

@@ -24,7 +24,7 @@ fn webhook(
     dir: &MemoryDir,
     takes: impl FnMut(&epigraph_monitor::sinks::http::Post) -> bool + Send + 'static,
 ) -> (Arc<dyn Sink>, UnboundedReceiver<Seen>) {
-    let (transport, seen) = Channel::new(clock, takes);
+    let (transport, seen) = Channel::watched(clock, takes);
     let settings = Settings {
         name: name.into(),
         monitor: "monitor.example".into(),

@@ -84,7 +84,17 @@ impl Log {
         lines: &[SignatureLine],
     ) -> Result<(), CallError> {
         let signatures = lines.iter().map(|line| format!("{line}\n")).collect::<String>().into();
-        let request = v1::AddCosignatureRequest { origin: origin.into(), size: size.get(), signatures };
+        let (origin, size) = (origin.into(), size.get());
+        let request = v1::AddCosignatureRequest { origin, size, signatures, ..Default::default() };
+        let mut client = self.client.clone();
+        call(request, CALL_DEADLINE, |request| client.add_cosignature(request)).await?;
+        Ok(())
+    }
+
+    /// Tells, as a witness, that the pending head of this size does not extend the one that is held, whose note this is.
+    pub async fn report_conflict(&self, origin: &str, size: TreeSize, held: Bytes) -> Result<(), CallError> {
+        let (origin, size) = (origin.into(), size.get());
+        let request = v1::AddCosignatureRequest { origin, size, held, ..Default::default() };
         let mut client = self.client.clone();
         call(request, CALL_DEADLINE, |request| client.add_cosignature(request)).await?;
         Ok(())

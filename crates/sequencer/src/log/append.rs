@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use epigraph_core::bundle::MAX_ENTRY_BYTES;
-use epigraph_core::hash::{leaf_hash, sha256};
+use epigraph_core::hash::{leaf_hashes, sha256};
 use epigraph_core::proof::{InclusionProof, Nodes, prove_inclusion};
 use epigraph_core::{Checkpoint, Hash, LeafIndex, TreeSize, Verified};
 use epigraph_rpc::Share;
@@ -182,13 +182,14 @@ impl Log {
         };
         let bytes = entries.iter().map(|entry| entry.len() + ENTRY_OVERHEAD_BYTES).sum();
         let (ticket, answer) = self.ticket(identity, bytes)?;
-        let leaves: Vec<Hash> = entries.iter().map(|entry| leaf_hash(entry)).collect();
+        let leaves: Vec<Hash> = leaf_hashes(entries.iter().map(AsRef::as_ref)).collect();
         self.send(Event::Submit(Submission { entries, leaves, ends, numbers, line, identity, ticket }))?;
         let first_sequence = numbers.map_or(0, |numbers| numbers.first_sequence);
         Ok(Submitted { answer, count, first_sequence, wait, _waiting: waiting })
     }
 
-    /// Waits until the entries are as far as the call wanted. Of calls that were submitted together it says why not all of
+    /// Waits until the entries are as far as the call wanted. What few calls wait for is put elsewhere: every call would carry
+    /// its kilobyte. Of calls that were submitted together it says why not all of
     /// them were taken, if so.
     pub(super) async fn answer(
         &self,
@@ -198,7 +199,8 @@ impl Log {
         let (first_index, repeated, cut) = match answer.await.map_err(|_| AppendError::Stopped)?? {
             Answer::Durable { first_index, cut } => (first_index, false, cut),
             Answer::Compare { first_index, leaves } => {
-                match self.differs(first_index, leaves).await.map_err(AppendError::NotCompared)? {
+                let differs = Box::pin(self.differs(first_index, leaves));
+                match differs.await.map_err(AppendError::NotCompared)? {
                     None => (first_index, true, None),
                     Some(position) => {
                         return Err(Refused::Reused(first_sequence.saturating_add(position)).into());
@@ -210,7 +212,7 @@ impl Log {
         let count = cut.map_or(count, |cut| cut.entries) as u32;
         let published = match wait {
             Wait::Durable => None,
-            Wait::Published(time) => self.wait_published(first_index, count, time).await,
+            Wait::Published(time) => Box::pin(self.wait_published(first_index, count, time)).await,
         };
         Ok((Appended { first_index, count, repeated, published }, cut.map(|cut| cut.why)))
     }

@@ -9,18 +9,27 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Log;
 
-/// Cosignatures of a pending head.
+/// What a witness says to a pending head.
 #[derive(Debug)]
-pub struct Cosignatures {
+pub struct HandedIn {
     /// The head's size.
     pub size: TreeSize,
-    /// The signature lines.
-    pub lines: Vec<SignatureLine>,
-    /// Hears whether they were taken.
+    /// What it says.
+    pub what: Said,
+    /// Hears whether it was taken.
     pub answer: oneshot::Sender<Result<(), CosignError>>,
 }
 
-/// Why cosignatures were not taken.
+/// A witness's word on a head.
+#[derive(Debug)]
+pub enum Said {
+    /// Signature lines.
+    Cosignatures(Vec<SignatureLine>),
+    /// Who says so holds another history: the note of it.
+    Conflict(SpiffeId, Vec<u8>),
+}
+
+/// Why it was not taken.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum CosignError {
     /// The gate of the start is not passed, or the log has ended: nobody gathers cosignatures.
@@ -35,29 +44,33 @@ pub enum CosignError {
     /// None of a witness that counts.
     #[error("{0}")]
     Bad(String),
+    /// Nothing that shows another history.
+    #[error("{0}")]
+    NoConflict(String),
+    /// Not by this name.
+    #[error(
+        "the log's configuration has no [[log.witness]] whose `server` is {0}, and does not hear it as a witness"
+    )]
+    Unknown(SpiffeId),
 }
 
 /// Where they go.
 #[derive(Clone, Debug)]
 pub struct Witnessing {
-    /// Cosignatures.
-    pub cosignatures: mpsc::Sender<Cosignatures>,
+    /// Cosignatures, and conflicts.
+    pub handed_in: mpsc::Sender<HandedIn>,
     /// What callers say they hold as witnesses, for the gate of the start: who, and a note, or none if they never cosigned one.
     pub held: mpsc::Sender<(SpiffeId, Option<Vec<u8>>)>,
 }
 
 impl Log {
-    /// Hands in cosignatures, and waits until they were looked at.
-    pub async fn add_cosignatures(
-        &self,
-        size: TreeSize,
-        lines: Vec<SignatureLine>,
-    ) -> Result<(), CosignError> {
+    /// Hands in what a witness says to the pending head of this size, and waits until it was looked at.
+    pub async fn hand_in(&self, size: TreeSize, what: Said) -> Result<(), CosignError> {
         if self.gated() {
             return Err(CosignError::Gated);
         }
         let (answer, taken) = oneshot::channel();
-        let sent = self.witnessing.cosignatures.try_send(Cosignatures { size, lines, answer });
+        let sent = self.witnessing.handed_in.try_send(HandedIn { size, what, answer });
         sent.map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => CosignError::TooMany,
             mpsc::error::TrySendError::Closed(_) => CosignError::Gated,

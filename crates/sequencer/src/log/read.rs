@@ -12,11 +12,11 @@ use epigraph_core::{Checkpoint, Hash, LeafIndex, TreeSize, Verified};
 use epigraph_rpc::limits::MAX_READ_BYTES;
 use epigraph_store::lookup::LookupError;
 use epigraph_store::tile::{LEVELS, TILE_HEIGHT, WIDTH};
-use epigraph_store::tree::{EntryError, Tree, TreeError, WarmError};
+use epigraph_store::tree::{Entries, EntryError, Tree, TreeError, WarmError};
 use thiserror::Error;
 use tokio::time::timeout;
 
-use super::{Log, MAX_ENTRY_READS};
+use super::{FOLLOW_BYTES, Log, MAX_ENTRY_READS};
 
 /// How long a read waits for the tree to reach the size it asks for.
 const TREE_WAIT: Duration = Duration::from_secs(2);
@@ -322,24 +322,18 @@ pub(super) fn read_entries(
     most_bytes: usize,
     entries: &mut Vec<Bytes>,
 ) -> Result<(), ReadError> {
-    let (mut size, mut bytes) = (first.get(), 0);
-    for entry in tree.entries(first, end) {
-        let (index, entry) = entry.map_err(|error| match error {
-            EntryError::Tree(TreeError::NotYet { size, .. }) => ReadError::Building(size),
-            error => ReadError::Damaged(error.to_string()),
-        })?;
-        bytes += entry.len();
-        if bytes > most_bytes {
-            return Ok(());
-        }
-        if index.get() != size {
-            return Err(ReadError::Damaged(format!("entry {index} came in place of entry {size}")));
-        }
-        size += 1;
-        entries.push(Bytes::from(entry));
-    }
+    // All in one piece of memory, of which each entry is a part: a piece for each costs more than hashing it does.
+    let mut read = Entries::with_capacity(most_bytes.min(FOLLOW_BYTES));
+    let full = tree.read(first, end, most_bytes, &mut read);
+    let bytes = Bytes::from(std::mem::take(&mut read.bytes));
+    entries.extend(read.places().map(|place| bytes.slice(place)));
+    let full = full.map_err(|error| match error {
+        EntryError::Tree(TreeError::NotYet { size, .. }) => ReadError::Building(size),
+        error => ReadError::Damaged(error.to_string()),
+    })?;
     // An answer that ends early would look like one that was full.
-    if size == end.get() {
+    let size = first.get().saturating_add(entries.len() as u64);
+    if full || size == end.get() {
         Ok(())
     } else {
         Err(ReadError::Damaged(format!("the journal ends at {size}, before {end}")))

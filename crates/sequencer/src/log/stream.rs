@@ -1,7 +1,7 @@
 //! Streams: published checkpoints and entries, for as long as somebody reads them.
 //!
-//! A stream is pulled: it holds nothing between two questions but its place, so that a reader that does not read costs neither a
-//! thread nor memory. It ends by itself when its connection's time has come and when the log drains, with the place from
+//! A stream is pulled: a thread reads ahead of its reader by a few events and no more, so that one that does not read costs
+//! no thread, and memory only so much. It ends by itself when its connection's time has come and when the log drains, with the place from
 //! which to go on. It does not know how events travel.
 
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use epigraph_core::{Checkpoint, LeafIndex, TreeSize, Verified};
 use epigraph_rpc::limits::MAX_READ_ENTRIES;
 use epigraph_rpc::{Exceeded, Share, SpiffeId};
 use thiserror::Error;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::read::read_entries;
 use super::{Log, PublishedReceiver, ReadError, SignedReceiver};
 use crate::machine::Condition;
 
-/// Streams of one log at one time. Each may hold [`FOLLOW_BYTES`] twice, as read and as encoded, until its reader takes them:
-/// 64 MiB if nobody reads.
+/// Streams of one log at one time. Each may hold [`FOLLOW_BYTES`] four times until its reader takes them, [`EVENTS_AHEAD`] as
+/// read, one on its way and one as encoded: 128 MiB if nobody reads.
 pub const MAX_STREAMS: usize = 128;
 
 /// The same for one identity: a fleet of readers under one name, and room for three others.
@@ -33,6 +33,12 @@ pub const FOLLOW_BYTES: usize = 256 * 1024;
 /// Reads of followers at one time; the others wait their turn, without a thread. A few are enough to keep a disk busy, and
 /// [`MAX_ENTRY_READS`](super::MAX_ENTRY_READS) of other callers are not held up.
 const MAX_FOLLOW_READS: usize = 4;
+
+/// Events that are read before they are asked for: while one is taken the thread reads the next, and does not wait to be told.
+const EVENTS_AHEAD: usize = 2;
+
+/// Events that one stream reads before it is the turn of others.
+const EVENTS_PER_TURN: usize = 16;
 
 /// All streams are in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -96,10 +102,15 @@ pub struct Follow {
     next: LeafIndex,
     /// The size of the checkpoint that was given out last.
     announced: TreeSize,
+    /// Entries from `next` on, as a thread reads them.
+    ahead: Option<mpsc::Receiver<Read>>,
     /// What stands behind the entries that were given out last.
     failed: Option<ReadError>,
     ended: bool,
 }
+
+/// Entries, as many as one event may have, and why there are not more, if that is a fault.
+type Read = (Vec<Bytes>, Result<(), ReadError>);
 
 /// Signed heads, published or not, the newest whenever one is asked for.
 pub struct WatchPending {
@@ -129,6 +140,7 @@ impl Log {
             published: self.published.clone(),
             next: first,
             announced: TreeSize::ZERO,
+            ahead: None,
             failed: None,
             ended: false,
         })
@@ -154,29 +166,34 @@ impl Log {
         Ok(Life { leave_by, condition: self.condition.clone(), _share: share })
     }
 
-    /// Entries from `first` on up to `end`, as many as one event may have; and why there are not more, if that is a fault.
-    /// Waits until it is its turn and the tree is there.
-    async fn read_for_follower(
-        &self,
-        first: LeafIndex,
-        end: TreeSize,
-    ) -> (Vec<Bytes>, Result<(), ReadError>) {
+    /// Has a thread read the entries from `first` on up to `end`, by events, until they are not taken any more or it is the
+    /// turn of others. Waits until it is its turn and the tree is there.
+    async fn read_ahead(&self, first: LeafIndex, end: TreeSize) -> Result<mpsc::Receiver<Read>, ReadError> {
         let mut built = self.built.clone();
         if self.tree.size() < end && built.wait_for(|head| head.size >= end).await.is_err() {
-            return (Vec::new(), Err(ReadError::Building(end)));
+            return Err(ReadError::Building(end));
         }
-        let Ok(permit) = Arc::clone(&self.streams.reads).acquire_owned().await else {
-            return (Vec::new(), Err(ReadError::TooManyReads));
-        };
+        let permit = Arc::clone(&self.streams.reads).acquire_owned().await;
+        let permit = permit.map_err(|_| ReadError::TooManyReads)?;
         let tree = Arc::clone(&self.tree);
-        let read = tokio::task::spawn_blocking(move || {
+        let (events, ahead) = mpsc::channel(EVENTS_AHEAD);
+        tokio::task::spawn_blocking(move || {
             // Until the thread is done, whether or not the reader is still there.
             let _permit = permit;
-            let mut entries = Vec::new();
-            let read = read_entries(&tree, first, end, FOLLOW_BYTES, &mut entries);
-            (entries, read)
+            let mut next = Some(first);
+            for _ in 0..EVENTS_PER_TURN {
+                let (Some(first), Ok(room)) = (next, events.try_reserve()) else { return };
+                let most = first.checked_add(u64::from(MAX_READ_ENTRIES) - 1);
+                let most = most.map_or(end, |last| last.size_after().min(end));
+                let mut entries = Vec::new();
+                let read = read_entries(&tree, first, most, FOLLOW_BYTES, &mut entries);
+                next = first
+                    .checked_add(entries.len() as u64)
+                    .filter(|next| read.is_ok() && end.contains(*next));
+                room.send((entries, read));
+            }
         });
-        read.await.unwrap_or_else(|error| (Vec::new(), Err(ReadError::Damaged(error.to_string()))))
+        Ok(ahead)
     }
 }
 
@@ -197,7 +214,7 @@ impl Follow {
                 self.ended = true;
                 Some(Ok(Followed::End(self.next)))
             }
-            event = advance(&self.log, &mut self.published, self.next, self.announced) => {
+            event = advance(&self.log, &mut self.published, &mut self.ahead, self.next, self.announced) => {
                 Some(self.note(event))
             }
         }
@@ -243,13 +260,13 @@ enum Advanced {
 async fn advance(
     log: &Log,
     published: &mut PublishedReceiver,
+    ahead: &mut Option<mpsc::Receiver<Read>>,
     next: LeafIndex,
     announced: TreeSize,
 ) -> Advanced {
     if announced.contains(next) {
-        let most = next.checked_add(u64::from(MAX_READ_ENTRIES) - 1);
-        let end = most.map_or(announced, |last| last.size_after().min(announced));
-        let (entries, read) = log.read_for_follower(next, end).await;
+        let (entries, read) =
+            read_next(log, ahead, next, announced).await.unwrap_or_else(|error| (Vec::new(), Err(error)));
         return Advanced::Read(entries, read);
     }
     let more = |newest: &Option<Arc<Verified<Checkpoint>>>| {
@@ -260,6 +277,25 @@ async fn advance(
         Err(_) => None,
     };
     newest.map_or(Advanced::LogEnded, Advanced::Checkpoint)
+}
+
+/// The entries from `next` on up to `end`, as many as one event may have.
+async fn read_next(
+    log: &Log,
+    ahead: &mut Option<mpsc::Receiver<Read>>,
+    next: LeafIndex,
+    end: TreeSize,
+) -> Result<Read, ReadError> {
+    if let Some(events) = ahead
+        && let Some(read) = events.recv().await
+    {
+        return Ok(read);
+    }
+    *ahead = None;
+    let events = ahead.insert(log.read_ahead(next, end).await?);
+    // Without a word it ended in a panic.
+    let silent = || ReadError::Damaged(format!("entry {next} cannot be read"));
+    events.recv().await.ok_or_else(silent)
 }
 
 impl WatchPending {

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use epigraph_core::TreeSize;
 use epigraph_core::note::parse_signatures;
 use epigraph_rpc::v1::get_proof_request::Target;
-use epigraph_rpc::{ConvertError, Reason, Refusal, convert, v1};
+use epigraph_rpc::{ConvertError, Reason, Refusal, SpiffeId, convert, v1};
 
 use super::{RETRY_SOON, malformed};
-use crate::log::{CosignError, InTree, ListError, Log, Reach, ReadError};
+use crate::log::{CosignError, InTree, ListError, Log, Reach, ReadError, Said};
 
 pub(super) async fn get_proof(
     log: &Log,
@@ -85,17 +85,32 @@ pub(super) async fn get_consistency_proof(
     Ok(v1::GetConsistencyProofResponse { hashes: convert::proof_to_wire(&proof.hashes) })
 }
 
-pub(super) async fn add_cosignature(log: &Log, request: &v1::AddCosignatureRequest) -> Result<(), Refusal> {
-    let size = convert::tree_size("size", request.size)?;
-    let lines = parse_signatures(&request.signatures)
-        .map_err(|error| Refusal::new(Reason::Malformed, error.to_string()).at("signatures"))?;
-    log.add_cosignatures(size, lines).await.map_err(|error| {
+pub(super) async fn add_cosignature(
+    log: &Log,
+    who: &SpiffeId,
+    request: &v1::AddCosignatureRequest,
+) -> Result<(), Refusal> {
+    let v1::AddCosignatureRequest { size, signatures, held, .. } = request;
+    let size = convert::tree_size("size", *size)?;
+    let malformed = |why: &dyn ToString, field| Refusal::new(Reason::Malformed, why.to_string()).at(field);
+    let what = match (signatures.is_empty(), held.is_empty()) {
+        (true, false) => Said::Conflict(who.clone(), held.to_vec()),
+        (false, false) => {
+            return Err(malformed(&"a head is cosigned or conflicts with what is held, not both", "held"));
+        }
+        _ => {
+            Said::Cosignatures(parse_signatures(signatures).map_err(|error| malformed(&error, "signatures"))?)
+        }
+    };
+    log.hand_in(size, what).await.map_err(|error| {
         let refusal = |reason| Refusal::new(reason, error.to_string());
         match error {
             CosignError::Gated => refusal(Reason::Gated).retry_after(RETRY_SOON),
             CosignError::TooMany => refusal(Reason::Overloaded).retry_after(RETRY_SOON),
             CosignError::NoSuchHead(_) => refusal(Reason::NotYetPublished).at("size"),
             CosignError::Bad(_) => refusal(Reason::BadCosignature).at("signatures"),
+            CosignError::NoConflict(_) => refusal(Reason::BadCosignature).at("held"),
+            CosignError::Unknown(_) => refusal(Reason::PermissionDenied).at("held"),
         }
     })
 }

@@ -213,7 +213,7 @@ pub fn open(dir: &(impl Dir + Clone + 'static), options: Options) -> Running {
         clock: Arc::new(Fixed),
         published,
         signed: signed_receiver,
-        witnessing: Witnessing { cosignatures: mpsc::channel(1).0, held: mpsc::channel(1).0 },
+        witnessing: Witnessing { handed_in: mpsc::channel(1).0, held: mpsc::channel(1).0 },
         history: Some(Arc::clone(&history)),
         policy: Policy::of_log(key().vkey().clone()),
         open_lookup,

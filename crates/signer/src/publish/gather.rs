@@ -1,6 +1,6 @@
 //! Drives [`super::witnesses`]: asks, rests, keeps evidence, and makes what is published durable before it is served.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,9 +12,11 @@ use epigraph_core::proof::ConsistencyProof;
 use epigraph_core::{
     Checkpoint, Clock, Entropy, Evidence, Hash, Origin, Policy, TreeHead, TreeSize, VKey, Verified,
 };
+use epigraph_store::evidence;
 use epigraph_store::file::Dir;
 use epigraph_store::history::History;
 use epigraph_store::published::PublishedStore;
+use epigraph_store::witness_sizes::{Sizes, WitnessSizes};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -37,23 +39,29 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 /// Evidence files that one log keeps: a witness under a stolen log key could make more, and they would show no more.
 const MAX_EVIDENCE_FILES: usize = 64;
 
-/// The end of an evidence file's name.
-const EVIDENCE: &str = ".evidence";
-
 /// The root of the log's own tree at a size.
 pub type RootAt = dyn Fn(TreeSize) -> Result<Hash, String> + Send + Sync;
 
 /// The newest head that the log signed, published or not.
 pub type Pending = watch::Sender<Option<Arc<LogSigned>>>;
 
-/// Cosignatures that a witness handed in by itself.
+/// What a witness handed in by itself.
 pub struct Handed {
-    /// The size of the head that it cosigned.
+    /// The size of the head that it was shown.
     pub size: TreeSize,
-    /// Its signature lines.
-    pub lines: Vec<SignatureLine>,
+    /// What it says to it.
+    pub what: HandedIn,
     /// Hears whether they were taken.
     pub answer: oneshot::Sender<Result<(), NotTaken>>,
+}
+
+/// What a witness says to a head by itself.
+#[derive(Debug)]
+pub enum HandedIn {
+    /// Signature lines.
+    Cosignatures(Vec<SignatureLine>),
+    /// The witness at this place of the policy holds a head under the log's signature that this one does not extend: its note.
+    Conflict(usize, Vec<u8>),
 }
 
 /// A witness that is asked.
@@ -84,6 +92,8 @@ pub struct Witnessing<W> {
     pub entropy: Arc<dyn Entropy>,
     /// For cosignatures from the future.
     pub clock: Arc<dyn Clock>,
+    /// Where the sizes that they hold are kept, as a hint for the next start.
+    pub sizes: Option<WitnessSizes>,
 }
 
 impl<W> Witnessing<W> {
@@ -122,6 +132,7 @@ pub(super) struct Gatherer<W> {
     policy: Policy,
     prove: Arc<Prove>,
     store: Arc<Mutex<PublishedStore>>,
+    sizes: Arc<Mutex<Option<WitnessSizes>>>,
     history: Option<Arc<History>>,
     published: Published,
     /// The proofs to one size: witnesses that hold the same size share one.
@@ -136,13 +147,14 @@ impl<W: AskWitness> Gatherer<W> {
         witnessing: Witnessing<W>,
         surroundings: Surroundings,
     ) -> (Gatherer<W>, mpsc::Receiver<Handed>) {
-        let Witnessing { dialled, handed, pending, status, evidence, root_at, entropy, clock } = witnessing;
+        let Witnessing { dialled, handed, pending, status, evidence, root_at, entropy, clock, sizes } =
+            witnessing;
         let Surroundings { origin, policy, prove, store, history, published } = surroundings;
         let already = published.borrow().as_ref().map(|checkpoint| checkpoint.head());
-        let sizes = dialled.iter().map(|dialled| (dialled.place, dialled.held));
-        let machine = Witnesses::new(policy.clone(), already, sizes);
+        let held = dialled.iter().map(|dialled| (dialled.place, dialled.held));
+        let machine = Witnesses::new(policy.clone(), already, held);
         // Shown, and nothing else depends on it.
-        let evidence_files = evidence.list().map_or(0, |names| evidence_files(&names));
+        let evidence_files = evidence.list().map_or(0, |names| evidence::count(&names));
         let gatherer = Gatherer {
             machine,
             asked: dialled.into_iter().map(|dialled| (dialled.place, dialled.witness)).collect(),
@@ -157,6 +169,7 @@ impl<W: AskWitness> Gatherer<W> {
             policy,
             prove,
             store: Arc::new(Mutex::new(store)),
+            sizes: Arc::new(Mutex::new(sizes)),
             history,
             published,
             proofs: (TreeSize::ZERO, BTreeMap::new()),
@@ -193,7 +206,11 @@ impl<W: AskWitness> Gatherer<W> {
     }
 
     pub(super) async fn handed(&mut self, handed: Handed) -> Result<Option<TreeHead>, PublishError> {
-        let (effects, taken) = self.machine.at(self.clock.now()).handed(handed.size, &handed.lines);
+        let machine = self.machine.at(self.clock.now());
+        let (effects, taken) = match handed.what {
+            HandedIn::Cosignatures(lines) => machine.handed(handed.size, &lines),
+            HandedIn::Conflict(place, held) => machine.handed_conflict(place, handed.size, &held),
+        };
         let published = self.carry_out(effects).await?;
         // Whoever handed it in may have gone.
         let _ = handed.answer.send(taken);
@@ -307,9 +324,12 @@ impl<W: AskWitness> Gatherer<W> {
 
     async fn publish(&mut self, note: String) -> Result<(), PublishError> {
         let checkpoint = Checkpoint::open(note.as_bytes(), &self.policy)?;
-        let store = Arc::clone(&self.store);
+        let (store, kept, sizes) = (Arc::clone(&self.store), Arc::clone(&self.sizes), self.machine.sizes());
         // A crash before this is durable: nobody saw the checkpoint. After it: it is served at the start.
-        let write = move || store.lock().unwrap_or_else(PoisonError::into_inner).store(note.as_bytes());
+        let write = move || {
+            keep_sizes(&mut kept.lock().unwrap_or_else(PoisonError::into_inner), sizes);
+            store.lock().unwrap_or_else(PoisonError::into_inner).store(note.as_bytes())
+        };
         let (origin, size) = (checkpoint.origin(), checkpoint.head().size.get());
         let span = tracing::debug_span!("publish", log = %origin, size);
         match tokio::task::spawn_blocking(write).instrument(span).await {
@@ -340,7 +360,11 @@ impl<W: AskWitness> Gatherer<W> {
                 .find(Result::is_ok);
             let evidence =
                 evidence.unwrap_or_else(|| Err("the two notes are not of two histories".into()))?;
-            Ok((store_evidence(&*dir, &evidence), evidence))
+            let bytes = evidence.encode();
+            let stem = epigraph_core::hash::leaf_hash(&bytes).to_string();
+            // The file's name follows from what it says: the same evidence is kept once.
+            let kept = evidence::keep(&*dir, &stem, &bytes, MAX_EVIDENCE_FILES);
+            Ok((kept.map_err(|error| error.to_string()), evidence))
         });
         let (file, evidence): (Result<String, String>, Evidence) =
             match kept.await.map_err(|error| error.to_string()).and_then(|kept| kept) {
@@ -353,7 +377,7 @@ impl<W: AskWitness> Gatherer<W> {
         match file {
             Ok(file) => {
                 let names = self.evidence.list();
-                self.evidence_files = names.map_or(self.evidence_files, |names| evidence_files(&names));
+                self.evidence_files = names.map_or(self.evidence_files, |names| evidence::count(&names));
                 tracing::error!(log = %self.origin, %file, %evidence, "evidence against the holder of this log's key");
             }
             Err(why) => {
@@ -384,35 +408,13 @@ fn judge(
     Evidence::old_root(key, held.as_bytes(), proposed.as_bytes(), carried).map_err(|e| e.to_string())
 }
 
-fn evidence_files<'a>(names: impl IntoIterator<Item = &'a String>) -> usize {
-    names.into_iter().filter(|name| name.ends_with(EVIDENCE)).count()
-}
-
-/// The file's name. The same evidence is kept once.
-fn store_evidence(dir: &dyn Dir, evidence: &Evidence) -> Result<String, String> {
-    let bytes = evidence.encode();
-    let name = format!("{}{EVIDENCE}", epigraph_core::hash::leaf_hash(&bytes));
-    let present: HashSet<String> = dir.list().map_err(|error| error.to_string())?.into_iter().collect();
-    if present.contains(&name) {
-        return Ok(name);
+/// A late cosignature comes here too, so that the hint is of everybody who answers. One that cannot be written is given up.
+fn keep_sizes(kept: &mut Option<WitnessSizes>, sizes: Sizes) {
+    let written = kept.as_mut().map_or(Ok(()), |kept| kept.store(sizes));
+    if let Err(error) = written {
+        tracing::warn!(%error, "the sizes that the witnesses hold are not kept: after the next start each may be asked twice");
+        *kept = None;
     }
-    if evidence_files(&present) >= MAX_EVIDENCE_FILES {
-        return Err(format!("{MAX_EVIDENCE_FILES} evidence files are there already: look at them"));
-    }
-    let write = || {
-        // A crash leaves a file that does not decode, under another name than the whole one.
-        let new = format!("{name}.new");
-        if present.contains(&new) {
-            dir.remove(&new)?;
-        }
-        let file = dir.create(&new)?;
-        file.write_at(0, &bytes)?;
-        file.sync()?;
-        dir.rename(&new, &name)?;
-        dir.sync()
-    };
-    write().map_err(|error| error.to_string())?;
-    Ok(name)
 }
 
 /// Keeps a checkpoint in the history, durably. Failing that stops nothing.

@@ -3,7 +3,7 @@
 //!
 //! A signed head is asked of all witnesses at once, each with the size that it holds, and at most one question is open
 //! at each. Whatever a witness does costs only itself: the head is published when those that did cosign meet the policy,
-//! and a cosignature that comes later is attached to what is published. A head that reaches the quorum after a larger
+//! and a cosignature that comes later is attached to what is published, unless a larger head is signed already. A head that reaches the quorum after a larger
 //! one was signed is still published, unless a larger one was published before. The machine knows no clock: whoever
 //! drives it says what time it is, and when a rest is over.
 
@@ -11,9 +11,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use epigraph_core::checkpoint::LogSigned;
 use epigraph_core::cosignature::{CosignatureError, add_cosignature, claimed_time};
+use epigraph_core::hash::leaf_hash;
 use epigraph_core::note::SignatureLine;
 use epigraph_core::policy::WitnessSet;
-use epigraph_core::{Checkpoint, Policy, TreeHead, TreeSize, UnixMillis};
+use epigraph_core::{Checkpoint, Hash, Policy, TreeHead, TreeSize, UnixMillis, VKey};
+use epigraph_store::witness_sizes::Sizes;
 use thiserror::Error;
 
 use super::ask::Reply;
@@ -290,6 +292,34 @@ impl Witnesses {
         (std::mem::take(&mut self.effects), taken)
     }
 
+    /// Takes the note of a head that the witness at this place holds, and that the pending or published head of this size does
+    /// not extend, as the witness says. It counts as if it had been asked.
+    pub fn handed_conflict(
+        &mut self,
+        place: usize,
+        size: TreeSize,
+        held: &[u8],
+    ) -> (Vec<Effect>, Result<(), NotTaken>) {
+        let gathering = self.pending.iter().find(|gathering| gathering.signed.head().size == size);
+        let Some(head) = gathering.map(|gathering| gathering.signed.head()) else {
+            return (Vec::new(), Err(NotTaken::NoSuchHead(size)));
+        };
+        let taken = match self.open(held) {
+            Ok(shown) if shown.head() == head => Err(NotTaken::NoConflict("it is the same head".into())),
+            // A later head of this log: the witness was shown an older one after it.
+            Ok(shown) if shown.head().size > size && !self.is_signed_elsewhere(&shown) => {
+                return (Vec::new(), Ok(()));
+            }
+            Ok(_) => Ok(()),
+            Err(why) => Err(NotTaken::NoConflict(why)),
+        };
+        if let Some(peer) = self.peers.get_mut(&place) {
+            peer.answers += 1;
+            self.conflict(place, head, held);
+        }
+        (std::mem::take(&mut self.effects), taken)
+    }
+
     /// The two notes of [`Effect::Keep`] are of two histories, for certain. Says why to stop, if the witnesses that hold the other one
     /// are so many that this one can never be published: this log is the copy that came too late.
     pub fn elsewhere(&mut self, place: usize, [held, here]: [TreeHead; 2]) -> Option<String> {
@@ -335,6 +365,15 @@ impl Witnesses {
             evidence_files: 0,
             witnesses: self.peers.iter().map(status).collect(),
         }
+    }
+
+    /// The sizes that those who are asked hold, as far as is known, by their keys.
+    pub fn sizes(&self) -> Sizes {
+        let asked = self.peers.iter().filter(|(_, peer)| peer.dialled);
+        let size = |(place, peer): (&usize, &Peer)| {
+            Some((name_of(&self.policy.witnesses().get(*place)?.vkey), peer.held))
+        };
+        asked.filter_map(size).collect()
     }
 
     /// Whose cosignatures the newest signed head lacks, and why, as far as is known.
@@ -446,7 +485,9 @@ impl Witnesses {
         let head = gathering.signed.head();
         // Never back: a head that reaches the quorum after a larger one is of no use.
         let behind = self.published.is_some_and(|published| head.size < published.size);
-        if behind || !self.policy.is_met_by(gathering.cosigned) {
+        // One more line under what is published is not worth a write while a larger head is on its way, which holds it up.
+        let superseded = self.published == Some(head) && at + 1 < self.pending.len();
+        if behind || superseded || !self.policy.is_met_by(gathering.cosigned) {
             return;
         }
         self.effects.push(Effect::Publish { head, note: gathering.note.clone() });
@@ -562,6 +603,11 @@ impl Witnesses {
     }
 }
 
+/// Under which hash a witness's size is kept: keys stay where places in a policy change.
+pub fn name_of(witness: &VKey) -> Hash {
+    leaf_hash(witness.to_string().as_bytes())
+}
+
 /// Why a cosignature that was handed in was not taken.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum NotTaken {
@@ -579,4 +625,7 @@ pub enum NotTaken {
         "the cosignature says that it was made {0} s after the time of this log: set the witness's clock, or the log's"
     )]
     ClockAhead(u64),
+    /// A conflict that is none.
+    #[error("the note that is held shows no other history: {0}")]
+    NoConflict(String),
 }

@@ -11,6 +11,7 @@ mod gate;
 mod publisher;
 mod quorum;
 mod signer;
+mod sizes;
 mod support;
 mod terms;
 mod witnesses;

@@ -54,6 +54,7 @@ fn what_it_signs_is_the_checkpoint_that_was_proposed() {
     }
 }
 
+/// C6. Seen to fail with the sync left out of the head store's commit.
 #[test]
 fn no_signature_leaves_before_its_head_is_durable_whatever_fails() {
     const SIZES: [u64; 4] = [0, 3, 7, 7];

@@ -136,6 +136,7 @@ pub fn alone(tree: &Arc<MemoryTree>) -> Witnessing<Nobody> {
         root_at: root_of(tree),
         entropy: Arc::new(Nine),
         clock: Arc::new(Always(NOW)),
+        sizes: None,
     }
 }
 

@@ -149,3 +149,29 @@ fn years_of_checkpoints_take_bounded_space() {
     drop(history);
     assert_eq!(sizes(&open(&dir).0), kept);
 }
+
+/// Reading alone finds what opening finds, and changes nothing. Broken to see it fail: a torn end counts as damage.
+#[test]
+fn inspecting_finds_what_opening_would_and_changes_nothing() {
+    let dir = MemoryDir::new();
+    assert_eq!(inspect(&dir).unwrap(), Inspection::default());
+    filled(&dir, 1..4);
+    let whole = dir.content(NAME).unwrap();
+    let record = whole.len() / 3;
+    let check = |bytes: &[u8], sizes: &[u64], damaged: &[Range<u64>], torn: Option<u64>| {
+        dir.remove(NAME).unwrap();
+        dir.create(NAME).unwrap().write_at(0, bytes).unwrap();
+        let found = inspect(&dir).unwrap();
+        let found_sizes: Vec<_> = found.notes.iter().map(|(size, _)| size.get()).collect();
+        assert_eq!((found_sizes.as_slice(), found.damaged.as_slice(), found.torn), (sizes, damaged, torn));
+        found.notes.iter().for_each(|(size, found)| assert_eq!(*found, note(size.get())));
+        assert_eq!(dir.content(NAME).unwrap(), bytes);
+    };
+    let end = whole.len() as u64;
+    check(&whole, &[1, 2, 3], &[], None);
+    check(&whole[..whole.len() - 1], &[1, 2], &[], Some(2 * record as u64));
+    let mut flipped = whole.clone();
+    flipped[record + 20] ^= 1;
+    check(&flipped, &[1, 3], std::slice::from_ref(&(record as u64..2 * record as u64)), None);
+    check(&[whole.as_slice(), b"more"].concat(), &[1, 2, 3], &[], Some(end));
+}

@@ -3,7 +3,7 @@
 //! It judges by the rules of opening, so what it calls torn is what the next open cuts off. It does not know the
 //! checkpoints that were signed over the journal; it only says which roots its entries give.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -83,6 +83,8 @@ pub fn inspect(
         segments: 0,
         frames: 0,
     };
+    // Looked into for every entry; a log keeps thousands of checkpoints.
+    let wanted: HashSet<TreeSize> = wanted.iter().copied().collect();
     let firsts = match segment::list(dir) {
         Ok(firsts) => firsts,
         Err(error) => {
@@ -99,7 +101,7 @@ pub fn inspect(
     let (say, heard) = mpsc::sync_channel(MESSAGES);
     thread::scope(|scope| {
         for _ in 0..readers {
-            let (say, next, firsts) = (say.clone(), &next, &firsts);
+            let (say, next, firsts, wanted) = (say.clone(), &next, &firsts, &wanted);
             let reader = move || {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
@@ -210,7 +212,7 @@ impl Inspection {
 }
 
 struct Walk<'a> {
-    wanted: &'a [TreeSize],
+    wanted: &'a HashSet<TreeSize>,
     say: &'a mpsc::SyncSender<Message>,
     part: Part,
 }

@@ -620,3 +620,32 @@ fn keys_that_were_chosen_to_mislead_take_few_reads() {
     check((0..65_536u64).map(|n| key(if n < 60_000 { n } else { n << 47 }, 0)).collect());
     check(vec![key(5, 5)]);
 }
+
+/// Every byte is read: whichever is flipped, its run is named and no other. Broken to see it fail: the header alone is read.
+#[test]
+fn inspecting_reads_every_byte_and_changes_nothing() {
+    let log = Log::of(1_500, with_repeats);
+    let dir = MemoryDir::new();
+    drop(log.filled(Arc::new(dir.clone())));
+    let (runs, unfinished) = inspect(&dir, ORIGIN).unwrap();
+    assert!(runs.len() >= 2 && runs.iter().all(|run| run.root.is_ok()) && !unfinished, "{runs:?}");
+    assert_eq!(runs[0].entries[0], 0);
+    assert!(runs.windows(2).all(|pair| pair[0].entries[1] == pair[1].entries[0]), "{runs:?}");
+    let sound = |size| TreeSize::new(size).unwrap();
+    assert!(runs[0].is_within(sound(1_500)) && !runs[0].is_within(sound(runs[0].entries[1] - 1)));
+    for run in &runs {
+        let bytes = dir.content(&run.name).unwrap();
+        for (offset, byte) in bytes.iter().enumerate().step_by(97) {
+            dir.damage(&run.name, offset, &[byte ^ 4]).unwrap();
+            let (found, _) = inspect(&dir, ORIGIN).unwrap();
+            let bad: Vec<_> = found.iter().filter(|run| run.root.is_err()).map(|run| &run.name).collect();
+            assert_eq!(bad, [&run.name], "byte {offset}");
+            dir.damage(&run.name, offset, &[*byte]).unwrap();
+        }
+        assert_eq!(dir.content(&run.name).unwrap(), bytes);
+    }
+    let (other, _) = inspect(&dir, Hash::from_bytes([8; 32])).unwrap();
+    assert!(other.iter().all(|run| run.root.is_err()));
+    dir.create(NEW_NAME).unwrap();
+    assert!(inspect(&dir, ORIGIN).unwrap().1);
+}

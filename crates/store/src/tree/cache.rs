@@ -35,7 +35,7 @@ impl Cache {
     }
 
     /// Applies `read` to a tile that is here.
-    pub(crate) fn read<T>(&self, id: TileId, read: impl FnOnce(&Tile) -> T) -> Option<T> {
+    pub(crate) fn read<T>(&self, id: TileId, read: impl FnOnce(&Arc<Tile>) -> T) -> Option<T> {
         let mut shard = self.shard(id).lock().unwrap_or_else(PoisonError::into_inner);
         let slot = shard.slots.get_mut(&id)?;
         slot.used = true;

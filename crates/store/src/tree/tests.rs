@@ -231,16 +231,26 @@ fn an_upper_tile_without_its_children_is_rebuilt_from_entries() {
     assert_eq!((tree.counters().wrong, tree.counters().rebuilt), (0, 2));
 }
 
-/// B5: a flip in an entry. Fails if `CheckedEntries` does not compare leaf hashes.
+/// B5: a flip in an entry. Fails if leaf hashes are not compared, or if what follows the wrong one is given out.
 #[test]
 fn entries_that_do_not_match_their_leaf_are_never_given_out() {
     let log = Log::of(3000, 100);
     let store = log.stored();
     let (tree, _follower) = log.tree(store.clone());
-    let range = |first| tree.entries(LeafIndex::new(first).unwrap(), TreeSize::new(3000).unwrap());
-    let read: Vec<_> = range(250).map(|entry| entry.unwrap()).collect();
-    assert_eq!(read.len(), 2750);
-    assert!(read.iter().zip(250..).all(|((index, bytes), n)| index.get() == n && *bytes == entry(n)));
+    let read = |tree: &Tree, first, most_bytes| {
+        let mut entries = Entries::default();
+        let first = LeafIndex::new(first).unwrap();
+        let full = tree.read(first, TreeSize::new(3000).unwrap(), most_bytes, &mut entries);
+        (entries, full)
+    };
+    let (entries, full) = read(&tree, 250, usize::MAX);
+    assert!(entries.iter().eq((250..3000).map(entry).collect::<Vec<_>>()) && !full.unwrap());
+    // Room for so much and not for a byte more.
+    let bytes = (250..300).map(|n| entry(n).len()).sum::<usize>();
+    for (most_bytes, expected) in [(bytes, 50), (bytes - 1, 49)] {
+        let (entries, full) = read(&tree, 250, most_bytes);
+        assert_eq!((entries.ends.len(), full.unwrap()), (expected, true));
+    }
     // A store that was spoilt together with what is above it would be found by the edge; here one leaf is another.
     let mut edge = Edge::default();
     let mut full = Full::new();
@@ -252,10 +262,9 @@ fn entries_that_do_not_match_their_leaf_are_never_given_out() {
     store.put(&full).unwrap();
     let tree = Arc::new(Tree::new(log.dir.clone(), ORIGIN));
     let _follower = attach(&tree, store, edge, log.dir.clone(), ORIGIN).unwrap();
-    let mut entries = tree.entries(LeafIndex::new(690).unwrap(), TreeSize::new(3000).unwrap());
-    assert!(entries.by_ref().take(10).all(|entry| entry.is_ok()));
-    assert!(matches!(entries.next(), Some(Err(EntryError::DataLoss { index, .. })) if index.get() == 700));
-    assert!(entries.next().is_none());
+    let (entries, damaged) = read(&tree, 690, usize::MAX);
+    assert!(matches!(damaged, Err(EntryError::DataLoss { index, .. }) if index.get() == 700));
+    assert!(entries.iter().eq((690..700).map(entry).collect::<Vec<_>>()));
 }
 
 #[test]

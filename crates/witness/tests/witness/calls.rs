@@ -56,7 +56,9 @@ fn start_with(
     let clock = TestClock::new();
     let mut keeper = open_gated(Arc::new(memory.clone())).unwrap();
     let prepared = prepare(&mut keeper, list, &*clock).unwrap();
-    let (witness, _) = Witness::start(keeper, prepared, settings, Arc::clone(&clock) as _, show).unwrap();
+    let (witness, _) =
+        Witness::start(keeper, prepared, settings, Arc::clone(&clock) as _, show, Arc::new(memory.clone()))
+            .unwrap();
     (witness, clock)
 }
 
@@ -399,4 +401,42 @@ async fn logs_are_listed_in_pages_to_those_who_may_see_them() {
         }
     }
     assert_eq!(seen, (0..9).filter(|log| *log != 3).map(origin).collect::<Vec<_>>());
+}
+
+/// D2, W7: a witness that is shown two histories keeps what convicts whoever has the log's key, one file for each log, which anybody
+/// judges offline. Broken to see it fail: nothing is written; the proof is left out.
+#[tokio::test]
+async fn evidence_against_a_log_is_kept_on_the_witness_s_own_disk() {
+    let (ours, theirs) = (tree(20, 20, 1), tree(20, 3, 2));
+    let memory = store(2);
+    let (witness, _) = start(&memory, 2, Show::nothing());
+    let key = |log| log_key(log).vkey().clone();
+    let file = |log| format!("{}.evidence", origin(log).hash());
+    for (log, fork) in [(0, 5), (1, 9)] {
+        is_cosigned(add(&witness, log, &ours, 0, 5).await);
+        let forked = |at| signed(log, &head(&theirs, at));
+        let answer = witness
+            .add_checkpoint(&origin(log), size(5), forked(fork).as_bytes(), proof(&theirs, 5, fork))
+            .await;
+        assert!(matches!(answer, Ok(Answer::Conflict { .. })), "{answer:?}");
+        let kept = memory.content(&file(log)).unwrap();
+        let evidence = epigraph_core::evidence::verify(&kept, &[key(log)]).unwrap();
+        let mut heads = evidence.heads();
+        heads.sort_by_key(|one| (one.size, one.root != head(&ours, 5).root));
+        assert_eq!(heads, [head(&ours, 5), head(&theirs, fork)]);
+        // More of the same is not kept.
+        witness
+            .add_checkpoint(&origin(log), size(5), forked(11).as_bytes(), proof(&theirs, 5, 11))
+            .await
+            .unwrap();
+        assert_eq!(memory.content(&file(log)).unwrap(), kept);
+    }
+    // A proof that merely fails is no evidence.
+    let memory = store(1);
+    let (witness, _) = start(&memory, 1, Show::nothing());
+    is_cosigned(add(&witness, 0, &ours, 0, 5).await);
+    let garbage = signed(0, &head(&theirs, 9));
+    let answer = witness.add_checkpoint(&origin(0), size(5), garbage.as_bytes(), proof(&ours, 5, 9)).await;
+    assert!(answer.is_err(), "{answer:?}");
+    assert!(memory.content(&file(0)).is_err());
 }
