@@ -15,6 +15,7 @@ mod by_hand;
 mod certificates;
 mod clocks;
 mod cold_start;
+mod collect;
 mod damage;
 mod demo;
 mod deploy;

@@ -249,6 +249,7 @@ impl House {
             ["serving", _, "on", address, "with", entries, "entries"] => (address, entries.parse().unwrap()),
             ["signing", "for", _, "on", address] => (address, 0),
             ["witnessing", "as", _, "on", address, "for", _, "logs"] => (address, 0),
+            ["auditing", "as", _, "on", address, ..] => (address.trim_end_matches(':'), 0),
             ["monitoring", _, "as", _, "on", address] => (address, 0),
             _ => {
                 let code = child.wait().unwrap().code();
