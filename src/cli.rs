@@ -8,6 +8,7 @@ pub mod entries;
 pub mod explain;
 pub mod keys;
 pub mod manual;
+pub mod monitor;
 pub mod policy;
 pub mod prove;
 pub mod repin;
@@ -73,12 +74,15 @@ pub enum Command {
     Witness(WitnessCommand),
     /// Read audit events from files, sign them, and deliver them to an audit service
     Collect(collect::Collect),
+    /// Ask a running monitor what it sees and found, and take note of it
+    #[command(subcommand)]
+    Monitor(monitor::MonitorCommand),
     /// Enrol sources of audit events, and see where each stands
     #[command(subcommand)]
-    Audit(AuditCommand),
+    Audit(audit::AuditCommand),
     /// Fetch audit events, each with everything that proves it
     #[command(subcommand)]
-    Events(EventsCommand),
+    Events(audit::EventsCommand),
     /// Check every byte that a log, signer or witness keeps while it is not running, and change nothing
     Fsck(RoleConfig),
     /// Try to open a stored tree; `serve` and `fsck` run this in a child process
@@ -781,70 +785,6 @@ pub enum ServedRole {
     Witness,
     Monitor,
     Audit,
-}
-
-#[derive(Subcommand)]
-pub enum AuditCommand {
-    /// Add a source to the list of an audit service, which may be running
-    Enrol(AuditEnrol),
-    /// Ask an audit service where each of its sources stands: events, gaps, last seen, lag
-    Status(AuditStatus),
-}
-
-#[derive(Args)]
-pub struct AuditEnrol {
-    #[command(flatten)]
-    pub config: ConfigFile,
-
-    /// The public key under which the source signs
-    #[arg(long, value_name = "VKEY")]
-    pub vkey: SourceVKey,
-
-    /// Who answers for it: a team, and how to reach it
-    #[arg(long, value_name = "TEXT")]
-    pub owner: String,
-
-    /// The one collector that may send for it: spiffe://audit.example/epigraph/collector/NAME
-    #[arg(long, value_name = "URI")]
-    pub collector: SpiffeId,
-
-    /// It says at least this often that it is alive, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 60_000)]
-    pub heartbeat_ms: u64,
-}
-
-#[derive(Args)]
-pub struct AuditStatus {
-    #[command(flatten)]
-    pub profile: Profile,
-}
-
-#[derive(Subcommand)]
-pub enum EventsCommand {
-    /// Fetch an event by its id or its leaf, verify it, and show it
-    Get(EventsGet),
-}
-
-#[derive(Args)]
-pub struct EventsGet {
-    #[command(flatten)]
-    pub profile: Profile,
-
-    /// The event's id, as its source gave it
-    #[arg(value_name = "ID", required_unless_present = "leaf")]
-    pub id: Option<String>,
-
-    /// The index of its leaf in the log
-    #[arg(long, value_name = "INDEX", conflicts_with = "id")]
-    pub leaf: Option<u64>,
-
-    /// Keep each event with its proof in a file in this directory, for `verify`
-    #[arg(long, value_name = "DIR")]
-    pub proof: Option<PathBuf>,
-
-    /// Why it is read: goes on the record with your name
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    pub purpose: String,
 }
 
 #[derive(Args)]

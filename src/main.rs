@@ -25,8 +25,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{
-    AuditCommand, Cli, Command, ConfigCommand, ConfigFile, EventsCommand, Init, InitSigner, PolicyCommand,
-    Serve, ServedRole, WitnessCommand,
+    Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, PolicyCommand, Serve, ServedRole,
+    WitnessCommand,
 };
 use epigraph_core::note::MAX_NOTE_BYTES;
 use failure::Outcome;
@@ -62,9 +62,9 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Init(Init::Collector(args)) => init_collector(&args, terminal),
         Command::Init(Init::Audit(args)) => init_audit(&args, terminal),
         Command::Serve(Serve::Audit(args)) => serve::audit::run(&args, terminal),
-        Command::Audit(AuditCommand::Enrol(args)) => cli::audit::enrol(&args, terminal),
-        Command::Audit(AuditCommand::Status(args)) => cli::audit::status(&args, terminal),
-        Command::Events(EventsCommand::Get(args)) => cli::audit::get(&args, terminal),
+        Command::Audit(cli::audit::AuditCommand::Enrol(args)) => cli::audit::enrol(&args, terminal),
+        Command::Audit(cli::audit::AuditCommand::Status(args)) => cli::audit::status(&args, terminal),
+        Command::Events(cli::audit::EventsCommand::Get(args)) => cli::audit::get(&args, terminal),
         Command::Collect(args) => cli::collect::run(&args, terminal),
         Command::Append(args) => cli::append::run(&args, terminal),
         Command::Prove(args) => cli::prove::run(&args, terminal),
@@ -88,6 +88,7 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Hammer(args) => hammer::run(&args, terminal),
         Command::Witness(WitnessCommand::Status(args)) => cli::witness::status(&args, terminal),
         Command::Witness(WitnessCommand::AddLog(args)) => cli::witness::add_log(&args, terminal),
+        Command::Monitor(command) => cli::monitor::run(&command, terminal),
         Command::Fsck(args) => fsck::run(&args, terminal),
         Command::TreePreflight(args) => preflight::run(&args, terminal),
         Command::Adversary(args) => adversary::run(&args, terminal),

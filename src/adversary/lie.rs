@@ -141,3 +141,82 @@ fn changed(entry: &Bytes) -> Bytes {
     };
     Bytes::from(other)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spiffe(role: &str, name: &str) -> SpiffeId {
+        format!("spiffe://epigraph.quickstart/epigraph/{role}/{name}").parse().unwrap()
+    }
+
+    /// A log that was honest for a while, and got some more entries.
+    fn after(lie: Lie) -> World {
+        let witnesses = (1..=4).map(|number| spiffe("witness", &format!("quickstart-{number}"))).collect();
+        let mut world = World::new(lie, witnesses);
+        for from in [0, HONEST_ENTRIES] {
+            let entries = (from..from + HONEST_ENTRIES).map(|index| Bytes::from(format!("entry {index}")));
+            assert!(matches!(world.append(entries.collect(), Wait::Published), Ok(first) if first == from));
+            for (side, head) in world.unpublished() {
+                world.publish(side, head.size, Bytes::from_static(b"note"));
+            }
+        }
+        world
+    }
+
+    /// What this caller is shown otherwise than it was appended, and how much it is shown.
+    fn shown(world: &World, caller: &SpiffeId) -> (Vec<u64>, u64) {
+        let view = world.view(caller);
+        let differs = |index: &u64| view.entry(*index) != Some(Bytes::from(format!("entry {index}")));
+        ((0..view.size()).filter(differs).collect(), view.size())
+    }
+
+    /// Each lie is told to those that it is for, and everybody else is shown the truth.
+    #[test]
+    fn each_lie_is_one_lie() {
+        let all = 2 * HONEST_ENTRIES;
+        let [alice, bob] = ["alice", "bob"].map(|name| spiffe("reader", name));
+        let appender = spiffe("appender", "quickstart");
+        let check = |lie, [to_alice, to_bob, to_appender]: [(&[u64], u64); 3]| {
+            let world = after(lie);
+            for (caller, (differ, size)) in [(&alice, to_alice), (&bob, to_bob), (&appender, to_appender)] {
+                assert_eq!(shown(&world, caller), (differ.to_vec(), size), "{lie:?} {caller}");
+            }
+        };
+        check(Lie::SplitView, [(&[], all), (&[HONEST_ENTRIES], all), (&[], all)]);
+        check(Lie::Rewrite, [(&[REWRITTEN], all); 3]);
+        check(Lie::Freeze, [(&[], HONEST_ENTRIES), (&[], HONEST_ENTRIES), (&[], all)]);
+        check(Lie::Drop, [(&[], all); 3]);
+    }
+
+    /// A rewritten entry lies behind valid proofs: the tree is as it was. Two histories are two trees.
+    #[test]
+    fn a_rewriting_log_keeps_its_tree_and_a_splitting_one_has_two() {
+        let root = |lie, side| {
+            let world = after(lie);
+            world.history(side).and_then(|history| history.consistency(TreeSize::new(1)?, TreeSize::new(48)?))
+        };
+        assert_eq!(root(Lie::Rewrite, 0), root(Lie::Drop, 0));
+        assert_eq!(root(Lie::SplitView, 0), root(Lie::Drop, 0));
+        assert_ne!(root(Lie::SplitView, 1), root(Lie::Drop, 0));
+        assert_eq!(root(Lie::Rewrite, 1), None);
+    }
+
+    #[test]
+    fn a_dropping_log_drops_what_it_only_promises() {
+        let mut world = after(Lie::Drop);
+        let promised = world.append(vec![Bytes::from_static(b"promised")], Wait::Durable);
+        assert!(matches!(promised, Ok(48)));
+        assert!(world.unpublished().is_empty());
+    }
+
+    /// Honest witnesses are kept apart, and three are asked under each history.
+    #[test]
+    fn no_honest_witness_is_asked_about_both_histories() {
+        let world = after(Lie::SplitView);
+        let asked = |side| (0..4).filter(|place| world.asks(side, *place)).collect::<Vec<_>>();
+        assert_eq!([asked(0), asked(1)], [vec![0, 2, 3], vec![1, 2, 3]]);
+        let [first, second] = [1, 2].map(|number| spiffe("witness", &format!("quickstart-{number}")));
+        assert_eq!([world.side(&first), world.side(&second)], [0, 1]);
+    }
+}

@@ -2,16 +2,18 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::{Args, Subcommand};
 use epigraph_audit::source::Enrolled;
 use epigraph_core::{Hash, LeafIndex, SourceVKey, UnixMillis};
 use epigraph_event::Bundle;
 use epigraph_event::bundle::Proven;
+use epigraph_rpc::SpiffeId;
 use epigraph_rpc::peer::audit::{Audit, SourceStatus, WhichEvent};
 use serde_json::{Value, json};
 
-use super::{AuditEnrol, AuditStatus, EventsGet};
+use super::{ConfigFile, Profile as ProfileDir};
 use crate::config::audit::AuditConfig;
 use crate::failure::{Failure, Outcome};
 use crate::profile::{self, Profile};
@@ -24,6 +26,70 @@ const MAX_EVENTS: usize = 100;
 
 /// What the name of a file with an event ends in.
 pub const EXTENSION: &str = "epigraph-event";
+
+#[derive(Subcommand)]
+pub enum AuditCommand {
+    /// Add a source to the list of an audit service, which may be running
+    Enrol(Box<AuditEnrol>),
+    /// Ask an audit service where each of its sources stands: events, gaps, last seen, lag
+    Status(AuditStatus),
+}
+
+#[derive(Args)]
+pub struct AuditEnrol {
+    #[command(flatten)]
+    pub config: ConfigFile,
+
+    /// The public key under which the source signs
+    #[arg(long, value_name = "VKEY")]
+    pub vkey: SourceVKey,
+
+    /// Who answers for it: a team, and how to reach it
+    #[arg(long, value_name = "TEXT")]
+    pub owner: String,
+
+    /// The one collector that may send for it: spiffe://audit.example/epigraph/collector/NAME
+    #[arg(long, value_name = "URI")]
+    pub collector: SpiffeId,
+
+    /// It says at least this often that it is alive, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 60_000)]
+    pub heartbeat_ms: u64,
+}
+
+#[derive(Args)]
+pub struct AuditStatus {
+    #[command(flatten)]
+    pub profile: ProfileDir,
+}
+
+#[derive(Subcommand)]
+pub enum EventsCommand {
+    /// Fetch an event by its id or its leaf, verify it, and show it
+    Get(EventsGet),
+}
+
+#[derive(Args)]
+pub struct EventsGet {
+    #[command(flatten)]
+    pub profile: ProfileDir,
+
+    /// The event's id, as its source gave it
+    #[arg(value_name = "ID", required_unless_present = "leaf")]
+    pub id: Option<String>,
+
+    /// The index of its leaf in the log
+    #[arg(long, value_name = "INDEX", conflicts_with = "id")]
+    pub leaf: Option<u64>,
+
+    /// Keep each event with its proof in a file in this directory, for `verify`
+    #[arg(long, value_name = "DIR")]
+    pub proof: Option<PathBuf>,
+
+    /// Why it is read: goes on the record with your name
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub purpose: String,
+}
 
 pub fn enrol(args: &AuditEnrol, terminal: Terminal) -> Outcome {
     let config = AuditConfig::load(&args.config.config)?;
@@ -154,8 +220,8 @@ pub fn get(args: &EventsGet, terminal: Terminal) -> Outcome {
         _ => return Err(Failure::usage("say which event: its id, or --leaf with its index in the log")),
     };
     let runtime = runtime::runtime().map_err(Failure::state)?;
-    let encoded =
-        runtime.block_on(fetch(&profile.audit()?, profile.origin.as_str(), &which, &args.purpose))?;
+    let encoded = runtime
+        .block_on(async { fetch(&profile.audit()?, profile.origin.as_str(), &which, &args.purpose).await })?;
     let mut events = Vec::new();
     for bytes in &encoded {
         let garbled = |error: &dyn std::fmt::Display| {

@@ -76,7 +76,7 @@ fn asked(args: &WitnessStatus) -> Outcome<Asked> {
         };
         let address = match &args.address {
             Some(address) => address.clone(),
-            None => reachable(config.listen)?.to_string(),
+            None => reachable(config.listen, "witness")?.to_string(),
         };
         let calling = tls.calling(clock)?.ok_or_else(|| {
             Failure::usage(format!(
@@ -102,9 +102,11 @@ fn asked(args: &WitnessStatus) -> Outcome<Asked> {
 }
 
 /// Where this machine reaches what listens there.
-fn reachable(listen: SocketAddr) -> Outcome<SocketAddr> {
+pub(super) fn reachable(listen: SocketAddr, whose: &str) -> Outcome<SocketAddr> {
     if listen.port() == 0 {
-        return Err(Failure::usage("the system chooses the witness's port: say which with --address"));
+        return Err(Failure::usage(format!(
+            "the system chooses the {whose}'s port: say which with --address"
+        )));
     }
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -139,7 +141,7 @@ async fn list(asked: &Asked) -> Outcome<Vec<(Origin, WitnessedLog)>> {
 }
 
 /// In the largest unit of which there are two.
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     let units = [(86_400, "days"), (3_600, "h"), (60, "min")];
     let unit = units.iter().find(|(unit, _)| seconds >= 2 * unit);
     unit.map_or_else(|| format!("{seconds} s"), |(unit, name)| format!("{} {name}", seconds / unit))
@@ -206,7 +208,7 @@ mod tests {
     #[test]
     fn a_witness_that_listens_everywhere_is_asked_here() {
         let check = |listen: &str, expected: Option<&str>| {
-            let found = reachable(listen.parse().unwrap()).ok().map(|address| address.to_string());
+            let found = reachable(listen.parse().unwrap(), "witness").ok().map(|address| address.to_string());
             assert_eq!(found.as_deref(), expected, "{listen}");
         };
         check("0.0.0.0:7440", Some("127.0.0.1:7440"));

@@ -110,7 +110,7 @@ pub fn lookup(log: &Path, origin: &Origin, journal: &Inspection) -> Vec<Finding>
     findings
 }
 
-/// The sizes at which runs begin with the first entry and end, for [`lookup`].
+/// The sizes at which runs begin with the first entry and end, for [`lookup()`].
 pub fn lookup_sizes() -> impl Iterator<Item = TreeSize> {
     (16..=32).step_by(2).filter_map(|height| TreeSize::new(1 << height))
 }

@@ -179,7 +179,7 @@ impl Play<'_> {
             failure = self.go_on(&client) => return Err(failure),
         };
         terminal.line(format_args!(
-            "  {} {code}, after {:.1} s: {}",
+            "  {} {code}, {:.1} s after it was looked for: {}",
             terminal.bad("ALARM"),
             watch.elapsed().as_secs_f64(),
             alarm.meaning

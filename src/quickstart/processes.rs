@@ -119,12 +119,21 @@ impl Processes {
         self.running.iter().filter(|process| matches!(process.role, Role::Witness(_))).count()
     }
 
-    /// Completes if a process ends without which nothing goes on, with what it said. A witness that ends is only named.
+    /// Completes if a process ends without which nothing goes on, with what it said. A witness or a monitor that ends is only named.
     pub async fn ended(&mut self, directory: &Directory, terminal: Terminal) -> Failure {
         loop {
             let (index, code) = self.next_ended().await;
             let process = self.running.remove(index);
-            let Role::Witness(_) = process.role else { return process.failure(code) };
+            match process.role {
+                Role::Witness(_) => {}
+                Role::Monitor => {
+                    let failure = process.failure(code);
+                    terminal
+                        .line(format_args!("the log goes on, and nobody reads along any more: {failure}"));
+                    continue;
+                }
+                Role::Log | Role::Signer => return process.failure(code),
+            }
             let left = self.witnesses();
             let meaning = if left >= THRESHOLD {
                 "nothing changes".to_owned()

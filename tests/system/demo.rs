@@ -18,7 +18,8 @@ fn play(name: &str, more: &[&str]) -> (TempDir, PathBuf, Ended) {
     (dir, home, ended)
 }
 
-/// It ends well, with its own finding and nothing else, and the line that it prints for a stranger works where it was printed.
+/// It ends well, with its own finding and nothing else, and the line that it prints for a stranger works where it was printed. Broken
+/// to see each of them fail: the adversary does not lie.
 #[track_caller]
 fn catches(name: &str, finding: &str, says: &[&str]) {
     let (_dir, home, ended) = play(name, &[]);
@@ -65,7 +66,7 @@ fn nobody_who_is_honest_is_accused() {
 }
 
 /// The demos can fail: a monitor that was given another key sees nothing of this log, and whoever watches is told. Broken to see it
-/// fail: the judge takes the first alarm for its own; the verdict is not looked at.
+/// fail: the judge neither waits for the monitor to come along nor looks at what else was found; one of the two is enough.
 #[test]
 fn a_monitor_that_cannot_see_is_noticed() {
     for name in ["split-view", "rewrite", "freeze", "drop", "witness-liar", "honest"] {

@@ -9,6 +9,7 @@
     reason = "a test says what it skipped, and from which seed it can be played again"
 )]
 
+mod audit;
 mod authority;
 mod bad_input;
 mod by_hand;

@@ -198,7 +198,8 @@ fn what_a_log_broke_is_found_told_and_taken_note_of() {
 
         let (heads, next) = other.checkpoints(&origin, "").await.unwrap();
         assert_eq!((heads.len(), next), (1, None));
-        let seen: Vec<&str> = heads[0].sightings.iter().map(|seen| seen.vantage.as_str()).collect();
+        let mut seen: Vec<&str> = heads[0].sightings.iter().map(|seen| seen.vantage.as_str()).collect();
+        seen.sort_unstable();
         assert_eq!(seen, ["one", "two"]);
         other.report(&origin, heads[0].note.clone()).await.unwrap();
         let forged = [&heads[0].note[..heads[0].note.len() - 9], b"AAAAAAA=\n"].concat();
@@ -256,6 +257,7 @@ fn what_a_log_broke_is_found_told_and_taken_note_of() {
         fs::write(house.path("found"), file).unwrap();
         status.vkey
     });
+    on_the_command_line(&house, &serving);
     serving.stop();
     // The monitor's word, for anybody who has its key.
     epigraph(&[&"verify", &house.path("found"), &"--vkey", &vkey]).succeeded(&["missing-entry"]);
@@ -270,6 +272,43 @@ fn what_a_log_broke_is_found_told_and_taken_note_of() {
         assert_eq!(audited(&operator, 3).await.logs[0].open, 1);
     });
     serving.stop();
+}
+
+/// What `epigraph monitor` shows of a log with one open finding, of which an operator has taken note. Seen to fail with an id that
+/// named every finding.
+fn on_the_command_line(house: &House, serving: &Serving) {
+    let profile = house.path("operator");
+    fs::create_dir(&profile).unwrap();
+    let client = fs::read_to_string(house.path("client.toml")).unwrap();
+    let client = client.replace("\"pki/client/", "\"pki/o/").replace("\"pki/", "\"../pki/");
+    fs::write(profile.join("client.toml"), client.replace("\"policy\"", "\"../policy\"")).unwrap();
+    let ask = |command: &[&dyn AsRef<std::ffi::OsStr>]| {
+        let mut args: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"monitor"];
+        args.extend(command);
+        let whom: [&dyn AsRef<std::ffi::OsStr>; 6] =
+            [&"--profile", &profile, &"--address", &serving.address, &"--server", &SERVER];
+        args.extend(whom);
+        epigraph(&args)
+    };
+    let status = ask(&[&"status", &"--json"]).succeeded(&[]).object();
+    let log = &status["logs"][0];
+    assert_eq!((&log["open_findings"], &log["unacknowledged_findings"]), (&1.into(), &0.into()), "{status}");
+    let vantages: Vec<&str> =
+        log["vantages"].as_array().unwrap().iter().map(|seen| seen["name"].as_str().unwrap()).collect();
+    assert_eq!(vantages, ["inbox", "one", "two"]);
+
+    let found = ask(&[&"findings", &"--json"]).succeeded(&[]).object();
+    let found = &found["findings"][0];
+    assert_eq!((&found["code"], &found["severity"]), (&"missing-entry".into(), &"page".into()), "{found}");
+    let id = found["id"].as_str().unwrap();
+    let taken = ask(&[&"ack", &&id[..6], &"--why", &"still looking", &"--json"]).succeeded(&[]).object();
+    assert_eq!(taken["acknowledged"]["why"], "still looking");
+    ask(&[&"ack", &"ffffffffff", &"--why", &"x"]).refused(2, &["has no finding ffffffffff"]);
+
+    let out = house.path("fetched");
+    ask(&[&"evidence", &id, &"--out", &out]).succeeded(&[]);
+    assert_eq!(fs::read(&out).unwrap(), fs::read(house.path("found")).unwrap());
+    ask(&[&"evidence", &id, &"--out", &out]).refused(5, &["cannot write"]);
 }
 
 #[test]

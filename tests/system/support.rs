@@ -244,13 +244,14 @@ impl House {
         // signing for <origin> on <address>
         // witnessing as <name> on <address> for <count> logs
         // monitoring <origin> as <name> on <address>
+        // auditing as <name> on <address>: <count> sources, over the log <origin>
         let words: Vec<_> = line.split_whitespace().collect();
         let (address, entries) = match words[..] {
             ["serving", _, "on", address, "with", entries, "entries"] => (address, entries.parse().unwrap()),
             ["signing", "for", _, "on", address] => (address, 0),
             ["witnessing", "as", _, "on", address, "for", _, "logs"] => (address, 0),
-            ["auditing", "as", _, "on", address, ..] => (address.trim_end_matches(':'), 0),
             ["monitoring", _, "as", _, "on", address] => (address, 0),
+            ["auditing", "as", _, "on", address, ..] => (address.trim_end_matches(':'), 0),
             _ => {
                 let code = child.wait().unwrap().code();
                 return Err(Ended { code, out: line, err: fs::read_to_string(messages).unwrap() });

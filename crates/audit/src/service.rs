@@ -93,21 +93,20 @@ impl AuditService for AuditServer {
             let message = format!("too many streams of batches are open: {exceeded}");
             Refusal::new(Reason::Overloaded, message).retry_after(RETRY_SOON)
         })?;
-        let mut batches = request.into_inner();
-        let first = batches.message().await?;
-        let origin = first.as_ref().map_or("", |first| &first.origin);
-        self.authorize(&caller, origin)?;
+        let batches = request.into_inner();
         let (answers, answered) = mpsc::channel(ANSWERS);
         let (arrived, arriving) = mpsc::channel(UNDER_WAY);
         let (accepted, accepting) = mpsc::channel(UNPUBLISHED);
-        let (audit, leave_by) = (Arc::clone(&self.audit), caller.leave_by());
+        let server = AuditServer { audit: Arc::clone(&self.audit), streams: Arc::clone(&self.streams) };
         let (reading, judging, publishing) = (answers.clone(), answers.clone(), answers);
         tokio::spawn(async move {
             // Whichever ends first ends the stream: what is not answered then is sent again.
             let _share = share;
-            let read = read(&audit, &caller, first, batches, arrived);
-            let judge = judge(&audit, arriving, accepted, &judging);
-            let publish = publish(&audit, accepting, (&publishing, leave_by));
+            let (audit, leave_by) = (&server.audit, caller.leave_by());
+            // The answer begins before the first batch has come: a client that waits for the one before it sends the other waits for ever.
+            let read = read(&server, &caller, batches, arrived);
+            let judge = judge(audit, arriving, accepted, &judging);
+            let publish = publish(audit, accepting, (&publishing, leave_by));
             let ended = tokio::try_join!(read, judge, publish);
             if let Err(refusal) = ended {
                 let _ = reading.send(Err(refusal.into())).await;
@@ -205,13 +204,14 @@ impl AuditService for AuditServer {
 /// Reads batches, believes them, and hands them in, in order; waits while too many are under way. Ends when the client has sent its
 /// last one, or when the connection is asked to leave.
 async fn read(
-    audit: &Arc<Audit>,
+    server: &AuditServer,
     caller: &Caller,
-    first: Option<v1::SubmitBatchesRequest>,
     mut batches: Streaming<v1::SubmitBatchesRequest>,
     arrived: mpsc::Sender<Arrived>,
 ) -> Result<(), Refusal> {
-    let mut next = first;
+    let audit = &server.audit;
+    let mut next = next_batch(&mut batches, caller).await?;
+    server.authorize(caller, next.as_ref().map_or("", |first| &first.origin))?;
     while let Some(v1::SubmitBatchesRequest { batch, .. }) = next {
         let (audit, collector) = (Arc::clone(audit), caller.identity().as_str().to_owned());
         let reading = Arc::clone(&audit);
@@ -230,15 +230,23 @@ async fn read(
         if arrived.send(Arrived { claim, fate }).await.is_err() {
             return Ok(());
         }
-        next = tokio::select! {
-            message = batches.message() => message.map_err(|error| match CallError::from(error) {
-                CallError::Refused(refusal) => refusal,
-                error => Refusal::new(Reason::Malformed, error.to_string()),
-            })?,
-            () = tokio::time::sleep_until(caller.leave_by()) => None,
-        };
+        next = next_batch(&mut batches, caller).await?;
     }
     Ok(())
+}
+
+/// The next batch; none when the client has sent its last one, or is asked to leave.
+async fn next_batch(
+    batches: &mut Streaming<v1::SubmitBatchesRequest>,
+    caller: &Caller,
+) -> Result<Option<v1::SubmitBatchesRequest>, Refusal> {
+    tokio::select! {
+        message = batches.message() => message.map_err(|error| match CallError::from(error) {
+            CallError::Refused(refusal) => refusal,
+            error => Refusal::new(Reason::Malformed, error.to_string()),
+        }),
+        () = tokio::time::sleep_until(caller.leave_by()) => Ok(None),
+    }
 }
 
 /// Gives each batch its first answer, in the order in which they came.

@@ -15,7 +15,7 @@ mod milestone;
 mod rule;
 
 use bytes::Bytes;
-use epigraph_core::hash::leaf_hash;
+use epigraph_core::hash::leaf_hashes;
 use epigraph_core::{Frontier, Hash, LeafIndex, TreeHead, TreeSize};
 use thiserror::Error;
 
@@ -240,11 +240,13 @@ impl Audit {
     pub fn take(&mut self, entries: &[Bytes], rules: &[&dyn EntryRule]) -> usize {
         let Step::Read { first, count } = self.step() else { return 0 };
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(entries.len());
-        for (offset, entry) in (0..).zip(&entries[..count]) {
-            if let (Some(index), false) = (first.checked_add(offset), rules.is_empty()) {
+        let entries = &entries[..count];
+        for (offset, entry) in (0..).zip(entries).filter(|_| !rules.is_empty()) {
+            if let Some(index) = first.checked_add(offset) {
                 self.malformed.check(index, entry, rules);
             }
-            let leaf = leaf_hash(entry);
+        }
+        for leaf in leaf_hashes(entries.iter().map(AsRef::as_ref)) {
             self.push(leaf);
             if self.traceable {
                 self.leaves.push(leaf);

@@ -61,7 +61,7 @@ pub(crate) enum Ask {
 }
 
 /// A full audit that was begun and never ended is begun again after this long.
-const AGAIN_LOST_MS: u64 = 24 * 60 * 60 * 1000;
+const AGAIN_LOST_MS: u64 = 60 * 60 * 1000;
 
 impl State {
     /// Takes what a vantage point of a log said; says what is to be done.

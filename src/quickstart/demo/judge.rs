@@ -6,8 +6,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use epigraph_core::Policy;
-use epigraph_rpc::peer::monitor::Finding;
+use epigraph_core::{Policy, VKey};
+use epigraph_rpc::peer::monitor::{Finding, FindingClass};
 use tokio::time::timeout;
 
 use super::script::Script;
@@ -127,7 +127,9 @@ impl<'a> Judge<'a> {
         if alarm.code != "witness-equivocation" {
             return Ok(self.directory.vkey.clone());
         }
-        self.liars().next().ok_or_else(|| Failure::no("a witness is accused, and none of them lied"))
+        let liar = self.liars().find(|liar| liar.name().as_str() == alarm.subject);
+        let honest = || Failure::no(format!("{} is accused, and did not lie", alarm.subject));
+        liar.map(ToString::to_string).ok_or_else(honest)
     }
 
     /// The evidence convinced a process that knows one public key.
@@ -139,35 +141,46 @@ impl<'a> Judge<'a> {
     pub async fn verdict(&self, alarm: Option<&Alarm>) -> Outcome<serde_json::Value> {
         self.monitor.looks_again(alarm.map_or(0, |alarm| alarm.at_ms), SETTLE).await?;
         let found = self.monitor.findings().await?;
-        let accused: Vec<String> = self.liars().collect();
         let is_own = |finding: &&Finding| Some(finding.code.as_str()) == self.script.code;
-        let follows =
-            |finding: &Finding| Some(finding.code.as_str()) == self.script.follows && !accused.is_empty();
+        let liars: Vec<String> = self.liars().map(|liar| liar.name().to_string()).collect();
+        let follows = |finding: &&Finding| {
+            Some(finding.code.as_str()) == self.script.follows && liars.contains(&finding.subject)
+        };
         let other: Vec<_> =
             found.iter().filter(|finding| !is_own(finding) && !follows(finding)).map(in_words).collect();
         if !other.is_empty() {
             return Err(Failure::no(format!("the monitor also found: {}", other.join("; "))));
         }
-        let own = found.iter().filter(is_own).count();
+        let own = found.iter().find(is_own);
         let says = match (self.script.code, own, self.verified) {
             (None, _, _) => {
                 "The monitor looked at everything and found nothing: there was nothing.".to_owned()
             }
-            (Some(code), 1.., true) => {
-                format!("Caught: {code}. The evidence stands, whoever looks at it and wherever.")
-            }
-            (Some(code), _, _) => {
+            (Some(code), Some(own), true) => match own.class {
+                FindingClass::Proof => {
+                    format!("Caught: {code}. The file convinces whoever has the public key.")
+                }
+                FindingClass::Observation => format!(
+                    "Caught: {code}. No signature of the log can prove this; the file is the monitor's word, under its own key."
+                ),
+            },
+            (Some(code), ..) => {
                 return Err(Failure::no(format!("{code} is not among the monitor's findings")));
             }
+        };
+        let also: Vec<_> = found.iter().filter(follows).map(|own| own.subject.as_str()).collect();
+        let says = match (self.script.follows, also.is_empty()) {
+            (Some(code), false) => format!("{says} And {code}: {}.", also.join(", ")),
+            _ => says,
         };
         let codes: BTreeSet<_> = found.iter().map(|finding| finding.code.clone()).collect();
         Ok(serde_json::json!({ "says": says, "findings": codes, "evidence_verified": self.verified }))
     }
 
     /// The keys of the witnesses that lie in this demo.
-    fn liars(&self) -> impl Iterator<Item = String> {
+    fn liars(&self) -> impl Iterator<Item = &VKey> {
         let numbers = self.demo.lying_witnesses().iter();
         let witness = |number: &u8| self.policy.witnesses().get(usize::from(*number).checked_sub(1)?);
-        numbers.filter_map(witness).map(|witness| witness.vkey.to_string())
+        numbers.filter_map(witness).map(|witness| &witness.vkey)
     }
 }

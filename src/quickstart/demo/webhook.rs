@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use epigraph_monitor::sinks::secret::Secret;
@@ -16,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::failure::{Failure, Outcome};
 
@@ -27,6 +29,9 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// Messages that nobody has looked at yet. More are refused, and the monitor sends them again.
 const WAITING: usize = 64;
+
+/// From the connection to the end of the answer.
+const CALL: Duration = Duration::from_secs(5);
 
 /// A message that came.
 pub struct Delivery {
@@ -85,11 +90,9 @@ impl Drop for Webhook {
 async fn converse(stream: TcpStream, secret: &Secret, sender: &mpsc::Sender<Delivery>) {
     let service =
         service_fn(|request| async move { Ok::<_, Infallible>(take(request, secret, sender).await) });
-    let served =
-        http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service).await;
-    if let Err(error) = served {
-        tracing::info!(%error, "a call of the webhook broke off");
-    }
+    let serving = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    // Whoever is too slow is gone; the monitor calls again.
+    let _ = timeout(CALL, serving).await;
 }
 
 async fn take(

@@ -5,6 +5,8 @@
 //! entries are read instead: under the vantage point that shows the newer head they hash to its root, and then they also tell
 //! what root the older tree has there. An answer that does not come is asked for again later and shows nothing.
 
+use std::collections::btree_map::Entry;
+
 use bytes::Bytes;
 use epigraph_core::evidence::NoEvidence;
 use epigraph_core::key::KeyType;
@@ -41,7 +43,8 @@ const MUCH_LATER_MS: u64 = 10 * 60 * 1000;
 /// How long the log may refuse a proof until that is told, while its entries are still being read for a better one.
 const REFUSED_MS: u64 = 60_000;
 
-/// How long a head may wait for a proof, with the log answering other things, until that is told.
+/// How long a head that is published may wait for a proof, with the log answering other things, until that is told. Witnesses
+/// show heads that are not published yet, which may last as long as the quorum is lost.
 const UNPROVEN_MS: u64 = 15 * 60 * 1000;
 
 /// Two heads, and how far the search for their proof has come.
@@ -76,7 +79,8 @@ enum Purpose {
 /// What is not settled about a waiting head.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Doubt {
-    since: Elapsed,
+    /// Since when the log shows its readers this head or a larger one, so that they can ask for its proof.
+    provable: Option<Elapsed>,
     rests_until: Elapsed,
     /// Whether it was compared with a head that is no smaller.
     overtaken: bool,
@@ -94,8 +98,8 @@ enum Shown {
 }
 
 impl Doubt {
-    pub(super) fn new(since: Elapsed) -> Doubt {
-        Doubt { since, rests_until: 0, overtaken: false, refused: None, told: None }
+    pub(super) fn new() -> Doubt {
+        Doubt { provable: None, rests_until: 0, overtaken: false, refused: None, told: None }
     }
 }
 
@@ -105,8 +109,8 @@ impl Machine {
         let waiting: Vec<TreeHead> = self.heads.waiting().iter().map(|waiting| waiting.seen.head()).collect();
         for head in waiting {
             // It has just come, or waits since before a restart.
-            if !self.doubts.contains_key(&key(&head)) {
-                self.doubts.insert(key(&head), Doubt::new(self.time.elapsed));
+            if let Entry::Vacant(fresh) = self.doubts.entry(key(&head)) {
+                fresh.insert(Doubt::new());
                 let note = self.note_of(&head).unwrap_or_default();
                 self.same_size(&head, &note);
             }
@@ -352,9 +356,15 @@ impl Machine {
             self.no_answer(question, None);
         }
         let log_answers = self.log_answers();
+        let of_log = self.points.values().filter(|point| point.kind == VantageKind::Log);
+        let shown = of_log.filter_map(|point| point.largest).map(|head| head.size).max().unwrap_or_default();
+        for ((size, _), doubt) in &mut self.doubts {
+            doubt.provable = if *size <= shown { doubt.provable.or(Some(now)) } else { None };
+        }
         let due = |doubt: &Doubt| {
             let refused = doubt.refused.as_ref().is_some_and(|(at, _)| now.saturating_sub(*at) >= REFUSED_MS);
-            doubt.told.is_none() && (refused || log_answers && now.saturating_sub(doubt.since) >= UNPROVEN_MS)
+            let unproven = doubt.provable.is_some_and(|since| now.saturating_sub(since) >= UNPROVEN_MS);
+            doubt.told.is_none() && (refused || log_answers && unproven)
         };
         let due: Vec<Key> = self.doubts.iter().filter(|(_, doubt)| due(doubt)).map(|(key, _)| *key).collect();
         for (size, root) in due {

@@ -113,9 +113,9 @@ fn rot_is_refused() {
     let id = disk.keep_evidence(b"evidence").unwrap();
     for name in state.list().unwrap() {
         let bytes = state.content(&name).unwrap();
-        for at in 0..bytes.len() {
+        for (at, byte) in bytes.iter().enumerate() {
             let rotten = state.duplicate();
-            rotten.damage(&name, at, &[bytes[at] ^ 1]).unwrap();
+            rotten.damage(&name, at, &[byte ^ 1]).unwrap();
             let opened = open(&rotten, &evidence).and_then(|(disk, _)| disk.log(&origin()));
             assert!(
                 matches!(opened, Err(DiskError::Damaged { .. } | DiskError::Version { .. })),

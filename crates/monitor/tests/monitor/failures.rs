@@ -11,7 +11,7 @@ use epigraph_store::file::Dir;
 use epigraph_store::file::fault::{Fault, FaultDir, Operation, Outcome};
 
 use crate::liar::Liar;
-use crate::pki::Fixed;
+use crate::pki::{Going, NOW};
 use crate::support::Home;
 use crate::trees::{Tree, entries, note_of};
 
@@ -69,7 +69,7 @@ async fn a_failing_disk_ends_the_monitor_but_not_the_alarm() {
         let state = FaultDir::new(Arc::new(home.state.clone()));
         let readers = vec![("log/a", one.serving.reader("a"))];
         let mut running =
-            home.start_over(Arc::new(state.clone()), readers, u64::MAX, Arc::new(Fixed)).unwrap();
+            home.start_over(Arc::new(state.clone()), readers, u64::MAX, Going::from(NOW.0)).unwrap();
         running.audited(300).await;
         // First the heads are kept, then the book.
         let hidden = note_of(&other.world().head());
@@ -97,7 +97,7 @@ async fn a_damaged_directory_is_refused() {
     running.kill().await;
     let start = |home: &Home| {
         let readers = vec![("log/a", log.serving.reader("a"))];
-        home.start_over(Arc::new(home.state.clone()), readers, u64::MAX, Arc::new(Fixed)).map(drop)
+        home.start_over(Arc::new(home.state.clone()), readers, u64::MAX, Going::from(NOW.0)).map(drop)
     };
     for name in home.state.list().unwrap() {
         let damaged = home.backup();
@@ -121,7 +121,7 @@ async fn vantage_points_need_names() {
         let readers = names.map(|name| (name, log.serving.reader("a"))).to_vec();
         let home = Home::new();
         let state = Arc::new(home.state.clone());
-        let refused = home.start_over(state, readers, u64::MAX, Arc::new(Fixed)).map(drop);
+        let refused = home.start_over(state, readers, u64::MAX, Going::from(NOW.0)).map(drop);
         assert!(matches!(refused, Err(StartError::Name { .. })), "{names:?}");
     }
 }

@@ -30,6 +30,8 @@ pub enum Mood {
     ProvesNothing,
     /// Every proof is 63 hashes of nothing.
     Garbage,
+    /// Every proof has more hashes than any tree is high.
+    TooLong,
     /// It refuses every call for a while.
     Away,
     /// It says that it has entries and sends none.
@@ -146,6 +148,7 @@ impl Service {
         match world.mood {
             Mood::ProvesNothing => Err(Refusal::new(Reason::BadSize, "no").into()),
             Mood::Garbage => Ok((world, Some(vec![Bytes::from(vec![7; 32]); 63]))),
+            Mood::TooLong => Ok((world, Some(vec![Bytes::from(vec![7; 32]); 64]))),
             _ => Ok((world, None)),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use epigraph_core::{Clock, Entropy, UnixMillis};
-use epigraph_rpc::peer::Log;
+use epigraph_rpc::peer::{Log, Monitor};
 use epigraph_rpc::{
     Authorizer, ClientTls, Credentials, Grant, Logs, OnRefused, Role, Routes, ServerTls, TrustBundle, Usage,
     serve,
@@ -13,6 +13,7 @@ use rcgen::{
     SanType,
 };
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 const SERVER: &str = "spiffe://test.example/epigraph/log/main";
 
@@ -27,12 +28,18 @@ impl Clock for Fixed {
     }
 }
 
-/// This time, always.
-pub struct Later(pub u64);
+/// A clock that began at this time and goes.
+pub struct Going(pub u64, pub Instant);
 
-impl Clock for Later {
+impl Going {
+    pub fn from(began: u64) -> Arc<dyn Clock> {
+        Arc::new(Going(began, Instant::now()))
+    }
+}
+
+impl Clock for Going {
     fn now(&self) -> UnixMillis {
-        UnixMillis(self.0)
+        UnixMillis(self.0 + self.1.elapsed().as_millis() as u64)
     }
 }
 
@@ -62,9 +69,12 @@ impl Serving {
         let address = listener.local_addr().unwrap().to_string();
         let own = ca.issue(SERVER, ExtendedKeyUsagePurpose::ServerAuth, Usage::Server);
         let tls = Arc::new(ServerTls::new(&own, &ca.trust(), Arc::new(Fixed)).unwrap());
-        let readers = "spiffe://test.example/epigraph/reader/*".parse().unwrap();
-        let grant = Grant { spiffe: readers, roles: [Role::Reader].into(), logs: Logs::All };
-        let authorizer = Authorizer::new(vec![grant]).unwrap();
+        let grant = |name: &str, role| {
+            let spiffe = format!("spiffe://test.example/epigraph/{name}/*").parse().unwrap();
+            Grant { spiffe, roles: [role].into(), logs: Logs::All }
+        };
+        let grants = vec![grant("reader", Role::Reader), grant("monitor", Role::Monitor)];
+        let authorizer = Authorizer::new(grants).unwrap();
         let refused: OnRefused = Arc::new(|_, _| ());
         tokio::spawn(async move {
             serve(listener, tls, authorizer, routes, refused, Arc::new(Fixed), std::future::pending()).await;
@@ -74,10 +84,18 @@ impl Serving {
 
     /// The log as the reader of this name sees it, over a connection of its own.
     pub fn reader(&self, name: &str) -> Log {
-        let name = format!("spiffe://test.example/epigraph/reader/{name}");
+        Log::new(&self.address, &self.client("reader", name), &SERVER.parse().unwrap()).unwrap()
+    }
+
+    /// The monitor that is served, as another monitor sees it.
+    pub fn monitor(&self, name: &str) -> Monitor {
+        Monitor::new(&self.address, &self.client("monitor", name), &SERVER.parse().unwrap()).unwrap()
+    }
+
+    fn client(&self, role: &str, name: &str) -> ClientTls {
+        let name = format!("spiffe://test.example/epigraph/{role}/{name}");
         let own = self.ca.issue(&name, ExtendedKeyUsagePurpose::ClientAuth, Usage::Client);
-        let tls = ClientTls::new(own, self.ca.trust(), Arc::new(Fixed)).unwrap();
-        Log::new(&self.address, &tls, &SERVER.parse().unwrap()).unwrap()
+        ClientTls::new(own, self.ca.trust(), Arc::new(Fixed)).unwrap()
     }
 }
 

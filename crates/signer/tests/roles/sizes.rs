@@ -96,6 +96,7 @@ async fn run(dir: &MemoryDir, models: &[Arc<Model>], leaves: u64, wrong: Option<
         evidence: Arc::new(MemoryDir::new()),
         root_at: root_of(&tree),
         entropy: Arc::new(Nine),
+        clock: Arc::new(Always(NOW)),
         sizes: None,
     };
     let witnesses = Witnessing { sizes: Some(sizes), ..witnesses };
