@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use epigraph_collector::spool::Spool;
+use epigraph_collector::spool::{Limits, Spool};
 use epigraph_core::{Entropy, Hash, KeyName, SourceKey, SourceVKey, UnixMillis};
 use epigraph_event::sensitive::TokenKey;
 use epigraph_signer::keys;
@@ -62,7 +62,7 @@ pub fn init(
     keys::create_source(&directory.join(KEY), &key).map_err(Failure::state)?;
     let token_key = Zeroizing::new(Hash::from_bytes(*draw(entropy)).to_string());
     keys::create_text(&directory.join(TOKEN_KEY), 0o600, &token_key).map_err(Failure::state)?;
-    Spool::create(open_dir(&spool)?, key.vkey().id(), now, Arc::clone(entropy)).map_err(Failure::state)?;
+    Spool::create(open_dir(&spool)?, key.vkey().id(), Limits::of(0).files, now, Arc::clone(entropy)).map_err(Failure::state)?;
     // Last: a directory without it was not initialised to the end.
     FormatFile::of(Kind::Collector).create(directory).map_err(Failure::state)?;
     Ok(key.vkey().clone())
@@ -85,7 +85,7 @@ pub fn open(directory: &Path, spool_bytes: u64) -> Outcome<CollectorState> {
         Failure::state(format!("the key file {} holds no usable key: it has 64 hex digits", token_file.display()))
     })?;
     let spool_dir = open_dir(&directory.join(SPOOL))?;
-    let opened = Spool::open(Arc::clone(&spool_dir), key.vkey().id(), spool_bytes, runtime::entropy());
+    let opened = Spool::open(Arc::clone(&spool_dir), key.vkey().id(), Limits::of(spool_bytes), runtime::entropy());
     let (spool, cut) = opened.map_err(Failure::state)?;
     if let Some(cut) = cut {
         tracing::warn!(

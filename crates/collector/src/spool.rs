@@ -29,6 +29,23 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 /// The largest frame: the largest batch in pieces, and the state.
 const FRAME_BYTES: u32 = 4 << 20;
 
+/// How large a spool becomes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// How many bytes may wait for delivery. On the disk there may be two files more.
+    pub waiting_bytes: u64,
+    /// Its files.
+    pub files: Config,
+}
+
+impl Limits {
+    /// Files of the usual sizes.
+    pub fn of(waiting_bytes: u64) -> Limits {
+        let files = Config::new(SEGMENT_BYTES, FRAME_BYTES).unwrap_or(Config::QUICKSTART);
+        Limits { waiting_bytes, files }
+    }
+}
+
 /// Why the spool was refused or stopped.
 #[derive(Debug, Error)]
 pub enum SpoolError {
@@ -122,7 +139,7 @@ pub struct Spool {
     waiting: VecDeque<Waiting>,
     waiting_bytes: u64,
     newest: TreeSize,
-    limit: u64,
+    limits: Limits,
 }
 
 impl Spool {
@@ -130,22 +147,22 @@ impl Spool {
     pub fn create(
         dir: Arc<dyn Dir>,
         key: Hash,
+        files: Config,
         now: UnixMillis,
         entropy: Arc<dyn Entropy>,
     ) -> Result<(), SpoolError> {
-        Journal::create(dir, key, config()?, now, entropy)?;
+        Journal::create(dir, key, files, now, entropy)?;
         Ok(())
     }
 
-    /// Opens it: checks every frame, and finds what was not delivered. `limit` is how many bytes may wait. Says what was cut
-    /// off because it was provably never complete.
+    /// Opens it: checks every frame, and finds what was not delivered. Says what was cut off because it was provably never complete.
     pub fn open(
         dir: Arc<dyn Dir>,
         key: Hash,
-        limit: u64,
+        limits: Limits,
         entropy: Arc<dyn Entropy>,
     ) -> Result<(Spool, Option<Cut>), SpoolError> {
-        let (journal, opened) = Journal::open_trimmed(Arc::clone(&dir), key, config()?, entropy)?;
+        let (journal, opened) = Journal::open_trimmed(Arc::clone(&dir), key, limits.files, entropy)?;
         let (start, durable) = (journal.first_kept()?, journal.head().size);
         let mut reader = Reader::starting_at(dir, key, start);
         let mut spool = Spool {
@@ -157,7 +174,7 @@ impl Spool {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             newest: start,
-            limit,
+            limits,
         };
         let mut first_number = None;
         let mut found = false;
@@ -205,7 +222,7 @@ impl Spool {
 
     /// Whether one more batch of the largest size may wait.
     pub fn has_room(&self) -> bool {
-        self.waiting_bytes.saturating_add(u64::from(FRAME_BYTES)) <= self.limit
+        self.waiting_bytes.saturating_add(u64::from(self.limits.files.max_frame_bytes())) <= self.limits.waiting_bytes
     }
 
     /// Batches and bytes that wait.
@@ -298,10 +315,6 @@ impl Spool {
         (self.newest, self.delivered_on_disk) = (before.size, self.delivered);
         Ok(())
     }
-}
-
-fn config() -> Result<Config, SpoolError> {
-    Config::new(SEGMENT_BYTES, FRAME_BYTES).map_err(|_| SpoolError::Exhausted)
 }
 
 /// Why a frame could not be read.
