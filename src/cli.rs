@@ -35,7 +35,6 @@ pub struct Cli {
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub json: bool,
-
     /// When to use colour; NO_COLOR is obeyed
     #[arg(long, global = true, value_enum, default_value_t)]
     pub color: Color,

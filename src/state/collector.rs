@@ -62,7 +62,8 @@ pub fn init(
     keys::create_source(&directory.join(KEY), &key).map_err(Failure::state)?;
     let token_key = Zeroizing::new(Hash::from_bytes(*draw(entropy)).to_string());
     keys::create_text(&directory.join(TOKEN_KEY), 0o600, &token_key).map_err(Failure::state)?;
-    Spool::create(open_dir(&spool)?, key.vkey().id(), Limits::of(0).files, now, Arc::clone(entropy)).map_err(Failure::state)?;
+    Spool::create(open_dir(&spool)?, key.vkey().id(), Limits::of(0).files, now, Arc::clone(entropy))
+        .map_err(Failure::state)?;
     // Last: a directory without it was not initialised to the end.
     FormatFile::of(Kind::Collector).create(directory).map_err(Failure::state)?;
     Ok(key.vkey().clone())
@@ -82,10 +83,14 @@ pub fn open(directory: &Path, spool_bytes: u64) -> Outcome<CollectorState> {
     let token_file = directory.join(TOKEN_KEY);
     let text = keys::load_text(&token_file).map_err(Failure::state)?;
     let token_key = Hash::from_hex(&text).ok_or_else(|| {
-        Failure::state(format!("the key file {} holds no usable key: it has 64 hex digits", token_file.display()))
+        Failure::state(format!(
+            "the key file {} holds no usable key: it has 64 hex digits",
+            token_file.display()
+        ))
     })?;
     let spool_dir = open_dir(&directory.join(SPOOL))?;
-    let opened = Spool::open(Arc::clone(&spool_dir), key.vkey().id(), Limits::of(spool_bytes), runtime::entropy());
+    let opened =
+        Spool::open(Arc::clone(&spool_dir), key.vkey().id(), Limits::of(spool_bytes), runtime::entropy());
     let (spool, cut) = opened.map_err(Failure::state)?;
     if let Some(cut) = cut {
         tracing::warn!(

@@ -92,11 +92,15 @@ impl Audited {
             &COLLECTOR,
         ])
         .succeeded(&["enrolled cluster.example"]);
-        house.edit("client.toml", "[tls]", &format!(
-            "sources = \"sources\"\n[audit]\naddress = \"127.0.0.1:1\"\nserver = \"{audit}\"\n\
+        house.edit(
+            "client.toml",
+            "[tls]",
+            &format!(
+                "sources = \"sources\"\n[audit]\naddress = \"127.0.0.1:1\"\nserver = \"{audit}\"\n\
              [collector]\ndirectory = \"collector\"\n{}[tls]",
-            own("collector/client"),
-        ));
+                own("collector/client"),
+            ),
+        );
         let mut audited = Audited { house, log, audit: None };
         audited.serve();
         audited
@@ -110,11 +114,8 @@ impl Audited {
             let table = text.find("[audit]").unwrap();
             let at = table + text[table..].find("address = \"").unwrap() + "address = \"".len();
             let end = at + text[at..].find('"').unwrap();
-            fs::write(
-                self.house.path(file),
-                format!("{}{}{}", &text[..at], audit.address, &text[end..]),
-            )
-            .unwrap();
+            fs::write(self.house.path(file), format!("{}{}{}", &text[..at], audit.address, &text[end..]))
+                .unwrap();
         }
         self.audit = Some(audit);
     }

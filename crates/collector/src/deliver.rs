@@ -18,7 +18,9 @@ use epigraph_core::{Checkpoint, Entropy, Hash, LeafIndex, Origin, Policy, Source
 use epigraph_event::Batch;
 use epigraph_event::batch::{BatchError, Unverified};
 use epigraph_rpc::CallError;
-use epigraph_rpc::peer::audit::{Audit, BatchAnswers, BatchName, BatchRefusal, BatchSender, SourceState, Submitted};
+use epigraph_rpc::peer::audit::{
+    Audit, BatchAnswers, BatchName, BatchRefusal, BatchSender, SourceState, Submitted,
+};
 use epigraph_store::file::Dir;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -144,7 +146,9 @@ pub enum DeliverError {
     #[error("a batch in the collector's spool is not what was signed: {0}")]
     Batch(#[from] BatchError),
     /// The checkpoint is not one.
-    #[error("the audit service says that batch {number} is published, and its checkpoint does not show it: {source}")]
+    #[error(
+        "the audit service says that batch {number} is published, and its checkpoint does not show it: {source}"
+    )]
     Checkpoint {
         /// Which.
         number: u64,
@@ -170,7 +174,10 @@ pub enum DeliverError {
 impl DeliverError {
     /// Whether it may pass by itself.
     fn may_pass(&self) -> bool {
-        matches!(self, DeliverError::Call(_) | DeliverError::Refused { refusal: BatchRefusal::UnknownSource, .. })
+        matches!(
+            self,
+            DeliverError::Call(_) | DeliverError::Refused { refusal: BatchRefusal::UnknownSource, .. }
+        )
     }
 }
 
@@ -237,7 +244,8 @@ impl<S: Sink> Delivery<S> {
         let start = *self.progress.borrow_and_update();
         self.compare(start).await?;
         let (mut sending, mut answers) = self.sink.submit().await?;
-        let mut reader = SpoolReader::starting_at(Arc::clone(&self.spool), self.source.id(), start.first_waiting);
+        let mut reader =
+            SpoolReader::starting_at(Arc::clone(&self.spool), self.source.id(), start.first_waiting);
         let mut in_flight: VecDeque<InFlight> = VecDeque::new();
         let mut next: Option<(Bytes, Batch)> = None;
         loop {

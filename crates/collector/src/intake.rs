@@ -68,7 +68,9 @@ pub enum IntakeError {
     #[error(transparent)]
     Spool(#[from] SpoolError),
     /// A file.
-    #[error("cannot read {name}: {source}; what was read before is in the spool. Put it right and start again")]
+    #[error(
+        "cannot read {name}: {source}; what was read before is in the spool. Put it right and start again"
+    )]
     Input {
         /// Which.
         name: String,

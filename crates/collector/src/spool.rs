@@ -78,7 +78,9 @@ pub enum SpoolError {
         to: u64,
     },
     /// More state than fits into a frame.
-    #[error("the positions of the sources do not fit into a frame of the spool: collect fewer files with one collector")]
+    #[error(
+        "the positions of the sources do not fit into a frame of the spool: collect fewer files with one collector"
+    )]
     TooManySources,
     /// The journal is full.
     #[error("the spool's numbers are used up: make a new collector directory")]
@@ -222,7 +224,8 @@ impl Spool {
 
     /// Whether one more batch of the largest size may wait.
     pub fn has_room(&self) -> bool {
-        self.waiting_bytes.saturating_add(u64::from(self.limits.files.max_frame_bytes())) <= self.limits.waiting_bytes
+        self.waiting_bytes.saturating_add(u64::from(self.limits.files.max_frame_bytes()))
+            <= self.limits.waiting_bytes
     }
 
     /// Batches and bytes that wait.
@@ -244,7 +247,12 @@ impl Spool {
 
     /// Makes a batch durable, and with it how far the sources were read. After an error other than
     /// [`AppendError::NoSpace`] the process must end.
-    pub fn append(&mut self, batch: &Batch, positions: &Positions, now: UnixMillis) -> Result<(), SpoolError> {
+    pub fn append(
+        &mut self,
+        batch: &Batch,
+        positions: &Positions,
+        now: UnixMillis,
+    ) -> Result<(), SpoolError> {
         let tip = Tip::after(batch.signed());
         let encoded = batch.encode();
         let at = self.journal.head().size;

@@ -249,7 +249,9 @@ impl Open {
         let mut ends: Vec<u64> = frames.iter().skip(1).map(start).collect();
         ends.push(self.lines.offset());
         let frames = frames.into_iter().zip(ends);
-        frames.map(|(frame, end)| Record { start: position(start(&frame)), end: position(end), frame }).collect()
+        frames
+            .map(|(frame, end)| Record { start: position(start(&frame)), end: position(end), frame })
+            .collect()
     }
 }
 

@@ -1,5 +1,5 @@
 //! The spool loses and doubles nothing: whichever operation on its files fails, and whatever of it reached the disk.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where its promise is broken")]
+#![expect(clippy::unwrap_used, reason = "a test ends where its promise is broken")]
 
 use std::sync::Arc;
 
@@ -98,14 +98,19 @@ fn whatever_fails_what_was_acknowledged_is_there_and_goes_on_where_it_ended() {
                 let (acknowledged, delivered) = story(Arc::new(dir.clone()));
                 disk.power_cut(by_seed(seed));
                 let case = format!("operation {nth}, {outcome:?}, seed {seed}");
-                let mut spool = open(Arc::new(disk.clone())).unwrap_or_else(|error| panic!("{case}: {error}"));
+                let mut spool =
+                    open(Arc::new(disk.clone())).unwrap_or_else(|error| panic!("{case}: {error}"));
                 let tip = spool.tip().number;
                 assert!(tip == acknowledged || tip == acknowledged + 1, "{case}: {tip} of {acknowledged}");
                 let offset = spool.positions().get("file").map_or(0, |position| position.offset);
                 assert_eq!(offset, tip, "{case}");
                 let from = spool.progress().delivered;
                 assert!(from <= delivered, "{case}: {from} of {delivered}");
-                assert_eq!(numbers(&spool, Arc::new(disk.clone())), (from..tip).collect::<Vec<_>>(), "{case}");
+                assert_eq!(
+                    numbers(&spool, Arc::new(disk.clone())),
+                    (from..tip).collect::<Vec<_>>(),
+                    "{case}"
+                );
                 append(&mut spool).unwrap_or_else(|error| panic!("{case}: {error}"));
             }
         }
@@ -120,7 +125,8 @@ fn what_was_delivered_gives_its_files_back_and_is_not_sent_again() {
     for _ in 0..60 {
         append(&mut spool).unwrap();
     }
-    let segments = |disk: &MemoryDir| disk.list().unwrap().iter().filter(|name| name.ends_with(".seg")).count();
+    let segments =
+        |disk: &MemoryDir| disk.list().unwrap().iter().filter(|name| name.ends_with(".seg")).count();
     assert!(segments(&disk) > 5);
     spool.delivered(60, UnixMillis(3)).unwrap();
     spool.settle(UnixMillis(4)).unwrap();

@@ -47,11 +47,7 @@ pub(super) enum Beginning {
 }
 
 /// Checks the set of segments and every byte of the last one. Changes nothing.
-pub(super) fn check(
-    dir: &dyn Dir,
-    origin_hash: Hash,
-    beginning: Beginning,
-) -> Result<Checked, JournalError> {
+pub(super) fn check(dir: &dyn Dir, origin_hash: Hash, beginning: Beginning) -> Result<Checked, JournalError> {
     let mut sealed = segment::list(dir)?;
     let last = sealed.pop().ok_or(JournalError::NoJournal)?;
     let mut previous: Option<Segment> = None;
