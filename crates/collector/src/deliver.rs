@@ -228,7 +228,7 @@ impl<S: Sink> Delivery<S> {
             }
             match ended {
                 Ok(true) => return Ok(()),
-                Ok(false) => failures += 1,
+                Ok(false) => failures = failures.saturating_add(1),
                 Err(error) if error.may_pass() && patience.is_none_or(|patience| failures < patience) => {
                     failures = failures.saturating_add(1);
                     tracing::warn!(%error, failures, "nothing can be delivered; the spool keeps it, and it is tried again");

@@ -6,7 +6,7 @@
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -150,8 +150,37 @@ pub fn start(setup: Setup, spool: Spool) -> io::Result<Intake> {
 /// An input while it is read.
 enum Reader {
     File(Tail),
-    Stdin(Lines),
+    Stdin(Lines, Receiver<io::Result<Vec<u8>>>),
     Done,
+}
+
+/// Reads standard input on a thread of its own, one chunk ahead: a read of it may wait for ever, and then it must not hold up
+/// anything else.
+fn stdin() -> Receiver<io::Result<Vec<u8>>> {
+    let (give, chunks) = sync_channel(1);
+    let read = move || {
+        loop {
+            let mut chunk = vec![0; CHUNK_BYTES];
+            let read = match io::stdin().lock().read(&mut chunk) {
+                Ok(0) => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(count) => {
+                    chunk.truncate(count);
+                    Ok(chunk)
+                }
+                Err(error) => Err(error),
+            };
+            let failed = read.is_err();
+            if give.send(read).is_err() || failed {
+                return;
+            }
+        }
+    };
+    // A thread that does not start hangs up, which reads as an empty input; its starter would fail for the same reason.
+    if let Err(error) = thread::Builder::new().name("collector-stdin".into()).spawn(read) {
+        tracing::error!(%error, "standard input cannot be read");
+    }
+    chunks
 }
 
 struct Reading {
@@ -177,7 +206,7 @@ impl Reading {
             From::File(path) => {
                 Reader::File(Tail::new(path.clone(), setup.once, positions.get(&input.name()).cloned()))
             }
-            From::Stdin => Reader::Stdin(Lines::default()),
+            From::Stdin => Reader::Stdin(Lines::default(), stdin()),
         };
         Reading {
             readers: setup.inputs.iter().map(reader).collect(),
@@ -280,21 +309,24 @@ impl Reading {
                     Ok(false)
                 }
             },
-            Reader::Stdin(lines) => {
-                let mut buffer = vec![0; CHUNK_BYTES];
-                let count = io::stdin().lock().read(&mut buffer).map_err(cannot)?;
+            Reader::Stdin(lines, chunks) => {
                 let mut frames = Vec::new();
-                match count {
-                    0 => lines.finish(|frame| frames.push(frame)),
-                    _ => lines.push(&buffer[..count], |frame| frames.push(frame)),
-                }
-                if count == 0 {
-                    self.readers[place] = Reader::Done;
-                }
+                let more = match chunks.try_recv() {
+                    Err(TryRecvError::Empty) => return Ok(false),
+                    Ok(chunk) => {
+                        lines.push(&chunk.map_err(cannot)?, |frame| frames.push(frame));
+                        true
+                    }
+                    Err(TryRecvError::Disconnected) => {
+                        lines.finish(|frame| frames.push(frame));
+                        self.readers[place] = Reader::Done;
+                        false
+                    }
+                };
                 for frame in frames {
                     self.frame(place, frame, 0, None, told)?;
                 }
-                Ok(count > 0)
+                Ok(more)
             }
         }
     }
@@ -378,6 +410,10 @@ impl Reading {
     }
 
     fn sign(&mut self, told: &Receiver<Command>) -> Result<(), IntakeError> {
+        // What was to be signed when it was stopped is not durable: nothing behind it may become so.
+        if self.stopped {
+            return Ok(());
+        }
         let now = self.setup.clock.now();
         let batch = Batch::sign(&self.setup.key, self.spool.tip(), self.pending.take(), now)?;
         while let Err(error) = self.spool.append(&batch, &self.positions, now) {

@@ -132,7 +132,11 @@ pub(crate) fn seal(
             rejected.record.truncate(decode::KEPT_OF_TOO_LARGE);
             let mut event = quarantine(rejected, context, report);
             detectors.apply(&mut event);
-            event.seal(entropy).ok()
+            let sealed = event.seal(entropy);
+            if let Err(error) = &sealed {
+                tracing::error!(%error, "an event cannot be kept; this is a fault of the program");
+            }
+            sealed.ok()
         }
     }
 }
