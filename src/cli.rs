@@ -3,6 +3,7 @@
 pub mod append;
 pub mod audit;
 pub mod checkpoint;
+pub mod collect;
 pub mod entries;
 pub mod explain;
 pub mod keys;
@@ -34,7 +35,6 @@ pub struct Cli {
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub json: bool,
-
     /// When to use colour; NO_COLOR is obeyed
     #[arg(long, global = true, value_enum, default_value_t)]
     pub color: Color,
@@ -71,6 +71,8 @@ pub enum Command {
     /// Ask a running witness what it holds, or have it cosign for another log
     #[command(subcommand)]
     Witness(WitnessCommand),
+    /// Read audit events from files, sign them, and deliver them to an audit service
+    Collect(collect::Collect),
     /// Ask a running monitor what it sees and found, and take note of it
     #[command(subcommand)]
     Monitor(monitor::MonitorCommand),
@@ -250,6 +252,8 @@ pub enum Init {
     Monitor(ConfigFile),
     /// Create an audit service, its key, and the key that wraps all others
     Audit(ConfigFile),
+    /// Create a collector and its keys
+    Collector(ConfigFile),
     /// Create what a signer process keeps of its logs; a signing key is made if it is not there
     Signer(InitSigner),
 }

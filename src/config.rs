@@ -2,6 +2,7 @@
 //! read here is checked here; the rest of the program sees ready values.
 
 pub mod audit;
+pub mod collector;
 pub mod monitor;
 pub mod signer;
 pub mod tls;

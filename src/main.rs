@@ -59,11 +59,13 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Serve(Serve::Witness(args)) => serve::witness::run(&args, terminal),
         Command::Init(Init::Monitor(args)) => init_monitor(&args, terminal),
         Command::Serve(Serve::Monitor(args)) => serve::monitor::run(&args, terminal),
+        Command::Init(Init::Collector(args)) => init_collector(&args, terminal),
         Command::Init(Init::Audit(args)) => init_audit(&args, terminal),
         Command::Serve(Serve::Audit(args)) => serve::audit::run(&args, terminal),
         Command::Audit(cli::audit::AuditCommand::Enrol(args)) => cli::audit::enrol(&args, terminal),
         Command::Audit(cli::audit::AuditCommand::Status(args)) => cli::audit::status(&args, terminal),
         Command::Events(cli::audit::EventsCommand::Get(args)) => cli::audit::get(&args, terminal),
+        Command::Collect(args) => cli::collect::run(&args, terminal),
         Command::Append(args) => cli::append::run(&args, terminal),
         Command::Prove(args) => cli::prove::run(&args, terminal),
         Command::Entries(args) => cli::entries::run(&args, terminal),
@@ -168,6 +170,17 @@ fn init_audit(args: &ConfigFile, terminal: Terminal) -> Outcome {
         config.wrapping_key.display()
     ));
     terminal.object(&serde_json::json!({ "initialised": config.name.as_str(), "vkey": vkey.to_string() }));
+    Ok(())
+}
+
+fn init_collector(args: &ConfigFile, terminal: Terminal) -> Outcome {
+    let config = config::collector::CollectorConfig::load(&args.config)?;
+    let now = runtime::clock().now();
+    let vkey = state::collector::init(&config.directory, &config.name, now, &runtime::entropy())?;
+    let (name, directory) = (&config.name, config.directory.display());
+    terminal.line(format_args!("initialised the collector {name} in {directory}"));
+    terminal.line(format_args!("its vkey, to be enrolled at the audit service: {vkey}"));
+    terminal.object(&serde_json::json!({ "initialised": name.as_str(), "vkey": vkey.to_string() }));
     Ok(())
 }
 

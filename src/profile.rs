@@ -12,6 +12,7 @@ use epigraph_rpc::{CallError, ClientTls, Credentials, RequestIds, SpiffeId, Trus
 use serde::Deserialize;
 
 use crate::cli::audit::read_sources;
+use crate::cli::collect::CollectorPlace;
 use crate::cli::verify::read_policy;
 use crate::config::{RawTls, load_toml};
 use crate::failure::{Failure, Kind, Outcome};
@@ -29,6 +30,7 @@ struct RawProfile {
     /// A file with the public keys of the sources of audit events, if there is an audit service.
     sources: Option<PathBuf>,
     audit: Option<RawAudit>,
+    collector: Option<RawCollector>,
     tls: RawTls,
     #[serde(default)]
     witness: Vec<RawWitness>,
@@ -76,6 +78,15 @@ pub struct KnownMonitor {
     pub server: SpiffeId,
 }
 
+/// A collector that is run by hand.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCollector {
+    directory: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
 /// A checked client directory.
 pub struct Profile {
     pub origin: Origin,
@@ -91,6 +102,8 @@ pub struct Profile {
     server: SpiffeId,
     state: PathBuf,
     tls: RawTls,
+    /// The collector's directory, and who it proves to be.
+    collector: Option<(PathBuf, RawTls)>,
 }
 
 impl Profile {
@@ -142,6 +155,16 @@ impl Profile {
             address: raw.address,
             server: raw.server.parse().map_err(|error| bad("server", &error))?,
             state: dir.join(raw.state),
+            collector: raw.collector.map(|collector| {
+                let RawTls { trust_bundle, trust_domain, .. } = &raw.tls;
+                let tls = RawTls {
+                    certificate: collector.certificate,
+                    key: collector.key,
+                    trust_bundle: trust_bundle.clone(),
+                    trust_domain: trust_domain.clone(),
+                };
+                (dir.join(collector.directory), tls.relative_to(dir))
+            }),
             tls: raw.tls.relative_to(dir),
         })
     }
@@ -162,13 +185,21 @@ impl Profile {
         peer::Audit::new(address, &self.tls()?, server).map_err(Failure::usage)
     }
 
+    /// The collector of this directory; so many bytes may wait in its spool.
+    pub fn collector(self, spool_bytes: u64) -> Outcome<CollectorPlace> {
+        let (Some((address, server)), Some((directory, tls))) = (self.audit, self.collector) else {
+            return Err(Failure::usage(
+                "this client directory has no collector: client.toml needs the tables [audit] and [collector]",
+            ));
+        };
+        let tls = client_tls(&tls)?;
+        let (origin, policy) = (self.origin, self.policy);
+        Ok(CollectorPlace { directory, spool_bytes, origin, policy, address, server, tls })
+    }
+
     /// Who this client proves to be, and whom it trusts.
     pub fn tls(&self) -> Outcome<ClientTls> {
-        let clock = runtime::clock();
-        let own = Credentials::from_files(&self.tls.certificate, &self.tls.key, Usage::Client, clock.now());
-        let trust = TrustBundle::from_file(&self.tls.trust_domain, &self.tls.trust_bundle);
-        ClientTls::new(own.map_err(Failure::usage)?, trust.map_err(Failure::usage)?, clock)
-            .map_err(Failure::usage)
+        client_tls(&self.tls)
     }
 
     /// The verifying client of the log. Must be called within a tokio runtime.
@@ -178,6 +209,15 @@ impl Profile {
             .map_err(|error| Failure::state(PinError::to_string(&error)))?;
         Ok(Client::new(log, self.origin, self.policy, pin))
     }
+}
+
+/// A client's certificate, and whom it trusts.
+pub fn client_tls(tls: &RawTls) -> Outcome<ClientTls> {
+    let clock = runtime::clock();
+    let own = Credentials::from_files(&tls.certificate, &tls.key, Usage::Client, clock.now());
+    let trust = TrustBundle::from_file(&tls.trust_domain, &tls.trust_bundle);
+    ClientTls::new(own.map_err(Failure::usage)?, trust.map_err(Failure::usage)?, clock)
+        .map_err(Failure::usage)
 }
 
 /// How a command ends whose call to the log failed.

@@ -2,6 +2,7 @@
 //! one inside it for each log, and beside it one for each log's embedded signer. [`signer`] is the same for a signer process.
 
 pub mod audit;
+pub mod collector;
 pub mod monitor;
 pub mod signer;
 pub mod witness;

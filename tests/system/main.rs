@@ -16,6 +16,7 @@ mod by_hand;
 mod certificates;
 mod clocks;
 mod cold_start;
+mod collect;
 mod damage;
 mod demo;
 mod deploy;

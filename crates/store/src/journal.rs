@@ -15,6 +15,7 @@ mod segment;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod trim;
 
 use std::io;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use thread::{JournalHandle, QUEUE_BATCHES};
 
 use crate::file::{Dir, File};
 use format::{FrameHeader, Previous, SECTOR, SegmentHeader, SegmentId, Sparse, padded};
+use recover::Beginning;
 use segment::{Cursor, SPARE_NAME};
 
 /// Every crash point of the journal, and what a crash there leaves.
@@ -227,7 +229,17 @@ impl Journal {
         config: Config,
         entropy: Arc<dyn Entropy>,
     ) -> Result<(Journal, Opened), JournalError> {
-        let checked = recover::check(dir.as_ref(), origin_hash)?;
+        let checked = recover::check(dir.as_ref(), origin_hash, Beginning::FirstEntry)?;
+        Journal::open_checked(dir, origin_hash, config, entropy, checked)
+    }
+
+    fn open_checked(
+        dir: Arc<dyn Dir>,
+        origin_hash: Hash,
+        config: Config,
+        entropy: Arc<dyn Entropy>,
+        checked: recover::Checked,
+    ) -> Result<(Journal, Opened), JournalError> {
         let (file, cut) = recover::repair(dir.as_ref(), &checked)?;
         let recover::Checked { segment, cursor, frontier, producers, .. } = checked;
         let opened = Opened { frontier: frontier.clone(), producers: producers.clone(), cut };

@@ -178,7 +178,9 @@ impl Running {
     /// Serves what it has seen to other monitors.
     pub async fn serve(&self) -> Serving {
         let (vkey, draining) = (monitor_key().vkey().clone(), watch::channel(false).1);
-        let about = About { vkey, sinks: Box::new(Vec::new), clock: Arc::new(Fixed), draining };
+        let sinks = Arc::new(epigraph_monitor::sinks::Sinks::new(Vec::new(), Duration::from_secs(1)));
+        let (clock, entropy) = (Arc::new(Fixed), Arc::new(Fixed));
+        let about = About { vkey, sinks, entropy, clock, draining };
         Serving::start(Routes::new(monitor_service(MonitorServer::new(self.monitor.clone(), about)))).await
     }
 

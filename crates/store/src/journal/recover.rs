@@ -37,8 +37,17 @@ pub(super) struct Checked {
     torn_bytes: u64,
 }
 
+/// Where the first segment of a journal may begin.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beginning {
+    /// With the first entry: nothing is ever removed.
+    FirstEntry,
+    /// Anywhere: what was before it was trimmed.
+    Anywhere,
+}
+
 /// Checks the set of segments and every byte of the last one. Changes nothing.
-pub(super) fn check(dir: &dyn Dir, origin_hash: Hash) -> Result<Checked, JournalError> {
+pub(super) fn check(dir: &dyn Dir, origin_hash: Hash, beginning: Beginning) -> Result<Checked, JournalError> {
     let mut sealed = segment::list(dir)?;
     let last = sealed.pop().ok_or(JournalError::NoJournal)?;
     let mut previous: Option<Segment> = None;
@@ -46,6 +55,7 @@ pub(super) fn check(dir: &dyn Dir, origin_hash: Hash) -> Result<Checked, Journal
         let segment = Segment::open(dir, first, origin_hash)?;
         match &previous {
             Some(previous) => segment.follows(previous)?,
+            None if beginning == Beginning::Anywhere => {}
             None if first != TreeSize::ZERO || segment.header.previous.is_some() => {
                 return Err(segment.missing_previous());
             }

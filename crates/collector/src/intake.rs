@@ -1,0 +1,469 @@
+//! The thread that reads: sources in turn, their records into batches, batches into the spool. It owns the spool; who sends
+//! what is in it says what was delivered, and hears what is durable.
+//!
+//! When the spool is full nothing is read, so that every source keeps what it has: nothing is dropped here.
+
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use epigraph_core::{Clock, Entropy, SourceKey, UnixMillis};
+use epigraph_event::batch::BatchError;
+use epigraph_event::decode::Decoded;
+use epigraph_event::decode::frame::{Frame, Lines};
+use epigraph_event::sensitive::Detectors;
+use epigraph_event::{Batch, Context};
+use epigraph_store::journal::AppendError;
+use thiserror::Error;
+use tokio::sync::{oneshot, watch};
+
+use crate::pack::{self, Kind, Pending, Report};
+use crate::position::{Position, Positions};
+use crate::spool::{Progress, Spool, SpoolError};
+use crate::tail::{CHUNK_BYTES, Record, Tail, Turn};
+
+/// How long an idle reader waits before it looks at its files again: what an event waits for at most before it is signed.
+const POLL: Duration = Duration::from_millis(200);
+
+/// How long it waits for space on the disk before it tries again.
+const DISK_FULL_POLL: Duration = Duration::from_secs(1);
+
+/// Where records come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum From {
+    /// A file.
+    File(PathBuf),
+    /// Standard input, which has no position: what was read from it and is not in the spool is gone with its writer.
+    Stdin,
+}
+
+/// A source of records.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Input {
+    /// Where they come from.
+    pub from: From,
+    /// How they are read.
+    pub kind: Kind,
+    /// What is said of them where they do not say it themselves.
+    pub tenant: String,
+}
+
+impl Input {
+    /// The name under which its position is kept.
+    pub fn name(&self) -> String {
+        match &self.from {
+            From::File(path) => path.display().to_string(),
+            From::Stdin => "-".to_owned(),
+        }
+    }
+}
+
+/// Why nothing is read any more.
+#[derive(Debug, Error)]
+pub enum IntakeError {
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// A file.
+    #[error(
+        "cannot read {name}: {source}; what was read before is in the spool. Put it right and start again"
+    )]
+    Input {
+        /// Which.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A batch could not be made.
+    #[error("cannot make a batch: {0}")]
+    Batch(#[from] BatchError),
+}
+
+/// Events that came by a network: they are answered once they are durable.
+pub struct Pushed {
+    /// What was decoded.
+    pub events: Vec<Decoded>,
+    /// For those that could not be.
+    pub context: Context,
+    /// Which source they are counted for.
+    pub input: usize,
+    /// Hears that they are durable; dropped if they are not taken.
+    pub durable: oneshot::Sender<()>,
+}
+
+/// What the thread is told.
+pub enum Command {
+    /// All batches before this one are proven to be in the log.
+    Delivered(u64),
+    /// Events of a source that sends by itself.
+    Push(Pushed),
+    /// Write down what was delivered, and end.
+    Stop,
+}
+
+/// How the thread works.
+pub struct Setup {
+    /// With it batches are signed.
+    pub key: SourceKey,
+    /// What is replaced before that.
+    pub detectors: Detectors,
+    /// What to read.
+    pub inputs: Vec<Input>,
+    /// Sources that send by themselves, by name: they are counted behind the inputs.
+    pub pushing: Vec<String>,
+    /// Whether every input is read to its end, once.
+    pub once: bool,
+    /// How often it says that it is alive, where nothing else says so.
+    pub heartbeat: Option<Duration>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// For references and salts.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// The running thread.
+pub struct Intake {
+    /// Tells it something.
+    pub commands: Sender<Command>,
+    /// What is durable.
+    pub progress: watch::Receiver<Progress>,
+    /// What came of each source, in their order, once it has ended.
+    pub ended: oneshot::Receiver<Result<Vec<(String, Report)>, IntakeError>>,
+}
+
+/// Starts it.
+pub fn start(setup: Setup, spool: Spool) -> io::Result<Intake> {
+    let (commands, told) = channel();
+    let (tell, progress) = watch::channel(spool.progress());
+    let (end, ended) = oneshot::channel();
+    let mut reader = Reading::new(setup, spool, tell);
+    thread::Builder::new().name("collector-intake".into()).spawn(move || {
+        let result = reader.run(&told);
+        let _ = end.send(result.map(|()| reader.reports()));
+    })?;
+    Ok(Intake { commands, progress, ended })
+}
+
+/// An input while it is read.
+enum Reader {
+    File(Tail),
+    Stdin(Lines, Receiver<io::Result<Vec<u8>>>),
+    Done,
+}
+
+/// Reads standard input on a thread of its own, one chunk ahead: a read of it may wait for ever, and then it must not hold up
+/// anything else.
+fn stdin() -> Receiver<io::Result<Vec<u8>>> {
+    let (give, chunks) = sync_channel(1);
+    let read = move || {
+        loop {
+            let mut chunk = vec![0; CHUNK_BYTES];
+            let read = match io::stdin().lock().read(&mut chunk) {
+                Ok(0) => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(count) => {
+                    chunk.truncate(count);
+                    Ok(chunk)
+                }
+                Err(error) => Err(error),
+            };
+            let failed = read.is_err();
+            if give.send(read).is_err() || failed {
+                return;
+            }
+        }
+    };
+    // A thread that does not start hangs up, which reads as an empty input; its starter would fail for the same reason.
+    if let Err(error) = thread::Builder::new().name("collector-stdin".into()).spawn(read) {
+        tracing::error!(%error, "standard input cannot be read");
+    }
+    chunks
+}
+
+struct Reading {
+    setup: Setup,
+    spool: Spool,
+    readers: Vec<Reader>,
+    reports: Vec<Report>,
+    pending: Pending,
+    /// How far the inputs are read with everything that is pending.
+    positions: Positions,
+    /// Who waits for what is pending.
+    waiting: Vec<oneshot::Sender<()>>,
+    last_batch_at: UnixMillis,
+    tell: watch::Sender<Progress>,
+    ended: bool,
+    stopped: bool,
+}
+
+impl Reading {
+    fn new(setup: Setup, spool: Spool, tell: watch::Sender<Progress>) -> Reading {
+        let positions = spool.positions().clone();
+        let reader = |input: &Input| match &input.from {
+            From::File(path) => {
+                Reader::File(Tail::new(path.clone(), setup.once, positions.get(&input.name()).cloned()))
+            }
+            From::Stdin => Reader::Stdin(Lines::default(), stdin()),
+        };
+        Reading {
+            readers: setup.inputs.iter().map(reader).collect(),
+            reports: vec![Report::default(); setup.inputs.len() + setup.pushing.len()],
+            pending: Pending::default(),
+            waiting: Vec::new(),
+            last_batch_at: setup.clock.now(),
+            ended: false,
+            stopped: false,
+            setup,
+            spool,
+            positions,
+            tell,
+        }
+    }
+
+    fn reports(&mut self) -> Vec<(String, Report)> {
+        let inputs = self.setup.inputs.iter().map(Input::name);
+        let names = inputs.chain(self.setup.pushing.iter().cloned());
+        names.zip(std::mem::take(&mut self.reports)).collect()
+    }
+
+    fn run(&mut self, told: &Receiver<Command>) -> Result<(), IntakeError> {
+        loop {
+            while let Ok(command) = told.try_recv() {
+                self.hear(command, told)?;
+            }
+            if self.stopped {
+                return self.stop();
+            }
+            let mut read = false;
+            if self.spool.has_room() && !self.ended {
+                for place in 0..self.readers.len() {
+                    read |= self.turn(place, told)?;
+                }
+            }
+            if !read {
+                self.flush(told)?;
+                self.beat(told)?;
+                let done = self.readers.iter().all(|reader| matches!(reader, Reader::Done));
+                if self.setup.once && done && !self.ended {
+                    self.ended = true;
+                    self.publish();
+                }
+                match told.recv_timeout(POLL) {
+                    Ok(command) => self.hear(command, told)?,
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return self.stop(),
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self) -> Result<(), IntakeError> {
+        Ok(self.spool.settle(self.setup.clock.now())?)
+    }
+
+    fn hear(&mut self, command: Command, told: &Receiver<Command>) -> Result<(), IntakeError> {
+        match command {
+            Command::Delivered(next) => {
+                self.spool.delivered(next, self.setup.clock.now())?;
+                self.publish();
+            }
+            // Its sender hears nothing, which says that it was not taken.
+            Command::Push(_) if !self.spool.has_room() => {}
+            Command::Push(pushed) => {
+                for decoded in pushed.events {
+                    self.take(pushed.input, decoded, &pushed.context, told)?;
+                }
+                self.waiting.push(pushed.durable);
+                self.flush(told)?;
+            }
+            Command::Stop => self.stopped = true,
+        }
+        Ok(())
+    }
+
+    /// One input's turn; whether there may be more of it.
+    fn turn(&mut self, place: usize, told: &Receiver<Command>) -> Result<bool, IntakeError> {
+        let Some(reader) = self.readers.get_mut(place) else { return Ok(false) };
+        let name = self.setup.inputs[place].name();
+        let cannot = |source| IntakeError::Input { name: name.clone(), source };
+        match reader {
+            Reader::Done => Ok(false),
+            Reader::File(tail) => match tail.turn() {
+                Ok(Turn::Idle) => Ok(false),
+                Ok(Turn::Ended) => {
+                    self.readers[place] = Reader::Done;
+                    Ok(false)
+                }
+                Ok(Turn::Records(records)) => {
+                    for record in records {
+                        self.record(place, &name, record, told)?;
+                    }
+                    Ok(true)
+                }
+                Err(error) if self.setup.once => Err(cannot(error)),
+                Err(error) => {
+                    tracing::error!(%error, name, "an input cannot be read; it is tried again");
+                    Ok(false)
+                }
+            },
+            Reader::Stdin(lines, chunks) => {
+                let mut frames = Vec::new();
+                let more = match chunks.try_recv() {
+                    Err(TryRecvError::Empty) => return Ok(false),
+                    Ok(chunk) => {
+                        lines.push(&chunk.map_err(cannot)?, |frame| frames.push(frame));
+                        true
+                    }
+                    Err(TryRecvError::Disconnected) => {
+                        lines.finish(|frame| frames.push(frame));
+                        self.readers[place] = Reader::Done;
+                        false
+                    }
+                };
+                for frame in frames {
+                    self.frame(place, frame, 0, None, told)?;
+                }
+                Ok(more)
+            }
+        }
+    }
+
+    fn record(
+        &mut self,
+        place: usize,
+        name: &str,
+        record: Record,
+        told: &Receiver<Command>,
+    ) -> Result<(), IntakeError> {
+        // After a restart the first record may be in the spool in part: as far as it is, it is passed over.
+        let known = self.positions.get(name).filter(|known| {
+            (known.device, known.inode, known.offset)
+                == (record.start.device, record.start.inode, record.start.offset)
+        });
+        let taken = known.map_or(0, |known| known.taken);
+        self.frame(place, record.frame, taken, Some((name, &record.start)), told)?;
+        self.positions.insert(name.to_owned(), record.end);
+        Ok(())
+    }
+
+    fn frame(
+        &mut self,
+        place: usize,
+        frame: Frame,
+        taken: u64,
+        at: Option<(&str, &Position)>,
+        told: &Receiver<Command>,
+    ) -> Result<(), IntakeError> {
+        let input = &self.setup.inputs[place];
+        let context = Context {
+            observed_at: self.setup.clock.now(),
+            tenant: input.tenant.clone(),
+            ..Context::default()
+        };
+        self.reports[place].records += 1;
+        let events = input.kind.decode(frame, &context);
+        for (nth, decoded) in (0..).zip(events) {
+            if nth < taken {
+                continue;
+            }
+            self.take(place, decoded, &context, told)?;
+            if let Some((name, start)) = at {
+                self.positions.insert(name.to_owned(), Position { taken: nth + 1, ..start.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        place: usize,
+        decoded: Decoded,
+        context: &Context,
+        told: &Receiver<Command>,
+    ) -> Result<(), IntakeError> {
+        if self.pending.is_full() {
+            self.flush(told)?;
+        }
+        let means = (&self.setup.detectors, &*self.setup.entropy);
+        let report = &mut self.reports[place];
+        if let Some(event) = pack::seal(decoded, context, means, report) {
+            report.took(self.spool.tip().sequence + self.pending.len() as u64);
+            self.pending.push(event);
+        }
+        Ok(())
+    }
+
+    /// Signs what is pending, and makes it durable.
+    fn flush(&mut self, told: &Receiver<Command>) -> Result<(), IntakeError> {
+        if self.pending.is_empty() && self.positions == *self.spool.positions() {
+            self.answer();
+            return Ok(());
+        }
+        if self.pending.is_empty() {
+            // Only empty lines were read: nothing is lost if they are read again.
+            return Ok(());
+        }
+        self.sign(told)
+    }
+
+    fn sign(&mut self, told: &Receiver<Command>) -> Result<(), IntakeError> {
+        // What was to be signed when it was stopped is not durable: nothing behind it may become so.
+        if self.stopped {
+            return Ok(());
+        }
+        let now = self.setup.clock.now();
+        let batch = Batch::sign(&self.setup.key, self.spool.tip(), self.pending.take(), now)?;
+        while let Err(error) = self.spool.append(&batch, &self.positions, now) {
+            let SpoolError::Append(AppendError::NoSpace(_)) = error else { return Err(error.into()) };
+            tracing::error!(%error, "the disk of the spool is full: nothing is read until there is space");
+            match told.recv_timeout(DISK_FULL_POLL) {
+                Ok(Command::Delivered(next)) => {
+                    self.spool.delivered(next, now)?;
+                    // The batch's place in the chain is the same: nothing was signed in between.
+                    self.publish();
+                }
+                // It is said to be too busy.
+                Ok(Command::Push(_)) | Err(RecvTimeoutError::Timeout) => {}
+                // What is not durable is read again by whoever is started next.
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.stopped = true;
+                    return Ok(());
+                }
+            }
+        }
+        self.last_batch_at = now;
+        self.answer();
+        self.publish();
+        Ok(())
+    }
+
+    /// Tells those who wait that what they sent is durable.
+    fn answer(&mut self) {
+        for waiting in self.waiting.drain(..) {
+            // Who hung up sends it again; it is here twice then, as two events.
+            let _ = waiting.send(());
+        }
+    }
+
+    fn beat(&mut self, told: &Receiver<Command>) -> Result<(), IntakeError> {
+        let now = self.setup.clock.now();
+        let silent = now.0.saturating_sub(self.last_batch_at.0);
+        // A clock that went back says nothing about silence: it is waited for anew.
+        if now < self.last_batch_at {
+            self.last_batch_at = now;
+        }
+        match self.setup.heartbeat {
+            Some(heartbeat) if u128::from(silent) >= heartbeat.as_millis() && self.spool.has_room() => {
+                self.sign(told)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn publish(&self) {
+        self.tell.send_replace(Progress { ended: self.ended, ..self.spool.progress() });
+    }
+}

@@ -1,0 +1,13 @@
+//! The collector: reads audit events where they happen, tokenises, numbers and signs them, keeps them on disk, and delivers
+//! them to an audit service exactly once.
+//!
+//! [`intake`] is a thread that owns the sources ([`tail`], [`pack`]) and the [`spool`]; [`deliver`] sends what is in the spool
+//! and gives it back only once it is proven to be in the log. Neither knows configuration, certificates or the system's
+//! clock.
+
+pub mod deliver;
+pub mod intake;
+pub mod pack;
+pub mod position;
+pub mod spool;
+pub mod tail;

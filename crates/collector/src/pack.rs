@@ -1,0 +1,180 @@
+//! What becomes of a decoded record on its way into a batch: detectors, sealing, and the count of it all. It does not know
+//! where records come from, or what becomes of batches.
+
+use std::collections::BTreeMap;
+
+use epigraph_core::Entropy;
+use epigraph_event::batch::{MAX_BATCH_BYTES, MAX_EVENTS};
+use epigraph_event::decode::frame::Frame;
+use epigraph_event::decode::mapped::Mapping;
+use epigraph_event::decode::{self, Decoded, Reason};
+use epigraph_event::sensitive::Detectors;
+use epigraph_event::v1::{Detected, Format};
+use epigraph_event::{Collected, Context, Event, Rejected, Segment};
+
+/// Events of one batch take at most so many bytes, so that with the largest one on top it is still a batch.
+pub const TARGET_BYTES: usize = MAX_BATCH_BYTES / 4;
+
+/// What an event takes beyond its segments: reference, salts, and the lengths of its fields.
+const EVENT_OVERHEAD: usize = 256;
+
+/// Fields of which is told that something was replaced in them, for each source; the others are told of as one.
+const MAX_TOLD_FIELDS: usize = 256;
+
+/// What stands for the fields beyond [`MAX_TOLD_FIELDS`].
+const OTHER_FIELDS: &str = "(other fields)";
+
+/// How records are read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// AWS CloudTrail records or files of them.
+    CloudTrail,
+    /// Kubernetes audit events or lists of them.
+    K8sAudit,
+    /// JSON of any shape.
+    Json(Box<Mapping>),
+}
+
+impl Kind {
+    /// The word for it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Kind::CloudTrail => "cloudtrail",
+            Kind::K8sAudit => "k8s-audit",
+            Kind::Json(_) => "jsonl",
+        }
+    }
+
+    fn format(&self) -> Format {
+        match self {
+            Kind::CloudTrail => Format::Cloudtrail,
+            Kind::K8sAudit => Format::K8sAudit,
+            Kind::Json(_) => Format::Json,
+        }
+    }
+
+    /// The events of a record; at least one.
+    pub fn decode(&self, frame: Frame, context: &Context) -> Vec<Decoded> {
+        let record = match frame.record(self.format()) {
+            Ok(record) => record,
+            Err(rejected) => return vec![Err(rejected)],
+        };
+        match self {
+            Kind::CloudTrail => decode::cloudtrail::decode(&record, context),
+            Kind::K8sAudit => decode::k8s::decode(&record, context),
+            Kind::Json(mapping) => decode::mapped::decode(&record, mapping, context),
+        }
+    }
+}
+
+/// What came of a source: counts and names of fields, never a value.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Records that were read.
+    pub records: u64,
+    /// Events that were signed and are in the spool, those of the quarantine too.
+    pub events: u64,
+    /// Records that could not be understood, by the word for why. They are events of the quarantine.
+    pub rejected: BTreeMap<&'static str, u64>,
+    /// Where and how often something was replaced by a token.
+    pub replaced: BTreeMap<(String, &'static str), u64>,
+    /// The sequence numbers of the first and the last event.
+    pub sequences: Option<(u64, u64)>,
+}
+
+impl Report {
+    pub(crate) fn took(&mut self, sequence: u64) {
+        self.events += 1;
+        let first = self.sequences.map_or(sequence, |(first, _)| first);
+        self.sequences = Some((first, sequence));
+    }
+
+    fn tell_of(&mut self, event: &Event) {
+        for replaced in &event.body.replaced {
+            let kind = word(replaced.kind());
+            let known = self.replaced.contains_key(&(replaced.path.clone(), kind));
+            let told = known || self.replaced.len() < MAX_TOLD_FIELDS;
+            let path = if told { replaced.path.clone() } else { OTHER_FIELDS.to_owned() };
+            *self.replaced.entry((path, kind)).or_default() += u64::from(replaced.count);
+        }
+    }
+}
+
+const fn word(kind: Detected) -> &'static str {
+    match kind {
+        Detected::Unspecified => "unknown",
+        Detected::Email => "email",
+        Detected::CardNumber => "card-number",
+        Detected::AwsAccessKey => "access-key",
+        Detected::BearerToken => "token",
+        Detected::PrivateKey => "private-key",
+    }
+}
+
+/// Makes of what a decoder said an event that can be signed. Whatever it is, an event comes of it.
+pub(crate) fn seal(
+    decoded: Decoded,
+    context: &Context,
+    (detectors, entropy): (&Detectors, &dyn Entropy),
+    report: &mut Report,
+) -> Option<Collected> {
+    let mut event = decoded.unwrap_or_else(|rejected| quarantine(rejected, context, report));
+    detectors.apply(&mut event);
+    report.tell_of(&event);
+    let format = event.body.format();
+    let record = event.body.record.clone();
+    match event.seal(entropy) {
+        Ok(collected) => Some(collected),
+        // Too large in a segment: what is known of it beyond its record goes, and the record is kept as far as it may be.
+        Err(error) => {
+            tracing::warn!(%error, "an event does not fit: it is kept in the quarantine");
+            let mut rejected = Rejected::new(Reason::TooLarge, format, 0, &record);
+            rejected.record.truncate(decode::KEPT_OF_TOO_LARGE);
+            let mut event = quarantine(rejected, context, report);
+            detectors.apply(&mut event);
+            let sealed = event.seal(entropy);
+            if let Err(error) = &sealed {
+                tracing::error!(%error, "an event cannot be kept; this is a fault of the program");
+            }
+            sealed.ok()
+        }
+    }
+}
+
+fn quarantine(rejected: Rejected, context: &Context, report: &mut Report) -> Event {
+    *report.rejected.entry(rejected.reason.code()).or_default() += 1;
+    rejected.into_event(context)
+}
+
+/// Events that wait to be signed together.
+#[derive(Default)]
+pub(crate) struct Pending {
+    events: Vec<Collected>,
+    bytes: usize,
+}
+
+impl Pending {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Whether it has to be signed before one more comes.
+    pub(crate) fn is_full(&self) -> bool {
+        self.events.len() >= MAX_EVENTS || self.bytes >= TARGET_BYTES
+    }
+
+    pub(crate) fn push(&mut self, event: Collected) {
+        let segments: usize = Segment::ALL.iter().map(|segment| event.bytes(*segment).len()).sum();
+        self.bytes += segments + event.record().map_or(0, <[u8]>::len) + EVENT_OVERHEAD;
+        self.events.push(event);
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<Collected> {
+        self.bytes = 0;
+        std::mem::take(&mut self.events)
+    }
+}
