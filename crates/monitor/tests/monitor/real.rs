@@ -60,7 +60,7 @@ fn log() -> Arc<Log> {
         clock: Arc::new(Fixed),
         published,
         signed: watch::channel(None).1,
-        witnessing: Witnessing { cosignatures: mpsc::channel(1).0, held: mpsc::channel(1).0 },
+        witnessing: Witnessing { handed_in: mpsc::channel(1).0, held: mpsc::channel(1).0 },
         history: Some(Arc::new(History::open(Arc::new(MemoryDir::new()), Arc::new(Fixed)).unwrap().0)),
         policy: Policy::of_log(key().vkey().clone()),
         open_lookup: Box::new(move || {
