@@ -24,9 +24,10 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use cli::monitor::args::MonitorCommand;
 use cli::{
-    Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, MonitorCommand, PolicyCommand, Serve,
-    ServedRole, WitnessCommand,
+    Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, PolicyCommand, Serve, ServedRole,
+    WitnessCommand,
 };
 use epigraph_core::note::MAX_NOTE_BYTES;
 use failure::Outcome;
