@@ -38,8 +38,7 @@ fn are_documented(object: &Value) {
     }
 }
 
-/// Seen to fail with the exit code of `status` always 0, with an id that only begins like the given one taken for none, and with a
-/// file that is not the one that the finding names written all the same.
+/// Seen to fail with the exit code of `status` always 0, and with an id asked for in full.
 #[test]
 fn a_finding_is_seen_taken_note_of_and_its_file_fetched() {
     let house = house();
@@ -97,7 +96,7 @@ fn a_finding_is_seen_taken_note_of_and_its_file_fetched() {
     call(&house, &["status"]).refused(4, &["is the monitor running"]);
 }
 
-/// Seen to fail with the sinks not asked for this finding, and with what was planted not taken back.
+/// Seen to fail with what was planted not taken back.
 #[test]
 fn a_drill_reaches_the_webhook_and_leaves_nothing_open() {
     let house = house();

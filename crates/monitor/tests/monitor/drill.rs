@@ -43,8 +43,7 @@ async fn rehearse(running: &Running, sinks: &Arc<Sinks>) -> Drilled {
 }
 
 /// Issue 5: an alarm that does not arrive is a finding of its own, until one does. The clock is tokio's, which waits for nobody. Seen
-/// to fail with the wait for the sinks without an end, with what did not arrive not filed, with a drill that went well clearing nothing,
-/// and with the planted fork left open.
+/// to fail with what did not arrive not filed, with the planted fork left open, and with a drill that went well clearing nothing.
 #[tokio::test(start_paused = true)]
 async fn an_alarm_that_does_not_arrive_is_found_until_one_does() {
     let home = Home::new();
