@@ -24,6 +24,7 @@ use epigraph_core::{KeyName, Origin, SourceVKey, VKey};
 use epigraph_rpc::{SpiffeId, Wait};
 
 use crate::terminal::Color;
+use monitor::args::MonitorCommand;
 
 /// An audit log that can prove it was never rewritten.
 ///

@@ -24,6 +24,7 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use cli::monitor::args::MonitorCommand;
 use cli::{
     Cli, Command, ConfigCommand, ConfigFile, Init, InitSigner, PolicyCommand, Serve, ServedRole,
     WitnessCommand,

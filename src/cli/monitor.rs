@@ -1,6 +1,8 @@
 //! `epigraph monitor`: asks a running monitor what it sees and what it found, and takes note of it. What a monitor says here is its word; what
 //! it can show is in the files that it hands out, and judged by `verify`.
 
+pub mod args;
+
 mod findings;
 mod status;
 
@@ -24,6 +26,7 @@ use crate::profile::{self, KnownMonitor, Profile};
 use crate::receipts;
 use crate::runtime;
 use crate::terminal::Terminal;
+use args::{AskedMonitor, MonitorAck, MonitorDrill, MonitorEvidence, MonitorFindings, MonitorStatus};
 
 /// Between two looks, and before a stream that ended is asked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

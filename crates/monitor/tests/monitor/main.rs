@@ -9,6 +9,7 @@
 
 mod audit;
 mod disk;
+mod drill;
 mod failures;
 mod liar;
 mod lies;
