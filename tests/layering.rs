@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["core", "rpc"]),
     ("monitor", &["core", "rpc", "store", "client"]),
     ("event", &["core"]),
-    ("collector", &["core", "rpc", "store", "client", "event"]),
+    ("collector", &["core", "rpc", "store", "event"]),
     ("audit", &["core", "rpc", "store", "client", "event"]),
 ];
 

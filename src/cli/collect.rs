@@ -199,7 +199,14 @@ async fn collect(run: Run, once: bool, terminal: Terminal) -> Outcome {
         .map_err(|_| Failure::state("the intake has ended without a word; this is a fault of the program"))?
         .map_err(of_intake)?;
     show(&reports, &vkey, *progress.borrow(), watch, terminal);
-    delivered.map_err(|error| of_delivery(&error, &progress.borrow()))
+    delivered.map_err(|error| of_delivery(&error, &progress.borrow()))?;
+    let left = progress.borrow().tip.number.saturating_sub(progress.borrow().delivered);
+    if once && left > 0 {
+        let message =
+            format!("stopped before the end: {left} batches wait in the spool, and the next run sends them");
+        return Err(Failure::unreachable(message));
+    }
+    Ok(())
 }
 
 /// Nothing can be delivered: at least everything comes into the spool, as far as there is room.

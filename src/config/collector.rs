@@ -151,3 +151,18 @@ impl RawInput {
         Input { from: From::File(base.join(self.file)), kind, tenant: self.tenant }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commented_configuration_is_one() {
+        let text = include_str!("../../deploy/collector.toml");
+        let raw: RawConfig = toml::from_str(text).unwrap();
+        assert_eq!((raw.spool_mib, raw.heartbeat_ms), (DEFAULT_SPOOL_MIB, DEFAULT_HEARTBEAT_MS));
+        let kinds: Vec<Kind> = raw.input.into_iter().map(|input| input.check(Path::new("/")).kind).collect();
+        assert!(matches!(kinds[..], [Kind::K8sAudit, Kind::Json(_)]));
+        assert!(toml::from_str::<RawConfig>(&text.replace("spool_mib", "spool_gib")).is_err());
+    }
+}

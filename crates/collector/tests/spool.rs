@@ -58,17 +58,17 @@ fn numbers(spool: &Spool, dir: Arc<dyn Dir>) -> Vec<u64> {
     found.into_iter().filter(|number| *number >= progress.delivered).collect()
 }
 
-/// Twelve batches, of which those before the tenth are delivered on the way. Returns what was acknowledged: how many batches, and
+/// Thirty batches; some are delivered on the way, and most at the end, so that several files go at once. Returns what was acknowledged: how many batches, and
 /// the number that was said to be delivered last.
 fn story(dir: Arc<dyn Dir>) -> (u64, u64) {
     let (mut acknowledged, mut delivered) = (0, 0);
     let Ok(mut spool) = open(dir) else { return (0, 0) };
-    while acknowledged < 12 {
+    while acknowledged < 30 {
         if append(&mut spool).is_err() {
             return (acknowledged, delivered);
         }
         acknowledged += 1;
-        if acknowledged % 3 == 0 {
+        if [9, 30].contains(&acknowledged) {
             delivered = acknowledged - 2;
             if spool.delivered(delivered, UnixMillis(3)).is_err() {
                 return (acknowledged, delivered);
@@ -78,16 +78,15 @@ fn story(dir: Arc<dyn Dir>) -> (u64, u64) {
     (acknowledged, delivered)
 }
 
-/// Broken by hand: without `settle` before `trim` a start says that batches were lost; with the removal of the newest segment
-/// first it says that one is missing; with positions kept apart they are not those of the last batch.
+/// Broken by hand: without `settle` before `trim` a start says that batches were lost; with the removal of the newest file first it says that one is missing; with positions kept apart they are not those of the last batch.
 #[test]
 fn whatever_fails_what_was_acknowledged_is_there_and_goes_on_where_it_ended() {
     let clean = FaultDir::new(Arc::new(MemoryDir::new()));
     create(Arc::new(clean.clone()));
     let before = clean.operations().len();
-    assert_eq!(story(Arc::new(clean.clone())), (12, 10));
+    assert_eq!(story(Arc::new(clean.clone())), (30, 28));
     let operations = clean.operations().len() - before;
-    assert!(clean.points().contains(&"journal.segment.trimmed"));
+    assert!(clean.points().iter().filter(|point| **point == "journal.segment.trimmed").count() > 3);
     for nth in 0..operations {
         for outcome in [Outcome::NotApplied, Outcome::Applied, Outcome::Torn(512), Outcome::NoSpace] {
             for seed in [1, 2] {
