@@ -15,7 +15,6 @@ pub mod repin;
 pub mod verify;
 pub mod witness;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -76,7 +75,7 @@ pub enum Command {
     Collect(collect::Collect),
     /// Ask a running monitor what it sees and found, and take note of it
     #[command(subcommand)]
-    Monitor(monitor::MonitorCommand),
+    Monitor(MonitorCommand),
     /// Enrol sources of audit events, and see where each stands
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -92,10 +91,10 @@ pub enum Command {
     #[command(subcommand, hide = true)]
     Adversary(Adversary),
     /// Make a log's signing key and its vkey
-    Keygen(Keygen),
+    Keygen(keys::Keygen),
     /// A small CA for trying out: certificates with SPIFFE names
     #[command(subcommand)]
-    Pki(Pki),
+    Pki(keys::Pki),
     /// Work with configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -661,93 +660,6 @@ pub struct Trust {
     /// Trust what the policy of this client directory says
     #[arg(long, value_name = "DIR", env = "EPIGRAPH_PROFILE")]
     pub profile: Option<PathBuf>,
-}
-
-#[derive(Args)]
-pub struct Keygen {
-    /// The log's name, which is the name of its key: 1 to 255 bytes without white space and `+`
-    #[arg(value_name = "NAME")]
-    pub name: KeyName,
-
-    /// Where to write: FILE.key, readable by its owner alone, and FILE.vkey
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
-}
-
-#[derive(Subcommand)]
-pub enum Pki {
-    /// Make a CA
-    Ca(PkiCa),
-    /// Issue a certificate
-    Issue(PkiIssue),
-    /// Issue a certificate again, with the same names and a new key, in its place
-    Renew(PkiRenew),
-}
-
-#[derive(Args)]
-pub struct PkiCa {
-    /// Where to write ca.pem and ca.key
-    #[arg(long, value_name = "DIR")]
-    pub dir: PathBuf,
-
-    /// What people see as its name
-    #[arg(long, default_value = "Epigraph CA")]
-    pub name: String,
-
-    /// How long it is valid
-    #[arg(long, default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36_500))]
-    pub days: u32,
-}
-
-#[derive(Args)]
-#[command(group(clap::ArgGroup::new("purpose").required(true)))]
-pub struct PkiIssue {
-    /// The directory of the CA
-    #[arg(long, value_name = "DIR")]
-    pub ca: PathBuf,
-
-    /// The name, of the form spiffe://audit.example/epigraph/ROLE/NAME
-    #[arg(long, value_name = "URI")]
-    pub spiffe: SpiffeId,
-
-    /// For a process that accepts connections
-    #[arg(long, group = "purpose")]
-    pub server: bool,
-
-    /// For a process that opens connections
-    #[arg(long, group = "purpose")]
-    pub client: bool,
-
-    /// A DNS name of the server, for stock clients; may be repeated
-    #[arg(long, value_name = "NAME", requires = "server")]
-    pub dns: Vec<String>,
-
-    /// An IP address of the server, for stock clients; may be repeated
-    #[arg(long, value_name = "ADDRESS", requires = "server")]
-    pub ip: Vec<IpAddr>,
-
-    /// Where to write: FILE.pem and FILE.key
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
-
-    /// How long it is valid
-    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
-    pub days: u32,
-}
-
-#[derive(Args)]
-pub struct PkiRenew {
-    /// The directory of the CA
-    #[arg(long, value_name = "DIR")]
-    pub ca: PathBuf,
-
-    /// The certificate, a file that ends in .pem; its .key beside it is replaced, too
-    #[arg(value_name = "CERTIFICATE")]
-    pub certificate: PathBuf,
-
-    /// How long the new one is valid
-    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
-    pub days: u32,
 }
 
 #[derive(Subcommand)]

@@ -89,17 +89,11 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Hammer(args) => hammer::run(&args, terminal),
         Command::Witness(WitnessCommand::Status(args)) => cli::witness::status(&args, terminal),
         Command::Witness(WitnessCommand::AddLog(args)) => cli::witness::add_log(&args, terminal),
-        Command::Monitor(cli::monitor::MonitorCommand::Status(args)) => cli::monitor::status(&args, terminal),
-        Command::Monitor(cli::monitor::MonitorCommand::Findings(args)) => {
-            cli::monitor::findings(&args, terminal)
-        }
-        Command::Monitor(cli::monitor::MonitorCommand::Ack(args)) => {
-            cli::monitor::acknowledge(&args, terminal)
-        }
-        Command::Monitor(cli::monitor::MonitorCommand::Evidence(args)) => {
-            cli::monitor::evidence(&args, terminal)
-        }
-        Command::Monitor(cli::monitor::MonitorCommand::Drill(args)) => cli::monitor::drill(&args, terminal),
+        Command::Monitor(MonitorCommand::Status(args)) => cli::monitor::status(&args, terminal),
+        Command::Monitor(MonitorCommand::Findings(args)) => cli::monitor::findings(&args, terminal),
+        Command::Monitor(MonitorCommand::Ack(args)) => cli::monitor::acknowledge(&args, terminal),
+        Command::Monitor(MonitorCommand::Evidence(args)) => cli::monitor::evidence(&args, terminal),
+        Command::Monitor(MonitorCommand::Drill(args)) => cli::monitor::drill(&args, terminal),
         Command::Fsck(args) => fsck::run(&args, terminal),
         Command::TreePreflight(args) => preflight::run(&args, terminal),
         Command::Adversary(args) => adversary::run(&args, terminal),

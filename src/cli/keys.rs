@@ -1,14 +1,105 @@
 //! `epigraph keygen` and `epigraph pki`: keys for logs, certificates for processes.
 
-use epigraph_core::SigningKey;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use epigraph_core::{KeyName, SigningKey};
+use epigraph_rpc::SpiffeId;
 use epigraph_signer::keys;
 use zeroize::Zeroizing;
 
-use crate::cli::{Keygen, Pki, PkiCa, PkiIssue, PkiRenew};
 use crate::failure::{Failure, Outcome};
 use crate::pki::{Authority, Names, Purpose, Subject, with_extension};
 use crate::runtime;
 use crate::terminal::Terminal;
+
+#[derive(Args)]
+pub struct Keygen {
+    /// The log's name, which is the name of its key: 1 to 255 bytes without white space and `+`
+    #[arg(value_name = "NAME")]
+    pub name: KeyName,
+
+    /// Where to write: FILE.key, readable by its owner alone, and FILE.vkey
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+#[derive(Subcommand)]
+pub enum Pki {
+    /// Make a CA
+    Ca(PkiCa),
+    /// Issue a certificate
+    Issue(PkiIssue),
+    /// Issue a certificate again, with the same names and a new key, in its place
+    Renew(PkiRenew),
+}
+
+#[derive(Args)]
+pub struct PkiCa {
+    /// Where to write ca.pem and ca.key
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// What people see as its name
+    #[arg(long, default_value = "Epigraph CA")]
+    pub name: String,
+
+    /// How long it is valid
+    #[arg(long, default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub days: u32,
+}
+
+#[derive(Args)]
+#[command(group(clap::ArgGroup::new("purpose").required(true)))]
+pub struct PkiIssue {
+    /// The directory of the CA
+    #[arg(long, value_name = "DIR")]
+    pub ca: PathBuf,
+
+    /// The name, of the form spiffe://audit.example/epigraph/ROLE/NAME
+    #[arg(long, value_name = "URI")]
+    pub spiffe: SpiffeId,
+
+    /// For a process that accepts connections
+    #[arg(long, group = "purpose")]
+    pub server: bool,
+
+    /// For a process that opens connections
+    #[arg(long, group = "purpose")]
+    pub client: bool,
+
+    /// A DNS name of the server, for stock clients; may be repeated
+    #[arg(long, value_name = "NAME", requires = "server")]
+    pub dns: Vec<String>,
+
+    /// An IP address of the server, for stock clients; may be repeated
+    #[arg(long, value_name = "ADDRESS", requires = "server")]
+    pub ip: Vec<IpAddr>,
+
+    /// Where to write: FILE.pem and FILE.key
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+
+    /// How long it is valid
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub days: u32,
+}
+
+#[derive(Args)]
+pub struct PkiRenew {
+    /// The directory of the CA
+    #[arg(long, value_name = "DIR")]
+    pub ca: PathBuf,
+
+    /// The certificate, a file that ends in .pem; its .key beside it is replaced, too
+    #[arg(value_name = "CERTIFICATE")]
+    pub certificate: PathBuf,
+
+    /// How long the new one is valid
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub days: u32,
+}
 
 pub fn keygen(args: &Keygen, terminal: Terminal) -> Outcome {
     let mut seed = Zeroizing::new([0; 32]);

@@ -28,7 +28,7 @@ use crate::store::{EventName, Taken};
 /// When to try again if it is only a matter of a moment.
 const RETRY_SOON: Duration = Duration::from_millis(200);
 
-/// Streams of batches at one time: each may hold [`UNDER_WAY`] batches of 2 MiB.
+/// Streams of batches at one time: each may hold 8 batches of 2 MiB.
 pub const MAX_STREAMS: usize = 64;
 
 /// Of these, streams of one collector: one that works, and those that it has lost and the server has not noticed yet.
