@@ -19,7 +19,7 @@ use super::read::read_entries;
 use super::{Log, PublishedReceiver, ReadError, SignedReceiver};
 use crate::machine::Condition;
 
-/// Streams of one log at one time. Each may hold [`FOLLOW_BYTES`] four times until its reader takes them, [`EVENTS_AHEAD`] as
+/// Streams of one log at one time. Each may hold [`FOLLOW_BYTES`] four times until its reader takes them, `EVENTS_AHEAD` as
 /// read, one on its way and one as encoded: 128 MiB if nobody reads.
 pub const MAX_STREAMS: usize = 128;
 
