@@ -190,7 +190,6 @@ fn collected(entropy: &dyn Entropy) -> Vec<Collected> {
 }
 
 /// F6, F11, F12: a batch is taken once, published, proven, given back by id and by leaf, and verified offline with public keys alone.
-/// Broken to see it fail: the leaf's time not from the first taking; a leaf put into the log a second time.
 #[test]
 fn events_go_in_are_found_and_are_proven_offline() {
     let mut audited = Audited::new();

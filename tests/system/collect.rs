@@ -199,7 +199,6 @@ fn what_cannot_be_delivered_waits_in_the_spool_and_goes_in_once() {
     assert_eq!((status["events"].as_u64(), status["gap_count"].as_u64()), (Some(900), Some(0)));
 }
 
-/// Broken by hand: a collector that takes positions out of the spool's frames loses or doubles events here.
 #[test]
 fn a_collector_that_is_killed_anywhere_loses_and_doubles_nothing() {
     let mut audited = Audited::new();

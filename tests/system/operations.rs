@@ -107,7 +107,6 @@ fn the_program_understands_every_command_of_the_procedures() {
     run(&words("checkpoint --out x --profile y")).refused_by_usage("unexpected argument '--out'");
 }
 
-/// Seen to fail with a next step that was changed in the table, and with a row left out.
 #[test]
 fn the_table_of_findings_says_what_the_monitor_says() {
     let rows = Code::ALL.map(|code| {

@@ -55,7 +55,6 @@ mod tests {
         }
     }
 
-    /// Broken to see it fail: both heads of one entry.
     #[test]
     fn a_planted_fork_convicts_its_own_key_and_no_other() {
         let [one, other] = [1, 2].map(|seed| Fork::plant(&Counting(seed)).unwrap());
