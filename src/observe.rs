@@ -50,6 +50,7 @@ enum Format {
 }
 
 /// The checked `[tracing]` table.
+#[derive(Clone)]
 pub struct Tracing {
     format: Option<Format>,
     filter: String,
@@ -57,6 +58,7 @@ pub struct Tracing {
 }
 
 /// Where traces go.
+#[derive(Clone)]
 struct Otlp {
     endpoint: Endpoint,
     /// Of the calls that come without a trace.

@@ -15,6 +15,7 @@ mod witnesses;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::{fs, io, thread};
@@ -33,16 +34,22 @@ use crate::cli::ServeRole;
 use crate::config::{ProcessConfig, SignerConfig};
 use crate::failure::{Failure, Outcome};
 use crate::metrics::{self, Metrics, Source, Spans};
-use crate::observe;
+use crate::observe::{self, Tracing};
 use crate::runtime;
 use crate::state;
 use crate::terminal::Terminal;
 
 pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
     let config = ProcessConfig::load(&args.config.config)?;
-    let observing = observe::start(&config.tracing, terminal.prints_objects(), runtime::entropy())?;
+    let tracing = config.tracing.clone();
+    observed(&tracing, terminal, async |spans| serve(config, args.until_stdin_closes, spans, terminal).await)
+}
+
+/// Runs a role to its end, heard as its configuration asks for.
+fn observed(tracing: &Tracing, terminal: Terminal, role: impl AsyncFnOnce(&Spans) -> Outcome) -> Outcome {
+    let observing = observe::start(tracing, terminal.prints_objects(), runtime::entropy())?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
-    let ended = runtime.block_on(serve(config, args.until_stdin_closes, &observing.spans, terminal));
+    let ended = runtime.block_on(role(&observing.spans));
     observing.finish();
     ended
 }
@@ -216,4 +223,12 @@ async fn closed_stdin(asked: bool) {
         Ok(_) => drop(is_closed.await),
         Err(error) => tracing::error!(%error, "cannot watch standard input; stopping"),
     }
+}
+
+/// What changes with a file's content: its number, when it was written (seconds and nanoseconds), its length.
+pub type Version = (u64, i64, i64, u64);
+
+pub fn version(path: &Path) -> Option<Version> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len()))
 }

@@ -42,6 +42,7 @@ const FLUSH_TIME: Duration = Duration::from_secs(3);
 const CALL: &str = "call";
 
 /// Where a collector listens: `http://host:port`.
+#[derive(Clone)]
 pub(super) struct Endpoint(String);
 
 impl FromStr for Endpoint {

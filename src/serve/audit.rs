@@ -1,10 +1,9 @@
 //! `epigraph serve audit`: opens an audit service's state, connects it to its log, takes in new sources while it runs, and serves it.
 
-use std::os::unix::fs::MetadataExt;
+use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use std::{fs, io};
 
 use epigraph_audit::append;
 use epigraph_audit::audit::{Audit, watch_published};
@@ -19,13 +18,12 @@ use epigraph_rpc::{Routes, audit_service, peer};
 use tokio::sync::watch;
 
 use super::door::{Door, listen};
-use super::{listen_for_watchers, look_inside, told_to_stop};
+use super::{Version, listen_for_watchers, look_inside, observed, told_to_stop, version};
 use crate::cli::ServeRole;
 use crate::config::audit::{AuditConfig, load_sources};
 use crate::failure::{Failure, Outcome};
 use crate::metrics::audit::Auditing;
 use crate::metrics::{Metrics, Spans};
-use crate::observe;
 use crate::runtime;
 use crate::state;
 use crate::state::audit::AuditState;
@@ -36,11 +34,8 @@ const RELOAD: Duration = Duration::from_secs(1);
 
 pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
     let config = AuditConfig::load(&args.config.config)?;
-    let observing = observe::start(&config.tracing, terminal.prints_objects(), runtime::entropy())?;
-    let runtime = runtime::runtime().map_err(Failure::state)?;
-    let ended = runtime.block_on(serve(config, args.until_stdin_closes, &observing.spans, terminal));
-    observing.finish();
-    ended
+    let tracing = config.tracing.clone();
+    observed(&tracing, terminal, async |spans| serve(config, args.until_stdin_closes, spans, terminal).await)
 }
 
 /// Reads a configuration as [`run`] would, and the files that it names; opens no state and listens nowhere.
@@ -194,12 +189,4 @@ async fn reload(
             }
         }
     }
-}
-
-/// By what a file that was replaced is told from the one before.
-type Version = (u64, i64, i64);
-
-fn version(path: &Path) -> Option<Version> {
-    let metadata: io::Result<fs::Metadata> = fs::metadata(path);
-    metadata.ok().map(|metadata| (metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
 }

@@ -21,13 +21,12 @@ use epigraph_rpc::{ClientTls, Routes, monitor_service, peer};
 use tokio::sync::watch;
 
 use super::door::{Door, listen};
-use super::{listen_for_watchers, look_inside, told_to_stop};
+use super::{listen_for_watchers, look_inside, observed, told_to_stop};
 use crate::cli::ServeRole;
 use crate::config::monitor::{MonitorConfig, MonitoredLog, PeerConfig, SinkConfig, SinkKind};
 use crate::failure::{Failure, Outcome};
 use crate::metrics::monitor::Monitoring;
 use crate::metrics::{Metrics, Spans};
-use crate::observe;
 use crate::runtime;
 use crate::state;
 use crate::state::monitor::MonitorState;
@@ -38,11 +37,8 @@ const MAX_BUNDLE_BYTES: u64 = 1 << 20;
 
 pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
     let config = MonitorConfig::load(&args.config.config)?;
-    let observing = observe::start(&config.tracing, terminal.prints_objects(), runtime::entropy())?;
-    let runtime = runtime::runtime().map_err(Failure::state)?;
-    let ended = runtime.block_on(serve(config, args.until_stdin_closes, &observing.spans, terminal));
-    observing.finish();
-    ended
+    let tracing = config.tracing.clone();
+    observed(&tracing, terminal, async |spans| serve(config, args.until_stdin_closes, spans, terminal).await)
 }
 
 /// Reads a configuration as [`run`] would, and the files that it names, secrets and CAs among them; opens no state and listens nowhere.

@@ -17,25 +17,21 @@ use epigraph_signer::status::Status;
 use tokio::task::JoinSet;
 
 use super::door::{Door, listen};
-use super::{listen_for_watchers, look_inside, told_to_stop};
+use super::{listen_for_watchers, look_inside, observed, told_to_stop};
 use crate::cli::ServeRole;
 use crate::config::signer::{SignedLog, SignerProcessConfig};
 use crate::config::witnessing::WitnessingConfig;
 use crate::failure::{Failure, Outcome};
 use crate::metrics::signer::Signing;
 use crate::metrics::{Metrics, Spans};
-use crate::observe;
 use crate::runtime;
 use crate::state;
 use crate::terminal::Terminal;
 
 pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
     let config = SignerProcessConfig::load(&args.config.config)?;
-    let observing = observe::start(&config.tracing, terminal.prints_objects(), runtime::entropy())?;
-    let runtime = runtime::runtime().map_err(Failure::state)?;
-    let ended = runtime.block_on(serve(config, args.until_stdin_closes, &observing.spans, terminal));
-    observing.finish();
-    ended
+    let tracing = config.tracing.clone();
+    observed(&tracing, terminal, async |spans| serve(config, args.until_stdin_closes, spans, terminal).await)
 }
 
 /// Reads a configuration as [`run`] would, and the files that it names; opens no state and listens nowhere.

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -21,13 +20,12 @@ use epigraph_witness::witness::{self, ApplyError, AskLog, Notes, Witness};
 use tokio::task::AbortHandle;
 
 use super::door::{Door, listen};
-use super::{listen_for_watchers, look_inside, told_to_stop};
+use super::{Version, listen_for_watchers, look_inside, observed, told_to_stop, version};
 use crate::cli::ServeRole;
 use crate::config::witness::{Address, WitnessConfig, load_list};
 use crate::failure::{Failure, Outcome};
 use crate::metrics::witness::{ListChanges, Witnessing};
 use crate::metrics::{Metrics, Spans};
-use crate::observe;
 use crate::runtime;
 use crate::state;
 use crate::terminal::Terminal;
@@ -41,11 +39,8 @@ const LISTED_CHECKPOINTS: u32 = 1_000;
 
 pub fn run(args: &ServeRole, terminal: Terminal) -> Outcome {
     let config = WitnessConfig::load(&args.config.config)?;
-    let observing = observe::start(&config.tracing, terminal.prints_objects(), runtime::entropy())?;
-    let runtime = runtime::runtime().map_err(Failure::state)?;
-    let ended = runtime.block_on(serve(config, args.until_stdin_closes, &observing.spans, terminal));
-    observing.finish();
-    ended
+    let tracing = config.tracing.clone();
+    observed(&tracing, terminal, async |spans| serve(config, args.until_stdin_closes, spans, terminal).await)
 }
 
 /// Reads a configuration as [`run`] would, and the files that it names, the list of logs among them; opens no state and listens
@@ -201,14 +196,6 @@ async fn reload(
             }
         }
     }
-}
-
-/// What changes with a file's content: its number, when it was written (seconds and nanoseconds), its length.
-type Version = (u64, i64, i64, u64);
-
-fn version(path: &Path) -> Option<Version> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len()))
 }
 
 /// Connections to the logs that can be asked.

@@ -237,7 +237,7 @@ fn events_go_in_are_found_and_are_proven_offline() {
         panic!("{again:?}");
     };
     assert_eq!((index, time), (first_index, ingest_time));
-    // Reads are events too: three of them found something, and one looked in vain.
+    // Reads are events too: two of them found something, and one looked in vain.
     let status = audited.house.call("audit", &[&"status", &"--json"]).object();
     let of = |name: &str| {
         let sources = status["sources"].as_array().unwrap().clone();

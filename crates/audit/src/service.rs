@@ -349,7 +349,6 @@ fn status(source: &Enrolled, state: &State, now: UnixMillis) -> v1::SourceStatus
         silent: source.heartbeat_ms > 0 && state.is_silent(source.heartbeat_ms, now),
         gaps: gaps.collect(),
         gap_count: state.gap_count(),
-        unpublished: 0,
         troubles: troubles.collect(),
     }
 }

@@ -170,8 +170,6 @@ pub struct SourceStatus {
     pub gaps: Vec<Gap>,
     /// How many there are.
     pub gap_count: u64,
-    /// Events in the log that are not published yet.
-    pub unpublished: u64,
     /// What was wrong with it.
     pub troubles: Vec<Trouble>,
 }
@@ -374,7 +372,6 @@ fn status(wire: v1::SourceStatus) -> Result<SourceStatus, ConvertError> {
         silent: wire.silent,
         gaps: wire.gaps.iter().map(gap).collect(),
         gap_count: wire.gap_count,
-        unpublished: wire.unpublished,
         troubles: wire.troubles.into_iter().map(trouble).collect(),
     })
 }
