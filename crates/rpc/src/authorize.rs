@@ -117,6 +117,9 @@ const COSIGNED_READERS: &[Role] =
 /// Whoever looks at what a monitor found.
 const FINDING_READERS: &[Role] = &[Role::Auditor, Role::Operator];
 
+/// Whoever may ask about events; what each may ask is decided by the policies of the audit service.
+const ASKERS: &[Role] = &[Role::Reader, Role::Auditor, Role::Operator];
+
 /// Every call that this crate serves. A call without a rule is refused, and a test fails.
 pub(crate) const RULES: &[Rule] = &[
     Rule {
@@ -214,6 +217,14 @@ pub(crate) const RULES: &[Rule] = &[
         roles: &[Role::Auditor, Role::Operator],
         deadline: CALL_DEADLINE,
     },
+    Rule { path: "/epigraph.v1.QueryService/ListRunbooks", roles: ASKERS, deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.QueryService/RunRunbook", roles: ASKERS, deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.QueryService/AuditWindow", roles: &[Role::Auditor], deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.QueryService/TailEvents", roles: ASKERS, deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.QueryService/ListQueries", roles: ASKERS, deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.QueryService/CancelQuery", roles: ASKERS, deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.QueryService/ListApprovals", roles: ASKERS, deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.QueryService/DecideApproval", roles: ASKERS, deadline: CALL_DEADLINE },
     Rule { path: "/epigraph.v1.MonitorService/RunDrill", roles: &[Role::Operator], deadline: DRILL_DEADLINE },
     // Says what everybody can read in the .proto files, to those who may do something here, and only where it is configured.
     Rule { path: REFLECTION, roles: &Role::ALL, deadline: CALL_DEADLINE },
@@ -469,7 +480,8 @@ mod tests {
     fn the_matrix_of_calls_and_roles() {
         use Role::{Appender, Auditor, Collector, Log, Monitor, Operator, Reader, Signer, Witness};
         let cosigned: &[Role] = &[Reader, Log, Signer, Witness, Monitor, Auditor, Operator];
-        let expected: [(&str, &[Role]); 33] = [
+        let askers: &[Role] = &[Reader, Auditor, Operator];
+        let expected: [(&str, &[Role]); 41] = [
             ("/AddCosignature", &[Witness]),
             ("/Append", &[Appender]),
             ("/AppendStream", &[Appender]),
@@ -501,6 +513,14 @@ mod tests {
             ("/GetSource", &[Collector, Auditor, Operator]),
             ("/GetEvent", &[Reader, Auditor]),
             ("/ListSources", &[Auditor, Operator]),
+            ("/ListRunbooks", askers),
+            ("/RunRunbook", askers),
+            ("/AuditWindow", &[Auditor]),
+            ("/TailEvents", askers),
+            ("/ListQueries", askers),
+            ("/CancelQuery", askers),
+            ("/ListApprovals", askers),
+            ("/DecideApproval", askers),
             ("/RunDrill", &[Operator]),
             ("/ServerReflectionInfo", &Role::ALL),
         ];

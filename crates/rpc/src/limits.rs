@@ -68,6 +68,30 @@ pub const MAX_LISTED_GAPS: usize = 100;
 /// The longest purpose of a read: a sentence, or the number of a ticket.
 pub const MAX_PURPOSE_BYTES: usize = 256;
 
+/// A question with all its parameters: some hundred bytes in practice.
+pub const MAX_QUESTION_BYTES: usize = 64 * 1024;
+
+/// Parameters of one question, and filters of one tail.
+pub const MAX_PARAMETERS: usize = 32;
+
+/// Bytes of one parameter's value: the longest name of a resource that sources give.
+pub const MAX_PARAMETER_BYTES: usize = 2_048;
+
+/// Rows in one message of an answer.
+pub const MAX_ROWS_PER_MESSAGE: usize = 256;
+
+/// Runbooks that a service offers.
+pub const MAX_RUNBOOKS: usize = 256;
+
+/// Columns of an answer.
+pub const MAX_COLUMNS: usize = 64;
+
+/// Leaves that one row stands for, and bundles beside it.
+pub const MAX_LEAVES_PER_ROW: usize = 256;
+
+/// Questions under way, and plans that wait for approval, in one list.
+pub const MAX_LISTED_QUERIES: usize = 1_024;
+
 /// The largest answer: 4,096 proofs of 63 hashes, each with two bytes of tag and length, are below 9 MiB.
 pub const MAX_RESPONSE_BYTES: usize = 16 << 20;
 

@@ -4,6 +4,7 @@
 mod append;
 pub mod audit;
 pub mod monitor;
+pub mod query;
 mod read;
 mod signer;
 mod stream;
@@ -30,6 +31,7 @@ use crate::v1::log_service_client::LogServiceClient;
 
 pub use audit::Audit;
 pub use monitor::Monitor;
+pub use query::Query;
 pub use read::{CheckpointPage, ProofAnswer, Tree, Which};
 pub use stream::{Follow, FollowEvent, Watch};
 

@@ -19,7 +19,7 @@ use crate::authorize::Authorizer;
 use crate::connection::attend;
 use crate::gate::GateLayer;
 use crate::limits::{
-    MAX_EVENT_BATCH_BYTES, MAX_PROPOSAL_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES,
+    MAX_EVENT_BATCH_BYTES, MAX_PROPOSAL_BYTES, MAX_QUESTION_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES,
     MAX_SIGNER_MESSAGE_BYTES,
 };
 use crate::observe::Hooks;
@@ -27,6 +27,7 @@ use crate::tls::ServerTls;
 use crate::v1::audit_service_server::{AuditService, AuditServiceServer};
 use crate::v1::log_service_server::{LogService, LogServiceServer};
 use crate::v1::monitor_service_server::{MonitorService, MonitorServiceServer};
+use crate::v1::query_service_server::{QueryService, QueryServiceServer};
 use crate::v1::signer_service_server::{SignerService, SignerServiceServer};
 use crate::v1::witness_service_server::{WitnessService, WitnessServiceServer};
 
@@ -76,6 +77,13 @@ pub fn monitor_service<T: MonitorService>(service: T) -> MonitorServiceServer<T>
 pub fn audit_service<T: AuditService>(service: T) -> AuditServiceServer<T> {
     AuditServiceServer::new(service)
         .max_decoding_message_size(MAX_EVENT_BATCH_BYTES)
+        .max_encoding_message_size(MAX_RESPONSE_BYTES)
+}
+
+/// A query service with the limits of the wire.
+pub fn query_service<T: QueryService>(service: T) -> QueryServiceServer<T> {
+    QueryServiceServer::new(service)
+        .max_decoding_message_size(MAX_QUESTION_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES)
 }
 

@@ -56,6 +56,10 @@ reasons! {
     UnknownSource "UNKNOWN_SOURCE" NotFound,
     /// No event of this id, index or number was taken.
     EventNotFound "EVENT_NOT_FOUND" NotFound,
+    /// No question of this id is being answered that the caller may end.
+    QueryNotFound "QUERY_NOT_FOUND" NotFound,
+    /// No plan of this id waits that the caller may decide.
+    ApprovalNotFound "APPROVAL_NOT_FOUND" NotFound,
     /// The finding is over.
     FindingResolved "FINDING_RESOLVED" FailedPrecondition,
     /// No leaf with this hash is known here, which proves nothing.

@@ -132,7 +132,7 @@ impl Watch {
 }
 
 /// Opens a stream. The deadline is for its beginning alone and does not travel: the server would end the stream by it.
-async fn open<M, A, F>(
+pub(super) async fn open<M, A, F>(
     message: M,
     deadline: Duration,
     send: impl FnOnce(Request<M>) -> F,
