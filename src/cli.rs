@@ -11,8 +11,11 @@ pub mod manual;
 pub mod monitor;
 pub mod policy;
 pub mod prove;
+pub mod query;
 pub mod repin;
+pub mod runbook;
 pub mod verify;
+pub mod when;
 pub mod witness;
 
 use std::path::PathBuf;
@@ -82,6 +85,15 @@ pub enum Command {
     /// Fetch audit events, each with everything that proves it
     #[command(subcommand)]
     Events(audit::EventsCommand),
+    /// Ask about audit events: questions that are kept as files, planned before they run, and on the record
+    #[command(subcommand)]
+    Runbook(runbook::RunbookCommand),
+    /// See which questions about audit events are being answered, and end one
+    #[command(subcommand)]
+    Query(query::QueryCommand),
+    /// Decide what somebody else may ask although it is over a limit
+    #[command(subcommand)]
+    Approval(query::ApprovalCommand),
     /// Check every byte that a log, signer or witness keeps while it is not running, and change nothing
     Fsck(RoleConfig),
     /// Try to open a stored tree; `serve` and `fsck` run this in a child process

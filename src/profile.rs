@@ -179,10 +179,21 @@ impl Profile {
 
     /// The audit service. Must be called within a tokio runtime.
     pub fn audit(&self) -> Outcome<peer::Audit> {
-        let (address, server) = self.audit.as_ref().ok_or_else(|| {
-            Failure::usage("this client directory names no audit service: client.toml has no table [audit]")
-        })?;
+        let (address, server) = self.audit_place()?;
         peer::Audit::new(address, &self.tls()?, server).map_err(Failure::usage)
+    }
+
+    /// The same service, for questions about its events. Must be called within a tokio runtime.
+    pub fn query(&self) -> Outcome<peer::Query> {
+        let (address, server) = self.audit_place()?;
+        peer::Query::new(address, &self.tls()?, server).map_err(Failure::usage)
+    }
+
+    fn audit_place(&self) -> Outcome<(&str, &SpiffeId)> {
+        let place = self.audit.as_ref().map(|(address, server)| (address.as_str(), server));
+        place.ok_or_else(|| {
+            Failure::usage("this client directory names no audit service: client.toml has no table [audit]")
+        })
     }
 
     /// The collector of this directory; so many bytes may wait in its spool.

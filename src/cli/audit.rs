@@ -67,6 +67,8 @@ pub struct AuditStatus {
 pub enum EventsCommand {
     /// Fetch an event by its id or its leaf, verify it, and show it
     Get(EventsGet),
+    /// Show events as the audit service takes them, until Ctrl-C; with --json, one object a line for each
+    Tail(super::query::EventsTail),
 }
 
 #[derive(Args)]
@@ -195,11 +197,11 @@ fn object(source: &SourceStatus) -> Value {
     })
 }
 
-fn name(vkey: &str) -> &str {
+pub fn name(vkey: &str) -> &str {
     vkey.split_once('+').map_or(vkey, |(name, _)| name)
 }
 
-fn ago(now: UnixMillis, at: UnixMillis) -> String {
+pub fn ago(now: UnixMillis, at: UnixMillis) -> String {
     format!("{} ago", duration(i64::try_from(now.0.saturating_sub(at.0)).unwrap_or(i64::MAX)))
 }
 
@@ -235,7 +237,7 @@ pub fn get(args: &EventsGet, terminal: Terminal) -> Outcome {
         events.push((bundle, proven));
     }
     if let Some(dir) = &args.proof {
-        write(dir, &events)?;
+        keep(dir, &events)?;
     }
     for (_, proven) in &events {
         show(proven, terminal);
@@ -274,7 +276,7 @@ fn is_meant(which: &WhichEvent, proven: &Proven) -> bool {
 }
 
 /// Each into a file of its own, never over another one.
-fn write(dir: &Path, events: &[(Bundle, Proven)]) -> Outcome {
+pub fn keep(dir: &Path, events: &[(Bundle, Proven)]) -> Outcome {
     let cannot = |path: &Path, error: &dyn std::fmt::Display| {
         Failure::usage(format!("cannot write {}: {error}", path.display()))
     };

@@ -1,0 +1,255 @@
+//! `epigraph query`, `epigraph approval` and `epigraph events tail`: what is being asked, what waits for somebody's word, and events as they
+//! come in.
+
+use clap::{Args, Subcommand};
+use epigraph_core::UnixMillis;
+use epigraph_rpc::peer::query::{Approval, ApprovalState, Part, Question};
+use serde_json::{Value, json};
+
+use super::Profile as ProfileDir;
+use super::audit::ago;
+use super::runbook::answer::{cost_object, estimate_object, estimated, printable, refusal};
+use super::when;
+use crate::failure::{Failure, Outcome};
+use crate::profile::{self, Profile};
+use crate::runtime;
+use crate::terminal::Terminal;
+
+#[derive(Subcommand)]
+pub enum QueryCommand {
+    /// List the questions that are being answered: yours, and others' if you may end them
+    Running(QueryRunning),
+    /// End a question that is being answered
+    Cancel(QueryCancel),
+}
+
+#[derive(Args)]
+pub struct QueryRunning {
+    #[command(flatten)]
+    pub profile: ProfileDir,
+}
+
+#[derive(Args)]
+pub struct QueryCancel {
+    #[command(flatten)]
+    pub profile: ProfileDir,
+
+    /// The question's id, as `query running` lists it
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+#[derive(Subcommand)]
+pub enum ApprovalCommand {
+    /// List what waits for approval, or was decided: yours, and what you may decide
+    List(ApprovalList),
+    /// Let somebody run one question once, exactly as it was planned
+    Grant(ApprovalDecide),
+    /// Refuse it
+    Deny(ApprovalDecide),
+}
+
+#[derive(Args)]
+pub struct ApprovalList {
+    #[command(flatten)]
+    pub profile: ProfileDir,
+}
+
+#[derive(Args)]
+pub struct ApprovalDecide {
+    #[command(flatten)]
+    pub profile: ProfileDir,
+
+    /// The approval's id
+    #[arg(value_name = "ID")]
+    pub id: String,
+
+    /// Why; goes on the record
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub reason: String,
+}
+
+/// One question on the record, however long it runs. Ctrl-C ends it.
+#[derive(Args)]
+pub struct EventsTail {
+    #[command(flatten)]
+    pub profile: ProfileDir,
+
+    /// Only events where a column has a value; may be repeated, and all must hold: --filter result=denied
+    #[arg(long = "filter", value_name = "COLUMN=VALUE")]
+    pub filters: Vec<String>,
+
+    /// From this leaf of the log on, instead of the newest
+    #[arg(long, value_name = "INDEX")]
+    pub from_leaf: Option<u64>,
+
+    /// Why you look; goes on the record
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub purpose: String,
+}
+
+pub fn running(args: &QueryRunning, terminal: Terminal) -> Outcome {
+    let profile = Profile::load(&args.profile.profile)?;
+    let queries = block(async {
+        let answer = profile.query()?.running(profile.origin.as_str()).await;
+        answer.map_err(|error| profile::of_call_to(&error, "audit service"))
+    })?;
+    let now = runtime::clock().now();
+    for query in &queries {
+        let cost = query.cost.unwrap_or_default();
+        terminal.line(format_args!(
+            "{}  {}  {}, begun {}: {}; so far {} rows",
+            printable(&query.query_id),
+            printable(&query.runbook),
+            printable(&query.principal),
+            ago(now, UnixMillis(query.started_at_ms)),
+            estimated(&query.estimate.unwrap_or_default()),
+            cost.rows_examined
+        ));
+    }
+    terminal.line(format_args!("{} questions are being answered", queries.len()));
+    let object = |query: &epigraph_rpc::peer::query::RunningQuery| {
+        json!({
+            "query_id": query.query_id,
+            "principal": query.principal,
+            "runbook": query.runbook,
+            "started_at_ms": query.started_at_ms,
+            "estimate": query.estimate.as_ref().map(estimate_object),
+            "cost": query.cost.as_ref().map(cost_object),
+        })
+    };
+    terminal.object(&json!({ "queries": queries.iter().map(object).collect::<Vec<_>>() }));
+    Ok(())
+}
+
+pub fn cancel(args: &QueryCancel, terminal: Terminal) -> Outcome {
+    let profile = Profile::load(&args.profile.profile)?;
+    block(async {
+        let answer = profile.query()?.cancel(profile.origin.as_str(), &args.id).await;
+        answer.map_err(|error| profile::of_call_to(&error, "audit service"))
+    })?;
+    terminal.line(format_args!("{} is cancelled; that it was is on the record", args.id));
+    terminal.object(&json!({ "cancelled": args.id }));
+    Ok(())
+}
+
+pub fn approvals(args: &ApprovalList, terminal: Terminal) -> Outcome {
+    let profile = Profile::load(&args.profile.profile)?;
+    let approvals = block(async {
+        let answer = profile.query()?.approvals(profile.origin.as_str()).await;
+        answer.map_err(|error| profile::of_call_to(&error, "audit service"))
+    })?;
+    for approval in &approvals {
+        show(approval, terminal);
+    }
+    terminal.line(format_args!("{} approvals", approvals.len()));
+    terminal.object(&json!({ "approvals": approvals.iter().map(object).collect::<Vec<_>>() }));
+    Ok(())
+}
+
+pub fn decide(args: &ApprovalDecide, grant: bool, terminal: Terminal) -> Outcome {
+    let profile = Profile::load(&args.profile.profile)?;
+    let approval = block(async {
+        let answer = profile.query()?.decide(profile.origin.as_str(), &args.id, grant, &args.reason).await;
+        answer.map_err(|error| profile::of_call_to(&error, "audit service"))
+    })?;
+    show(&approval, terminal);
+    terminal.object(&object(&approval));
+    Ok(())
+}
+
+pub fn tail(args: &EventsTail, terminal: Terminal) -> Outcome {
+    let profile = Profile::load(&args.profile.profile)?;
+    let failed = |error| profile::of_call_to(&error, "audit service");
+    block(async {
+        let (query, origin) = (profile.query()?, profile.origin.as_str());
+        let mut from = args.from_leaf;
+        let mut columns = Vec::new();
+        loop {
+            let mut parts =
+                query.tail(origin, args.filters.clone(), &args.purpose, from).await.map_err(failed)?;
+            while let Some(part) = parts.next().await.map_err(failed)? {
+                match part {
+                    Part::Planned(planned) if columns.is_empty() => {
+                        columns = planned.columns;
+                        terminal.line(terminal.bold(columns.join("  ")));
+                    }
+                    Part::Planned(_) => {}
+                    Part::Refused(refused) => return Err(refusal(&refused)),
+                    Part::Rows(rows) => {
+                        for row in rows {
+                            terminal.line(printable(&row.values.join("  ")));
+                            let values = columns.iter().cloned().zip(row.values.into_iter().map(Value::from));
+                            terminal.object(&json!({
+                                "leaf_indexes": row.leaf_indexes,
+                                "values": values.collect::<serde_json::Map<_, _>>(),
+                            }));
+                        }
+                    }
+                    Part::Cursor(leaf) => from = Some(leaf),
+                    _ => return Err(Failure::no("the service sent something that is no part of a tail")),
+                }
+            }
+            // The service wants its caller to connect anew.
+        }
+    })
+}
+
+fn block<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    runtime::runtime().map_err(Failure::state)?.block_on(work)
+}
+
+fn state(approval: &Approval) -> &'static str {
+    match approval.state() {
+        ApprovalState::Waiting => "waiting",
+        ApprovalState::Granted => "granted",
+        ApprovalState::Denied => "denied",
+        ApprovalState::Used => "used",
+        ApprovalState::Unspecified => "unknown",
+    }
+}
+
+fn show(approval: &Approval, terminal: Terminal) {
+    let Question { runbook, parameters, from_ns, to_ns, purpose, .. } =
+        approval.question.clone().unwrap_or_default();
+    let parameters: Vec<_> = parameters.iter().map(|it| format!("{}={}", it.name, it.value)).collect();
+    terminal.line(format_args!(
+        "{}  {}  {}: {} {} from {} to {}; {}",
+        printable(&approval.approval_id),
+        terminal.bold(state(approval)),
+        printable(&approval.principal),
+        printable(&runbook),
+        printable(&parameters.join(" ")),
+        when::shown(from_ns),
+        when::shown(to_ns),
+        estimated(&approval.estimate.unwrap_or_default()),
+    ));
+    if !purpose.is_empty() {
+        terminal.line(format_args!("    asked because: {}", printable(&purpose)));
+    }
+    if !approval.decided_by.is_empty() {
+        terminal.line(format_args!(
+            "    decided by {}: {}",
+            printable(&approval.decided_by),
+            printable(&approval.reason)
+        ));
+    }
+}
+
+fn object(approval: &Approval) -> Value {
+    let question = approval.question.clone().unwrap_or_default();
+    json!({
+        "approval_id": approval.approval_id,
+        "principal": approval.principal,
+        "state": state(approval),
+        "runbook": question.runbook,
+        "parameters": question.parameters.iter().map(|it| (it.name.clone(), Value::from(it.value.clone()))).collect::<serde_json::Map<_, _>>(),
+        "from_ns": question.from_ns,
+        "to_ns": question.to_ns,
+        "purpose": question.purpose,
+        "estimate": approval.estimate.as_ref().map(estimate_object),
+        "expires_at_ms": approval.expires_at_ms,
+        "decided_by": approval.decided_by,
+        "reason": approval.reason,
+    })
+}

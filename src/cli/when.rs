@@ -1,0 +1,51 @@
+//! Times on the command line: a date, which begins at 00:00 UTC, or RFC 3339 with its offset.
+
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use time::{Date, OffsetDateTime};
+
+/// A point in time, in nanoseconds since 1970.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct When(pub i64);
+
+impl std::str::FromStr for When {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<When, String> {
+        let at = match Date::parse(text, format_description!("[year]-[month]-[day]")) {
+            Ok(date) => date.midnight().assume_utc(),
+            Err(_) => OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
+                "a date such as 2024-07-30, which begins at 00:00 UTC, or a time such as 2024-07-30T12:00:00Z".to_owned()
+            })?,
+        };
+        match i64::try_from(at.unix_timestamp_nanos()) {
+            Ok(nanos) if nanos > 0 => Ok(When(nanos)),
+            _ => Err("a time between 1970 and 2262".into()),
+        }
+    }
+}
+
+/// To the second, in UTC.
+pub fn shown(nanos: i64) -> String {
+    let at = OffsetDateTime::from_unix_timestamp(nanos.div_euclid(1_000_000_000));
+    at.ok().and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| nanos.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_date_or_has_an_offset() {
+        let check = |text: &str, expected: Option<i64>| {
+            assert_eq!(text.parse::<When>().ok(), expected.map(|seconds| When(seconds * 1_000_000_000)), "{text}");
+        };
+        check("2024-07-30", Some(1_722_297_600));
+        check("2024-07-30T21:53:13Z", Some(1_722_376_393));
+        check("2024-07-30T23:53:13+02:00", Some(1_722_376_393));
+        for bad in ["", "yesterday", "2024-07-30T21:53:13", "2024-13-01", "1969-12-31", "2263-01-01", "30.7.2024"] {
+            check(bad, None);
+        }
+        assert_eq!(shown(1_722_376_393_999_999_999), "2024-07-30T21:53:13Z");
+    }
+}
