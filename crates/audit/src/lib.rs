@@ -8,6 +8,7 @@
 pub mod append;
 pub mod audit;
 pub mod keeper;
+pub mod query;
 pub mod record;
 pub mod registry;
 pub mod seal;
