@@ -74,6 +74,10 @@ pub struct RunbookRun {
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub purpose: String,
 
+    /// The case or ticket that it belongs to: some policies show more to those who have one
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub ticket: String,
+
     /// Say what it would cost, and run nothing
     #[arg(long, conflicts_with_all = ["proofs", "audit"])]
     pub plan: bool,
@@ -86,6 +90,10 @@ pub struct RunbookRun {
     /// service has left no row out
     #[arg(long)]
     pub audit: bool,
+
+    /// Go on behind an answer that had more rows: the token that it ended with
+    #[arg(long, value_name = "TOKEN", conflicts_with = "plan")]
+    pub page: Option<String>,
 
     /// An approval that somebody else granted for exactly this
     #[arg(long, value_name = "ID")]
@@ -103,13 +111,18 @@ fn parameter(text: &str) -> Result<QuestionParameter, String> {
 
 pub fn list(args: &RunbookList, terminal: Terminal) -> Outcome {
     let runbooks = fetch(&Profile::load(&args.profile.profile)?)?;
-    terminal.line(terminal.bold(format_args!("{:<28} {:>3}  {:<34} {}", "runbook", "v", "parameters", "what it tells")));
+    terminal.line(
+        terminal.bold(format_args!("{:<28} {:>3}  {:<34} {}", "runbook", "v", "parameters", "what it tells")),
+    );
     for runbook in &runbooks {
-        let parameters: Vec<_> = runbook
-            .parameters
-            .iter()
-            .map(|parameter| if parameter.required { parameter.name.clone() } else { format!("[{}]", parameter.name) })
-            .collect();
+        let parameters: Vec<_> =
+            runbook
+                .parameters
+                .iter()
+                .map(|parameter| {
+                    if parameter.required { parameter.name.clone() } else { format!("[{}]", parameter.name) }
+                })
+                .collect();
         terminal.line(format_args!(
             "{:<28} {:>3}  {:<34} {}",
             runbook.id,
@@ -126,7 +139,10 @@ pub fn list(args: &RunbookList, terminal: Terminal) -> Outcome {
 pub fn show(args: &RunbookShow, terminal: Terminal) -> Outcome {
     let runbooks = fetch(&Profile::load(&args.profile.profile)?)?;
     let runbook = runbooks.iter().find(|runbook| runbook.id == args.id).ok_or_else(|| {
-        Failure::usage(format!("there is no runbook {} that you may run; `epigraph runbook list` lists them", args.id))
+        Failure::usage(format!(
+            "there is no runbook {} that you may run; `epigraph runbook list` lists them",
+            args.id
+        ))
     })?;
     terminal.line(&runbook.documentation);
     terminal.object(&object(runbook));
@@ -169,9 +185,15 @@ pub fn run(args: &RunbookRun, terminal: Terminal) -> Outcome {
         to_ns: args.to.map_or(0, |When(at)| at),
         tenant: args.tenant.clone().unwrap_or_default(),
         purpose: args.purpose.clone(),
+        ticket: args.ticket.clone(),
     };
     let runtime = runtime::runtime().map_err(Failure::state)?;
-    let run = Run { plan_only: args.plan, proofs: args.proofs.is_some(), approval: args.approval.clone() };
+    let run = Run {
+        plan_only: args.plan,
+        proofs: args.proofs.is_some(),
+        approval: args.approval.clone(),
+        page: args.page.clone(),
+    };
     runtime.block_on(async {
         let answer = answer::fetch(&profile, &question, &run, terminal).await?;
         let Some(answer) = answer else { return Ok(()) };

@@ -38,12 +38,18 @@ mod tests {
     #[test]
     fn a_time_is_a_date_or_has_an_offset() {
         let check = |text: &str, expected: Option<i64>| {
-            assert_eq!(text.parse::<When>().ok(), expected.map(|seconds| When(seconds * 1_000_000_000)), "{text}");
+            assert_eq!(
+                text.parse::<When>().ok(),
+                expected.map(|seconds| When(seconds * 1_000_000_000)),
+                "{text}"
+            );
         };
         check("2024-07-30", Some(1_722_297_600));
         check("2024-07-30T21:53:13Z", Some(1_722_376_393));
         check("2024-07-30T23:53:13+02:00", Some(1_722_376_393));
-        for bad in ["", "yesterday", "2024-07-30T21:53:13", "2024-13-01", "1969-12-31", "2263-01-01", "30.7.2024"] {
+        for bad in
+            ["", "yesterday", "2024-07-30T21:53:13", "2024-13-01", "1969-12-31", "2263-01-01", "30.7.2024"]
+        {
             check(bad, None);
         }
         assert_eq!(shown(1_722_376_393_999_999_999), "2024-07-30T21:53:13Z");

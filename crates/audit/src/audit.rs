@@ -11,14 +11,13 @@ use epigraph_core::{
 };
 use epigraph_event::batch::{self, Unverified};
 use epigraph_event::chain::Tip;
-use epigraph_event::v1::{
-    Actor, ActorType, BodySegment, Category, CoreSegment, Format, IdentitySegment, Operation, ResourceKind,
-    ResourceName, Result as Outcome, Source, TimeFrom,
-};
-use epigraph_event::{Batch, Bundle, Event};
+use epigraph_event::v1::Result as Outcome;
+use epigraph_event::{Batch, Bundle};
+use serde_json::json;
 use thiserror::Error;
 use tokio::sync::{Mutex, oneshot, watch};
 
+use crate::ask::record::{By, Entry};
 use crate::keeper::{Ended, Keeper};
 use crate::registry::Registry;
 use crate::source::{Enrolled, Refused, State, believe};
@@ -230,7 +229,7 @@ impl Audit {
         reading: &Reading,
         from_slot: u64,
     ) -> Result<(Vec<Bundle>, Option<u64>), ReadError> {
-        self.record(which, reading).await?;
+        self.put_on_record(read_entry(which, reading)).await?;
         let slots = self.find(which, from_slot).await?;
         let next = slots.get(PAGE).copied();
         let mut bundles = Vec::new();
@@ -283,14 +282,14 @@ impl Audit {
         })
     }
 
-    /// Puts a read on the record, as an event of the service's own source.
-    async fn record(&self, which: &Which, reading: &Reading) -> Result<(), ReadError> {
+    /// Puts what a reader did on the record: an event of the service's own source, durable here when this returns.
+    pub async fn put_on_record(&self, entry: Entry) -> Result<(), ReadError> {
         let failed = |error: &dyn std::fmt::Display| ReadError::Record(error.to_string());
         let own = self.own.lock().await;
         let now = self.clock.now();
         let state = self.keeper.state(own.vkey().id()).await?.unwrap_or_default();
         let tip = if state.seen { state.tip() } else { Tip::default() };
-        let event = read_event(which, reading, own.vkey().name().as_str(), now);
+        let event = entry.event(own.vkey().name().as_str(), now);
         let event = event.seal(&*self.entropy).map_err(|error| failed(&error))?;
         let batch = Batch::sign(&own, &tip, vec![event], now).map_err(|error| failed(&error))?;
         let taken = self.keeper.submit(batch).await?;
@@ -300,8 +299,7 @@ impl Audit {
 }
 
 /// What is recorded of a read: who, what, and why, with the question but not the answer.
-fn read_event(which: &Which, reading: &Reading, source: &str, now: UnixMillis) -> Event {
-    let at = i64::try_from(now.0).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+fn read_entry(which: &Which, reading: &Reading) -> Entry {
     let (kind, name) = match which {
         Which::Id(id) => ("event-id", id.clone()),
         Which::Leaf(index) => ("leaf", index.get().to_string()),
@@ -309,38 +307,16 @@ fn read_event(which: &Which, reading: &Reading, source: &str, now: UnixMillis) -
             ("sequence", format!("{source}/{epoch}/{sequence}"))
         }
     };
-    let record = serde_json::json!({ "by": kind, "which": name, "reader": reading.reader, "purpose": reading.purpose });
-    let record = record.to_string().into_bytes();
-    Event {
-        core: CoreSegment {
-            schema_version: 1,
-            source: Some(Source { id: source.into(), kind: "epigraph".into(), ..Source::default() }),
-            occurred_at_ns: at,
-            occurred_from: TimeFrom::Source.into(),
-            observed_at_ns: at,
-            category: Category::Audit.into(),
-            action: "events.get".into(),
-            operation: Operation::Read.into(),
-            result: Outcome::Success.into(),
-            actor_type: ActorType::User.into(),
-            resources: vec![ResourceKind { r#type: kind.into(), parent: String::new() }],
-            ..CoreSegment::default()
-        },
-        identity: IdentitySegment {
-            actor: Some(Actor {
-                r#type: ActorType::User.into(),
-                id: reading.reader.clone(),
-                ..Actor::default()
-            }),
-            resources: vec![ResourceName { id: name, ..ResourceName::default() }],
-            ..IdentitySegment::default()
-        },
-        body: BodySegment {
-            format: Format::Json.into(),
-            original_size: record.len() as u64,
-            record,
-            ..BodySegment::default()
-        },
+    Entry {
+        action: "events.get",
+        who: reading.reader.clone(),
+        by: By::User,
+        result: Outcome::Success,
+        code: String::new(),
+        request: String::new(),
+        body: json!({ "by": kind, "which": name, "reader": reading.reader, "purpose": reading.purpose }),
+        about: (kind, name),
+        labels: Vec::new(),
     }
 }
 

@@ -6,6 +6,7 @@
 //! Nothing here knows what happened in an event, or what a log does with a leaf.
 
 pub mod append;
+pub mod ask;
 pub mod audit;
 pub mod keeper;
 pub mod query;

@@ -7,7 +7,8 @@ use epigraph_core::{Checkpoint, Hash};
 use epigraph_event::Bundle;
 use epigraph_event::bundle::Proven;
 use epigraph_rpc::peer::query::{
-    Part, Planned, QueryCost, QueryEstimate, QueryFinished, QueryRefused, QueryRow, Question, Run, SourceWindow,
+    Part, Planned, QueryCost, QueryEstimate, QueryFinished, QueryRefused, QueryRow, Question, Run,
+    SourceWindow,
 };
 use serde_json::{Value, json};
 
@@ -38,7 +39,8 @@ pub async fn fetch(
     terminal: Terminal,
 ) -> Outcome<Option<Answer>> {
     let failed = |error| profile::of_call_to(&error, "audit service");
-    let mut parts = profile.query()?.run(profile.origin.as_str(), question.clone(), run).await.map_err(failed)?;
+    let mut parts =
+        profile.query()?.run(profile.origin.as_str(), question.clone(), run).await.map_err(failed)?;
     let planned = match parts.next().await.map_err(failed)? {
         Some(Part::Planned(planned)) => planned,
         Some(Part::Refused(refused)) => return Err(refusal(&refused)),
@@ -55,10 +57,10 @@ pub async fn fetch(
                     "{}: this needs the approval of somebody else. Ask for {id}: `epigraph approval grant {id}`; once it is \
                      granted, run the same again with --approval {id}{}",
                     printable(&needed.reason),
-                    needed.estimate.as_ref().map_or_else(String::new, |estimate| format!(
-                        " (estimate: {})",
-                        estimated(estimate)
-                    )),
+                    needed
+                        .estimate
+                        .as_ref()
+                        .map_or_else(String::new, |estimate| format!(" (estimate: {})", estimated(estimate))),
                     id = printable(&needed.approval_id),
                 ),
             ));
@@ -82,7 +84,10 @@ pub async fn fetch(
         match parts.next().await.map_err(failed)? {
             Some(Part::Rows(more)) => {
                 for row in more {
-                    if row.values.len() != planned.columns.len() || row.leaf_indexes.is_empty() || rows.len() == MAX_ROWS {
+                    if row.values.len() != planned.columns.len()
+                        || row.leaf_indexes.is_empty()
+                        || rows.len() == MAX_ROWS
+                    {
                         return Err(garbled("a row does not fit the plan"));
                     }
                     digest.row(&row.leaf_indexes, &row.values);
@@ -99,7 +104,11 @@ pub async fn fetch(
                 return Ok(Some(Answer { planned, rows, finished }));
             }
             Some(_) => return Err(garbled("something stands between its rows")),
-            None => return Err(Failure::unreachable("the answer ended before its end: it may have been cancelled")),
+            None => {
+                return Err(Failure::unreachable(
+                    "the answer ended before its end: it may have been cancelled",
+                ));
+            }
         }
     }
 }
@@ -118,7 +127,10 @@ impl Answer {
             for (index, bytes) in row.leaf_indexes.iter().zip(&row.bundles) {
                 let (bundle, proven) = open(bytes, profile)?;
                 if proven.index.get() != *index {
-                    return Err(Failure::no(format!("the proof beside leaf {index} is of leaf {}", proven.index)));
+                    return Err(Failure::no(format!(
+                        "the proof beside leaf {index} is of leaf {}",
+                        proven.index
+                    )));
                 }
                 events.push((bundle, proven));
             }
@@ -129,14 +141,18 @@ impl Answer {
         Ok(events.len())
     }
 
-    pub fn show(&self, kept: Option<usize>, dir: Option<&Path>, audited: Option<&Audited>, terminal: Terminal) {
+    pub fn show(
+        &self,
+        kept: Option<usize>,
+        dir: Option<&Path>,
+        audited: Option<&Audited>,
+        terminal: Terminal,
+    ) {
         self.table(terminal);
         let QueryFinished { cost, truncated, checkpoint, sources, .. } = &self.finished;
         let cost = cost.unwrap_or_default();
-        let (estimate, more) = (
-            self.planned.estimate.unwrap_or_default(),
-            if *truncated { ", and there are more: narrow the window" } else { "" },
-        );
+        let (estimate, more) =
+            (self.planned.estimate.unwrap_or_default(), if *truncated { ", and there are more" } else { "" });
         terminal.line(format_args!(
             "{} rows{more}; read {} rows and {} of at most {} and {}, in {}",
             self.rows.len(),
@@ -146,6 +162,9 @@ impl Answer {
             bytes(estimate.bytes),
             micros(cost.micros),
         ));
+        if !self.finished.next_page_token.is_empty() {
+            terminal.line(format_args!("go on with --page {}", printable(&self.finished.next_page_token)));
+        }
         if !self.planned.masked.is_empty() {
             terminal.line(format_args!(
                 "shown as tokens, because you may not see more: {}",
@@ -158,7 +177,9 @@ impl Answer {
         for source in sources {
             let missing = match source.missing.as_slice() {
                 [] => terminal.good("no gap"),
-                missing => terminal.bad(format_args!("{} missing, the first is {}", missing.len(), missing[0])),
+                missing => {
+                    terminal.bad(format_args!("{} missing, the first is {}", missing.len(), missing[0]))
+                }
             };
             terminal.line(format_args!(
                 "  {}: {} events in the window, {} to {} of epoch {}, {missing}",
@@ -212,9 +233,10 @@ impl Answer {
     }
 
     fn object(&self, kept: Option<usize>, audited: Option<&Audited>) -> Value {
-        let QueryFinished { cost, truncated, digest, checkpoint, sources } = &self.finished;
+        let QueryFinished { cost, truncated, digest, checkpoint, sources, next_page_token } = &self.finished;
         let row = |row: &QueryRow| {
-            let values = self.planned.columns.iter().cloned().zip(row.values.iter().map(|value| json!(value)));
+            let values =
+                self.planned.columns.iter().cloned().zip(row.values.iter().map(|value| json!(value)));
             json!({ "leaf_indexes": row.leaf_indexes, "values": values.collect::<serde_json::Map<_, _>>() })
         };
         json!({
@@ -228,6 +250,7 @@ impl Answer {
             "rows": self.rows.iter().map(row).collect::<Vec<_>>(),
             "cost": cost.as_ref().map(cost_object),
             "truncated": truncated,
+            "next_page_token": next_page_token,
             "digest": hex(digest),
             "checkpoint": String::from_utf8_lossy(checkpoint),
             "sources": sources.iter().map(source_object).collect::<Vec<_>>(),
@@ -246,7 +269,8 @@ pub fn open(bytes: &[u8], profile: &Profile) -> Outcome<(Bundle, Proven)> {
 
 pub fn refusal(refused: &QueryRefused) -> Failure {
     let estimate = refused.estimate.as_ref();
-    let estimate = estimate.map_or_else(String::new, |estimate| format!(" (estimate: {})", estimated(estimate)));
+    let estimate =
+        estimate.map_or_else(String::new, |estimate| format!(" (estimate: {})", estimated(estimate)));
     let suggestion = match refused.suggestion.as_str() {
         "" => String::new(),
         suggestion => format!(". {}", printable(suggestion)),

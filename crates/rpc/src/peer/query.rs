@@ -38,6 +38,8 @@ pub struct Run {
     pub proofs: bool,
     /// Under this approval.
     pub approval: Option<String>,
+    /// The page after the one that gave this token.
+    pub page: Option<String>,
 }
 
 /// A part of an answer. [`Part::Refused`] and [`Part::ApprovalNeeded`] are the only part; else [`Part::Planned`] is the first and
@@ -101,6 +103,7 @@ impl Query {
             plan_only: run.plan_only,
             proofs: run.proofs,
             approval_id: run.approval.clone().unwrap_or_default(),
+            page_token: run.page.clone().unwrap_or_default(),
         };
         let mut client = self.client.clone();
         let parts = open(request, CALL_DEADLINE, |request| client.run_runbook(request)).await?;
