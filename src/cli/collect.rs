@@ -1,7 +1,7 @@
 //! `epigraph collect`: reads audit events from files, signs and spools them, and delivers them to an audit service until they
 //! are proven to be in the log.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -15,12 +15,13 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::cli::DEFAULT_PROFILE;
 use crate::config::collector::{CollectorConfig, DEFAULT_SPOOL_MIB};
 use crate::failure::{Failure, Kind as Ends, Outcome};
 use crate::profile::{self, Profile};
 use crate::runtime::{self, Stopwatch};
 use crate::state::collector::{self, CollectorState};
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, shell};
 
 /// Failures in a row after which `--once` leaves it: the first seconds of a service that is being started.
 const PATIENCE: u32 = 6;
@@ -69,6 +70,8 @@ struct Run {
     place: CollectorPlace,
     inputs: Vec<Input>,
     heartbeat: Option<Duration>,
+    /// How `--profile` is said to the next command, if there is a client directory.
+    profile: Option<String>,
 }
 
 /// Where a collector's state is, and how it calls.
@@ -109,7 +112,7 @@ fn configured(args: &Collect) -> Outcome<Run> {
             server: config.audit_server,
             tls: profile::client_tls(&config.tls)?,
         };
-        return Ok(Run { place, inputs, heartbeat: Some(config.heartbeat) });
+        return Ok(Run { place, inputs, heartbeat: Some(config.heartbeat), profile: None });
     }
     let Some(profile) = &args.profile else {
         return Err(Failure::usage("say which collector: --profile DIR or --config FILE"));
@@ -119,7 +122,12 @@ fn configured(args: &Collect) -> Outcome<Run> {
             "nothing to collect: give a file with --cloudtrail, --k8s-audit or --jsonl; `-` is standard input",
         ));
     }
-    Ok(Run { place: Profile::load(profile)?.collector(DEFAULT_SPOOL_MIB << 20)?, inputs, heartbeat: None })
+    let said = match profile == Path::new(DEFAULT_PROFILE) {
+        true => String::new(),
+        false => format!(" --profile {}", shell(profile)),
+    };
+    let place = Profile::load(profile)?.collector(DEFAULT_SPOOL_MIB << 20)?;
+    Ok(Run { place, inputs, heartbeat: None, profile: Some(said) })
 }
 
 fn given(args: &Collect) -> Outcome<Vec<Input>> {
@@ -149,7 +157,7 @@ fn given(args: &Collect) -> Outcome<Vec<Input>> {
 async fn collect(run: Run, once: bool, terminal: Terminal) -> Outcome {
     let watch = Stopwatch::start();
     let stop = runtime::stop_signal().map_err(Failure::state)?;
-    let Run { place, inputs, heartbeat } = run;
+    let Run { place, inputs, heartbeat, profile } = run;
     let CollectorState { key, token_key, spool, spool_dir } =
         collector::open(&place.directory, place.spool_bytes)?;
     let audit = peer::Audit::new(&place.address, &place.tls, &place.server).map_err(Failure::usage)?;
@@ -200,6 +208,13 @@ async fn collect(run: Run, once: bool, terminal: Terminal) -> Outcome {
         .map_err(of_intake)?;
     show(&reports, &vkey, *progress.borrow(), watch, terminal);
     delivered.map_err(|error| of_delivery(&error, &progress.borrow()))?;
+    if let (Some(profile), Some(id)) =
+        (profile, reports.iter().find_map(|(_, report)| report.first_id.as_ref()))
+    {
+        terminal.line(format_args!(
+            "Look at the first of them, with everything that proves it:\n  epigraph events get {id} --proof out/{profile}"
+        ));
+    }
     let left = progress.borrow().tip.number.saturating_sub(progress.borrow().delivered);
     if once && left > 0 {
         let message =
@@ -301,6 +316,7 @@ fn object((name, report): &(String, Report)) -> Value {
         "tokenised": report.replaced.iter().map(|((path, kind), count)| {
             json!({ "path": path, "kind": kind, "count": count })
         }).collect::<Vec<_>>(),
+        "first_event_id": report.first_id,
         "first_sequence": report.sequences.map(|(first, _)| first),
         "last_sequence": report.sequences.map(|(_, last)| last),
     })
