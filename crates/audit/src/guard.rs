@@ -2,13 +2,21 @@
 //!
 //! [`plan`] is the one door: from who asks and what is asked to a plan, a request for approval, or a refusal. [`policy`] asks the
 //! Cedar policies, [`limits`] and [`quota`] say how much, [`approval`] when another person has to agree, [`mask`] what is shown,
-//! [`page`] how an answer goes on, and [`refusal`] what a reader is told. All of it is pure: no disk, no clock, no key of an event.
+//! [`page`] how an answer goes on, and [`refusal`] what a reader is told. All of it is pure: no disk, no clock, no key of an event, and no
+//! row: what a refusal says was found out from statistics.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+pub mod approval;
+pub mod limits;
+pub mod mask;
+pub mod page;
+pub mod plan;
 pub mod policy;
+mod question;
+pub mod quota;
 pub mod refusal;
 
 /// What a reader was given the right to be. Roles add up: each permits what it permits.
@@ -54,9 +62,7 @@ impl fmt::Display for Role {
 
 /// A word that is no role.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error(
-    "`{0}` is no role of a reader: responder, auditor, developer, ai-agent, viewer and admin are"
-)]
+#[error("`{0}` is no role of a reader: responder, auditor, developer, ai-agent, viewer and admin are")]
 pub struct NotARole(String);
 
 impl FromStr for Role {
@@ -126,11 +132,11 @@ pub struct Principal {
     pub subject: Option<String>,
 }
 
-/// The events of one tenant in one log: what a read is about.
+/// What a read is about: the events of one kind of source.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Stream {
-    /// The log's origin.
-    pub origin: String,
-    /// Whose events.
+    /// The kind: `k8s`, `cloudtrail`.
+    pub kind: String,
+    /// Whose; empty if everybody's are meant.
     pub tenant: String,
 }

@@ -7,10 +7,12 @@
 
 pub mod append;
 pub mod audit;
+pub mod guard;
 pub mod keeper;
 pub mod query;
 pub mod record;
 pub mod registry;
+pub mod runbook;
 pub mod seal;
 pub mod service;
 pub mod source;
