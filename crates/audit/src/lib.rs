@@ -7,6 +7,7 @@
 
 pub mod append;
 pub mod audit;
+pub mod index;
 pub mod keeper;
 pub mod query;
 pub mod record;

@@ -18,6 +18,8 @@ use sha2::Sha256;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::query::Pseudonym;
+
 /// The length of every key.
 pub const KEY_BYTES: usize = 32;
 
@@ -51,6 +53,9 @@ impl fmt::Debug for KeyName {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
+
+/// What a data key says when it is asked for whom it stands, so that it is never the answer to something else.
+const PSEUDONYM: &[u8] = b"epigraph-pseudonym/v1\n";
 
 /// Why something could not be opened. The reason is never more than this: what differs between two failures helps an attacker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -117,8 +122,25 @@ impl DataKey {
         opened.map(Zeroizing::new).map_err(|_| SealError::NotOpened)
     }
 
+    /// Stands for whom the key is for. When the key is gone nobody can tell any more for whom it stood.
+    pub fn pseudonym(&self) -> Pseudonym {
+        Pseudonym::from_bytes(self.keyed(&[PSEUDONYM]))
+    }
+
     fn cipher(&self) -> XChaCha20Poly1305 {
         XChaCha20Poly1305::new(&Key::from(*self.0))
+    }
+
+    /// The first half of an HMAC of the parts under the key.
+    fn keyed(&self, parts: &[&[u8]]) -> [u8; Pseudonym::LEN] {
+        let mut half = [0; Pseudonym::LEN];
+        // Infallible: HMAC takes a key of any length.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&*self.0) else { return half };
+        parts.iter().for_each(|part| mac.update(part));
+        for (to, from) in half.iter_mut().zip(mac.finalize().into_bytes()) {
+            *to = from;
+        }
+        half
     }
 }
 
@@ -225,16 +247,24 @@ impl Names {
         self.name(3, &[id.as_bytes()])
     }
 
+    /// Stands for a thing or a credential of a tenant.
+    pub fn thing(&self, tenant: &str, id: &str) -> Pseudonym {
+        self.pseudonym(4, &[&(tenant.len() as u64).to_be_bytes(), tenant.as_bytes(), id.as_bytes()])
+    }
+
+    /// Stands for an address.
+    pub fn address(&self, address: &str) -> Pseudonym {
+        self.pseudonym(5, &[address.as_bytes()])
+    }
+
     fn name(&self, kind: u8, parts: &[&[u8]]) -> KeyName {
-        // Infallible: HMAC takes a key of any length.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&*self.0.0) else { return Names::OWN };
-        mac.update(&[kind]);
-        parts.iter().for_each(|part| mac.update(part));
         let mut name = [kind; KeyName::LEN];
-        for (to, from) in name.iter_mut().skip(1).zip(mac.finalize().into_bytes()) {
-            *to = from;
-        }
+        name[1..].copy_from_slice(self.pseudonym(kind, parts).as_bytes());
         KeyName(name)
+    }
+
+    fn pseudonym(&self, kind: u8, parts: &[&[u8]]) -> Pseudonym {
+        Pseudonym::from_bytes(self.0.keyed(&[&[&[kind][..]], parts].concat()))
     }
 }
 
@@ -335,5 +365,23 @@ mod tests {
             assert_eq!(KeyName::from_slice(name.as_bytes()), Some(*name));
         }
         assert_eq!(one.of_subject("ab", "c"), all[0]);
+    }
+
+    #[test]
+    fn pseudonyms_are_the_same_for_the_same_one_and_for_nobody_else() {
+        let (one, other) = (Names::new(key(1)), Names::new(key(2)));
+        let all = [
+            one.thing("ab", "c"),
+            one.thing("a", "bc"),
+            one.address("c"),
+            other.thing("ab", "c"),
+            other.address("c"),
+            key(1).pseudonym(),
+            key(2).pseudonym(),
+        ];
+        for (place, pseudonym) in all.iter().enumerate() {
+            assert!(!all[..place].contains(pseudonym), "{place}");
+        }
+        assert_eq!([one.thing("ab", "c"), one.address("c"), key(1).pseudonym()], [all[0], all[2], all[5]]);
     }
 }
