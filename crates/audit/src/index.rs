@@ -2,9 +2,11 @@
 //!
 //! All of it is derived. One file of redb holds five tables of rows in the order of their keys ([`key`]), the counts that estimates are
 //! made of, the dictionary of texts and pseudonyms, and how far each of these has come. [`follow`] fills it behind everything else; deleted,
-//! it is made again, to the same [`Index::digest`]. An index may be added and dropped while others are asked. It knows nothing of who
+//! it is made again, to the same [`Index::digest`]. Rows and texts are sealed under a key of the vault ([`Cover`]): whoever has the file alone
+//! sees numbers, and a row that was changed does not open. An index may be added and dropped while others are asked. It knows nothing of who
 //! may ask, and no key: pseudonyms are given to it.
 
+mod complete;
 mod counts;
 pub mod follow;
 mod key;
@@ -19,7 +21,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use epigraph_core::Hash;
 use redb::{
@@ -28,19 +30,26 @@ use redb::{
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+pub use complete::{Completeness, completeness};
 pub use key::Kind;
 pub use read::{Span, View};
 pub use write::Entry;
 
 use crate::query::scan::MAX_SUBJECTS;
 use crate::store::EventName;
+use crate::vault::Cover;
 
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
-/// Texts and pseudonyms, by number.
+/// The kind of the record that a symbol is, for [`Cover::seal`]; its number is the symbol's.
+const SYMBOL: u8 = 1;
+/// The kind of the record that a row is; its number is that of its leaf, of which there is one in all the time of the log.
+const ROW: u8 = 2;
+
+/// Texts and pseudonyms, sealed, by number.
 const SYMBOLS: Definition = TableDefinition::new("symbols");
-/// Their numbers.
+/// Their numbers, by their keyed names.
 const NUMBERS: Definition = TableDefinition::new("numbers");
 /// Which tenants have events on a day, and how many.
 const TENANTS: Definition = TableDefinition::new("tenants");
@@ -155,17 +164,18 @@ pub struct Progress {
 pub struct Index {
     database: Database,
     path: PathBuf,
+    cover: Arc<Cover>,
     /// Of symbols that were met last; what stands here is on the disk.
     numbers: Mutex<HashMap<Vec<u8>, u32>>,
 }
 
 impl Index {
     /// Opens the indexes of the store with this id ([`crate::store::Reader::producer`]), or makes empty ones.
-    pub fn open(path: &Path, store: &[u8; 16]) -> Result<Index, IndexError> {
+    pub fn open(path: &Path, store: &[u8; 16], cover: Arc<Cover>) -> Result<Index, IndexError> {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
         let database = builder.create(path).map_err(disk("opened"))?;
-        let index = Index { database, path: path.to_owned(), numbers: Mutex::default() };
+        let index = Index { database, path: path.to_owned(), cover, numbers: Mutex::default() };
         let transaction = index.begin()?;
         match transaction.open_table(META) {
             Ok(meta) => {
@@ -184,22 +194,22 @@ impl Index {
     }
 
     /// Opens the indexes of a store, and sets aside what is no index of it: a damaged file, or that of another store.
-    pub fn open_or_renew(path: &Path, store: &[u8; 16]) -> Result<Index, IndexError> {
-        match Index::open(path, store) {
+    pub fn open_or_renew(path: &Path, store: &[u8; 16], cover: Arc<Cover>) -> Result<Index, IndexError> {
+        match Index::open(path, store, Arc::clone(&cover)) {
             Err(error) if error.is_damage() => {
                 tracing::warn!(%error, "the audit index is set aside and made again");
-                Index::renew(path, store)
+                Index::renew(path, store, cover)
             }
             opened => opened,
         }
     }
 
     /// Sets aside what is there, in the place of what was set aside before, and makes empty indexes.
-    pub fn renew(path: &Path, store: &[u8; 16]) -> Result<Index, IndexError> {
+    pub fn renew(path: &Path, store: &[u8; 16], cover: Arc<Cover>) -> Result<Index, IndexError> {
         let mut aside = path.as_os_str().to_owned();
         aside.push(".suspect");
         fs::rename(path, aside).map_err(|error| disk("set aside")(redb::Error::Io(error)))?;
-        Index::open(path, store)
+        Index::open(path, store, cover)
     }
 
     fn create(&self, store: &[u8; 16]) -> Result<(), IndexError> {
@@ -221,7 +231,7 @@ impl Index {
 
     /// The indexes as they are now: an estimate and the scan after it on one view count the same rows.
     pub fn view(&self) -> Result<View, IndexError> {
-        View::new(&self.begin()?)
+        View::new(&self.begin()?, Arc::clone(&self.cover))
     }
 
     /// How far each index has come that there is, in the order of [`Kind::ALL`].

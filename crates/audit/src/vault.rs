@@ -127,6 +127,13 @@ impl DataKey {
         Pseudonym::from_bytes(self.keyed(&[PSEUDONYM]))
     }
 
+    /// Another key, which says nothing about this one.
+    fn derive(&self, purpose: &[u8]) -> DataKey {
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        key.copy_from_slice(&*self.mac(&[purpose]));
+        DataKey(key)
+    }
+
     fn cipher(&self) -> XChaCha20Poly1305 {
         XChaCha20Poly1305::new(&Key::from(*self.0))
     }
@@ -134,13 +141,15 @@ impl DataKey {
     /// The first half of an HMAC of the parts under the key.
     fn keyed(&self, parts: &[&[u8]]) -> [u8; Pseudonym::LEN] {
         let mut half = [0; Pseudonym::LEN];
-        // Infallible: HMAC takes a key of any length.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&*self.0) else { return half };
-        parts.iter().for_each(|part| mac.update(part));
-        for (to, from) in half.iter_mut().zip(mac.finalize().into_bytes()) {
-            *to = from;
-        }
+        half.copy_from_slice(&self.mac(parts)[..Pseudonym::LEN]);
         half
+    }
+
+    fn mac(&self, parts: &[&[u8]]) -> Zeroizing<[u8; KEY_BYTES]> {
+        // Infallible: HMAC takes a key of any length.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&*self.0) else { return Zeroizing::default() };
+        parts.iter().for_each(|part| mac.update(part));
+        Zeroizing::new(mac.finalize().into_bytes().into())
     }
 }
 
@@ -257,6 +266,11 @@ impl Names {
         self.pseudonym(5, &[address.as_bytes()])
     }
 
+    /// What covers the indexes.
+    pub fn cover(&self) -> Cover {
+        Cover::new(&self.0.derive(&[6]))
+    }
+
     fn name(&self, kind: u8, parts: &[&[u8]]) -> KeyName {
         let mut name = [kind; KeyName::LEN];
         name[1..].copy_from_slice(self.pseudonym(kind, parts).as_bytes());
@@ -265,6 +279,50 @@ impl Names {
 
     fn pseudonym(&self, kind: u8, parts: &[&[u8]]) -> Pseudonym {
         Pseudonym::from_bytes(self.0.keyed(&[&[&[kind][..]], parts].concat()))
+    }
+}
+
+/// What covers records that are made of events and can be made again: the same bytes from the same events. So a nonce is not drawn, it is the
+/// number of the record, and no two records of one kind may have one number.
+pub struct Cover {
+    seals: DataKey,
+    names: DataKey,
+}
+
+impl Cover {
+    /// The length of what a cover adds: the tag of Poly1305.
+    pub const BYTES: usize = 16;
+
+    /// Made of a key that is used for nothing else.
+    pub fn new(key: &DataKey) -> Cover {
+        Cover {
+            seals: key.derive(b"epigraph-index-seal/v1\n"),
+            names: key.derive(b"epigraph-index-name/v1\n"),
+        }
+    }
+
+    /// Under which a text is found. Nobody can tell from it what it stands for.
+    pub fn name(&self, text: &[u8]) -> [u8; Pseudonym::LEN] {
+        self.names.keyed(&[text])
+    }
+
+    /// Seals the record of this kind and number to a place.
+    pub fn seal(&self, record: (u8, u64), place: &[u8], bytes: &[u8]) -> Result<Vec<u8>, SealError> {
+        let payload = Payload { msg: bytes, aad: place };
+        self.seals.cipher().encrypt(&Cover::nonce(record), payload).map_err(|_| SealError::TooLong)
+    }
+
+    /// Opens the record of this kind and number in its place.
+    pub fn open(&self, record: (u8, u64), place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        let payload = Payload { msg: sealed, aad: place };
+        self.seals.cipher().decrypt(&Cover::nonce(record), payload).map_err(|_| SealError::NotOpened)
+    }
+
+    fn nonce((kind, number): (u8, u64)) -> XNonce {
+        let mut nonce = [0; NONCE_BYTES];
+        nonce[0] = kind;
+        nonce[1..9].copy_from_slice(&number.to_be_bytes());
+        XNonce::from(nonce)
     }
 }
 
@@ -383,5 +441,25 @@ mod tests {
             assert!(!all[..place].contains(pseudonym), "{place}");
         }
         assert_eq!([one.thing("ab", "c"), one.address("c"), key(1).pseudonym()], [all[0], all[2], all[5]]);
+    }
+
+    #[test]
+    fn a_record_opens_under_its_number_in_its_place_and_under_its_cover_alone() {
+        let (cover, other) = (Names::new(key(1)).cover(), Names::new(key(2)).cover());
+        let sealed = cover.seal((1, 7), b"here", b"a word").unwrap();
+        assert_eq!(sealed.len(), b"a word".len() + Cover::BYTES);
+        assert_eq!(cover.open((1, 7), b"here", &sealed).as_deref(), Ok(&b"a word"[..]));
+        assert_eq!(cover.seal((1, 7), b"here", b"a word").unwrap(), sealed, "made again, it is the same");
+        for (cover, record, place) in [
+            (&cover, (1, 8), &b"here"[..]),
+            (&cover, (2, 7), b"here"),
+            (&cover, (1, 7), b"there"),
+            (&other, (1, 7), b"here"),
+        ] {
+            assert_eq!(cover.open(record, place, &sealed), Err(SealError::NotOpened), "{record:?}");
+        }
+        assert_eq!(Names::new(key(1)).cover().name(b"x"), cover.name(b"x"));
+        assert_ne!(cover.name(b"x"), cover.name(b"y"));
+        assert_ne!(cover.name(b"x"), other.name(b"x"));
     }
 }

@@ -95,16 +95,16 @@ fn entry(
 pub fn open(path: &Path, is_damaged: bool, reader: &Reader) -> Result<Index, FollowError> {
     let id = reader.producer()?;
     if is_damaged {
-        return Ok(Index::renew(path, &id)?);
+        return Ok(Index::renew(path, &id, Arc::new(reader.cover()))?);
     }
-    let index = Index::open_or_renew(path, &id)?;
+    let index = Index::open_or_renew(path, &id, Arc::new(reader.cover()))?;
     let Some((slot, name, leaf)) = index.last()? else { return Ok(index) };
     if reader.in_slot(slot)? == Some(name) && reader.leaf_of_slot(slot)?.map(LeafIndex::get) == Some(leaf) {
         return Ok(index);
     }
     drop(index);
     tracing::warn!("the audit index is of another history of the store: it is set aside and made again");
-    Ok(Index::renew(path, &id)?)
+    Ok(Index::renew(path, &id, Arc::new(reader.cover()))?)
 }
 
 /// How the indexes are doing.
@@ -190,3 +190,6 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, FollowError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| FollowError::Stopped)?
 }
+
+#[cfg(test)]
+mod tests;

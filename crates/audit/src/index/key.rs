@@ -3,10 +3,10 @@
 
 use epigraph_core::LeafIndex;
 use epigraph_event::v1::Result as Outcome;
-use sha2::{Digest, Sha256};
 
 use super::IndexError;
 use crate::query::scan::DAY_NS;
+use crate::vault::Cover;
 
 /// Which index.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -101,10 +101,16 @@ pub(super) fn place(key: &[u8]) -> Result<(i64, LeafIndex), IndexError> {
 }
 
 /// What the index by request is by. Whoever finds a row compares the id: two ids may share this.
-pub(super) fn of_request(id: &str) -> [u8; 16] {
-    let mut half = [0; 16];
-    half.iter_mut().zip(Sha256::digest(id.as_bytes())).for_each(|(to, from)| *to = from);
-    half
+pub(super) fn of_request(cover: &Cover, id: &str) -> [u8; 16] {
+    cover.name(&[b"request\n", id.as_bytes()].concat())
+}
+
+/// What a row is sealed to beside its leaf: what else stands in each of its keys.
+pub(super) fn of_row(tenant: u32, occurred_at_ns: i64) -> [u8; 12] {
+    let mut place = [0; 12];
+    place[..4].copy_from_slice(&tenant.to_be_bytes());
+    place[4..].copy_from_slice(&occurred_at_ns.to_be_bytes());
+    place
 }
 
 /// What the index by outcome is by, without the action.

@@ -12,14 +12,16 @@ use super::counts::Counts;
 use super::key::{self, Kind};
 use super::value::{Symbol, decode, pseudonym_bytes, text_bytes};
 use super::{
-    COUNTS, IndexError, MAX_NUMBERS, MAX_RUNS, META, NUMBERS, Progress, ROWS, SOURCES, SYMBOLS, TENANTS,
-    Table, damaged, disk, last_of, numbers_of, progress_of,
+    COUNTS, IndexError, MAX_NUMBERS, MAX_RUNS, META, NUMBERS, Progress, ROW, ROWS, SOURCES, SYMBOL, SYMBOLS,
+    TENANTS, Table, damaged, disk, last_of, numbers_of, progress_of,
 };
 use crate::query::scan::{DAY_NS, MAX_SUBJECTS};
 use crate::query::{Access, Estimate, Meter, Row, Scan, Stopped, Window};
+use crate::vault::Cover;
 
 /// The indexes as they are at one moment.
 pub struct View {
+    cover: Arc<Cover>,
     next: u64,
     indexes: HashMap<Kind, (Progress, Table, Table)>,
     symbols: Table,
@@ -66,7 +68,7 @@ enum By {
 }
 
 impl View {
-    pub(super) fn new(transaction: &ReadTransaction) -> Result<View, IndexError> {
+    pub(super) fn new(transaction: &ReadTransaction, cover: Arc<Cover>) -> Result<View, IndexError> {
         let open = |definition| transaction.open_table(definition).map_err(disk("read"));
         let meta = open(META)?;
         let mut indexes = HashMap::new();
@@ -76,6 +78,7 @@ impl View {
             }
         }
         Ok(View {
+            cover,
             next: last_of(&meta)?.map_or(0, |(slot, _, _)| slot.saturating_add(1)),
             indexes,
             symbols: open(SYMBOLS)?,
@@ -167,8 +170,7 @@ impl View {
             let mut last = None;
             while let Some(Head { place, run, tenant, value, .. }) = runs.heap.pop() {
                 if last.replace(place) != Some(place) {
-                    let tenant = self.text(tenant)?;
-                    let row = decode((place, tenant), &value, |number| self.symbol(number))?;
+                    let row = self.row(place, tenant, &value)?;
                     if scan.takes(&row) {
                         if returned == scan.limit {
                             return Ok(Some(Stopped::Limit));
@@ -209,6 +211,13 @@ impl View {
         Ok(spans.into_values().collect())
     }
 
+    fn row(&self, place: (i64, LeafIndex), tenant: u32, sealed: &[u8]) -> Result<Row, IndexError> {
+        let (at, leaf) = place;
+        let value = self.cover.open((ROW, leaf.get()), &key::of_row(tenant, at), sealed);
+        let value = value.map_err(|_| damaged(format!("the row of leaf {}", leaf.get())))?;
+        decode((place, self.text(tenant)?), &value, |number| self.symbol(number))
+    }
+
     /// The index, if it is there and has everything.
     fn index(&self, kind: Kind) -> Result<&(Progress, Table, Table), IndexError> {
         let index = self.indexes.get(&kind).ok_or(IndexError::Dropped(kind))?;
@@ -244,7 +253,7 @@ impl View {
                 all.dedup();
                 By::These(all)
             }
-            Access::Request(id) => By::These(vec![key::of_request(id).to_vec()]),
+            Access::Request(id) => By::These(vec![key::of_request(&self.cover, id).to_vec()]),
             Access::Outcome { result, action: None } => By::Below(key::of_result(*result)),
             Access::Outcome { result, action: Some(action) } => match self.number(&text_bytes(action))? {
                 Some(action) => By::These(vec![key::of_outcome(*result, action).to_vec()]),
@@ -288,7 +297,7 @@ impl View {
     }
 
     fn number(&self, symbol: &[u8]) -> Result<Option<u32>, IndexError> {
-        let number = self.numbers.get(symbol).map_err(disk("read"))?;
+        let number = self.numbers.get(&self.cover.name(symbol)[..]).map_err(disk("read"))?;
         let number = number.map(|number| number.value().try_into().map(u32::from_be_bytes));
         number.transpose().map_err(|_| damaged("the dictionary"))
     }
@@ -298,7 +307,9 @@ impl View {
             return Ok(known.clone());
         }
         let symbol = self.symbols.get(&number.to_be_bytes()[..]).map_err(disk("read"))?;
-        let symbol = symbol.and_then(|symbol| Symbol::from_bytes(symbol.value()));
+        let symbol =
+            symbol.and_then(|sealed| self.cover.open((SYMBOL, number.into()), &[], sealed.value()).ok());
+        let symbol = symbol.and_then(|symbol| Symbol::from_bytes(&symbol));
         let symbol = symbol.ok_or_else(|| damaged("the dictionary"))?;
         let mut known = self.known.borrow_mut();
         if known.len() > MAX_NUMBERS {

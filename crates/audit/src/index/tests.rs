@@ -9,6 +9,8 @@ use super::*;
 use crate::query::row::{Pseudonym, Touched, Value};
 use crate::query::scan::{Access, Clause, DAY_NS, Estimate, Filter, Meter, Scan, Stopped, Window};
 use crate::query::{Column, Row};
+use crate::tests::Counting;
+use crate::vault::DataKey;
 
 const STORE: [u8; 16] = [7; 16];
 
@@ -98,6 +100,10 @@ fn entries(count: u64) -> Vec<Entry> {
     (0..count).map(entry).collect()
 }
 
+fn cover() -> Arc<Cover> {
+    Arc::new(Cover::new(&DataKey::draw(&Counting::default())))
+}
+
 struct Made {
     _dir: TempDir,
     path: PathBuf,
@@ -108,7 +114,7 @@ struct Made {
 fn empty() -> Made {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("index.redb");
-    let index = Index::open(&path, &STORE).unwrap();
+    let index = Index::open(&path, &STORE, cover()).unwrap();
     Made { _dir: dir, path, index }
 }
 
@@ -268,7 +274,7 @@ fn indexes_are_the_same_however_they_came_to_be() {
     // Cut off after a piece, opened again, and gone on with.
     let Made { _dir, path, index } = filled(&entries[..300], 50);
     drop(index);
-    let index = Index::open(&path, &STORE).unwrap();
+    let index = Index::open(&path, &STORE, cover()).unwrap();
     assert_eq!(index.next().unwrap(), 300);
     index.fill(&entries[300..], true).unwrap();
     assert_eq!(index.digest().unwrap(), digest(&whole));
@@ -395,17 +401,17 @@ fn a_file_that_is_no_index_of_the_store_is_set_aside() {
     let made = filled(&entries, 50);
     let (path, digest) = (made.path.clone(), made.index.digest().unwrap());
     drop(made.index);
-    assert!(matches!(Index::open(&path, &[8; 16]), Err(IndexError::Other)));
-    let index = Index::open_or_renew(&path, &[8; 16]).unwrap();
+    assert!(matches!(Index::open(&path, &[8; 16], cover()), Err(IndexError::Other)));
+    let index = Index::open_or_renew(&path, &[8; 16], cover()).unwrap();
     assert_eq!((index.next().unwrap(), index.view().unwrap().next()), (0, 0));
     drop(index);
 
     fs::write(&path, b"no index").unwrap();
-    let index = Index::open_or_renew(&path, &STORE).unwrap();
+    let index = Index::open_or_renew(&path, &STORE, cover()).unwrap();
     index.fill(&entries, true).unwrap();
     assert_eq!(index.digest().unwrap(), digest);
     // One that is in use is nobody's to set aside.
-    assert!(matches!(Index::open_or_renew(&path, &STORE), Err(IndexError::Disk { .. })));
+    assert!(matches!(Index::open_or_renew(&path, &STORE, cover()), Err(IndexError::Disk { .. })));
 }
 
 #[test]

@@ -9,11 +9,12 @@ use super::counts::Counts;
 use super::key::{self, Kind};
 use super::value::{encode, pseudonym_bytes, text_bytes};
 use super::{
-    COUNTS, Index, IndexError, LAST, MAX_NUMBERS, META, NUMBERS, Progress, ROWS, SOURCES, SYMBOLS, TENANTS,
-    damaged, disk, last_of, numbers_of, progress_of,
+    COUNTS, Index, IndexError, LAST, MAX_NUMBERS, META, NUMBERS, Progress, ROW, ROWS, SOURCES, SYMBOL,
+    SYMBOLS, TENANTS, damaged, disk, last_of, numbers_of, progress_of,
 };
 use crate::query::Row;
 use crate::store::EventName;
+use crate::vault::Cover;
 
 /// An event as the indexes take it in.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,6 +33,7 @@ pub struct Entry {
 struct Numbers<'t, 'n> {
     symbols: Writing<'t, &'static [u8], &'static [u8]>,
     numbers: Writing<'t, &'static [u8], &'static [u8]>,
+    cover: &'n Cover,
     known: &'n mut HashMap<Vec<u8>, u32>,
     /// Whether symbols that are new are given a number: only whoever is the first to meet an event gives them.
     gives: bool,
@@ -51,16 +53,18 @@ impl Index {
     pub fn fill(&self, entries: &[Entry], durable: bool) -> Result<(), IndexError> {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(()) };
         let mut transaction = self.database.begin_write().map_err(disk("written"))?;
-        if !durable {
-            transaction
-                .set_durability(Durability::None)
-                .map_err(|_| damaged("how a transaction is to be kept"))?;
+        if durable {
+            // Without it the first opening after a crash reads the whole file.
+            transaction.set_quick_repair(true);
+        } else {
+            let kept = transaction.set_durability(Durability::None);
+            kept.map_err(|_| damaged("how a transaction is to be kept"))?;
         }
         let mut known = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() > MAX_NUMBERS {
             known.clear();
         }
-        let filled = fill(&transaction, &mut known, entries, (first.slot, last));
+        let filled = fill(&transaction, (&self.cover, &mut known), entries, (first.slot, last));
         let done = filled.and_then(|()| transaction.commit().map_err(disk("written")));
         if done.is_err() {
             // They may have numbers that were never written.
@@ -72,7 +76,7 @@ impl Index {
 
 fn fill(
     transaction: &WriteTransaction,
-    known: &mut HashMap<Vec<u8>, u32>,
+    (cover, known): (&Cover, &mut HashMap<Vec<u8>, u32>),
     entries: &[Entry],
     (first, last): (u64, &Entry),
 ) -> Result<(), IndexError> {
@@ -93,6 +97,7 @@ fn fill(
     let mut numbers = Numbers {
         symbols: transaction.open_table(SYMBOLS).map_err(disk("written"))?,
         numbers: transaction.open_table(NUMBERS).map_err(disk("written"))?,
+        cover,
         known,
         gives: is_new,
     };
@@ -100,8 +105,10 @@ fn fill(
     for row in entries.iter().filter_map(|entry| entry.row.as_ref()) {
         let tenant = numbers.of(text_bytes(&row.tenant))?;
         let value = encode(row, |symbol| numbers.of(symbol))?;
+        let place = key::of_row(tenant, row.occurred_at_ns);
+        let value = cover.seal((ROW, row.leaf.get()), &place, &value).map_err(|_| damaged("a row"))?;
         for target in &mut targets {
-            target.take(row, tenant, (values.len(), value.len()), |symbol| numbers.of(symbol))?;
+            target.take(row, tenant, (values.len(), value.len()), &mut numbers)?;
         }
         values.push(value);
     }
@@ -127,7 +134,8 @@ impl Numbers<'_, '_> {
         if let Some(number) = self.known.get(&symbol) {
             return Ok(*number);
         }
-        let there = self.numbers.get(symbol.as_slice()).map_err(disk("read"))?;
+        let name = self.cover.name(&symbol);
+        let there = self.numbers.get(&name[..]).map_err(disk("read"))?;
         let there = there.map(|number| number.value().try_into().map(u32::from_be_bytes));
         let number = match there.transpose().map_err(|_| damaged("the dictionary"))? {
             Some(number) => number,
@@ -138,8 +146,10 @@ impl Numbers<'_, '_> {
                 let number = last.map_or(Some(0), |last| last.checked_add(1));
                 let number = number.ok_or_else(|| damaged("the last number of the dictionary"))?;
                 let bytes = number.to_be_bytes();
-                self.symbols.insert(&bytes[..], symbol.as_slice()).map_err(disk("written"))?;
-                self.numbers.insert(symbol.as_slice(), &bytes[..]).map_err(disk("written"))?;
+                let sealed = self.cover.seal((SYMBOL, number.into()), &[], &symbol);
+                let sealed = sealed.map_err(|_| damaged("a word of the dictionary"))?;
+                self.symbols.insert(&bytes[..], sealed.as_slice()).map_err(disk("written"))?;
+                self.numbers.insert(&name[..], &bytes[..]).map_err(disk("written"))?;
                 number
             }
             None => return Err(damaged("the dictionary: it lacks a word of an event that was taken in")),
@@ -156,7 +166,7 @@ impl Target {
         row: &Row,
         tenant: u32,
         (place, length): (usize, usize),
-        mut number: impl FnMut(Vec<u8>) -> Result<u32, IndexError>,
+        numbers: &mut Numbers<'_, '_>,
     ) -> Result<(), IndexError> {
         let (day, rest_ns) = key::day_and_rest(row.occurred_at_ns);
         let mut add = |by: &[u8]| {
@@ -169,17 +179,17 @@ impl Target {
             Kind::Time => add(&[]),
             Kind::Actor => {
                 for actor in row.actors() {
-                    add(&number(pseudonym_bytes(&actor))?.to_be_bytes());
+                    add(&numbers.of(pseudonym_bytes(&actor))?.to_be_bytes());
                 }
             }
             Kind::Resource => {
                 for thing in row.things() {
-                    add(&number(pseudonym_bytes(&thing))?.to_be_bytes());
+                    add(&numbers.of(pseudonym_bytes(&thing))?.to_be_bytes());
                 }
             }
             Kind::Request if row.request_id.is_empty() => {}
-            Kind::Request => add(&key::of_request(&row.request_id)),
-            Kind::Outcome => add(&key::of_outcome(row.result, number(text_bytes(&row.action))?)),
+            Kind::Request => add(&key::of_request(numbers.cover, &row.request_id)),
+            Kind::Outcome => add(&key::of_outcome(row.result, numbers.of(text_bytes(&row.action))?)),
         }
         Ok(())
     }

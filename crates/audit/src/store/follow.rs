@@ -16,7 +16,7 @@ use super::{
 use crate::query::Pseudonym;
 use crate::query::row::Pseudonyms;
 use crate::source::State;
-use crate::vault::KeyName;
+use crate::vault::{Cover, KeyName};
 
 /// The store as it is at one moment. It holds no key, and pseudonyms no longer than it lives.
 pub struct Follow {
@@ -54,6 +54,11 @@ impl Reader {
             keys: transaction.open_table(KEYS).map_err(disk("read"))?,
             pseudonyms: HashMap::new(),
         })
+    }
+
+    /// What covers the indexes that are made of this store.
+    pub fn cover(&self) -> Cover {
+        self.names.cover()
     }
 
     /// Where a source stands; none if nothing was ever taken from it.
