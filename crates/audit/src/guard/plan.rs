@@ -27,6 +27,10 @@ use crate::runbook::shelf::Shelf;
 pub const STREAMS: [&str; 8] =
     ["cloudevents", "cloudtrail", "epigraph", "json", "k8s", "otlp", "quarantine", "syslog"];
 
+/// All other kinds there may be, by the word of a source that decodes its events itself. To read every kind takes the right to read these;
+/// they cannot be asked for by name.
+pub const OTHER_STREAMS: &str = "other";
+
 /// The rules in force. They change together or not at all.
 pub struct Guard {
     /// Who may do what.
@@ -93,10 +97,12 @@ pub trait Known {
     /// What a scan costs at most, from statistics.
     fn estimate(&self, scan: &Scan) -> Result<Estimate, Unavailable>;
 
-    /// The pseudonyms of an exact id that stands in `column`: one for each tenant that knows it, of one tenant or of all.
+    /// The pseudonyms of an exact id that stands in `column`: one for each tenant that knows it, of one tenant or of all that have events
+    /// in the window.
     fn pseudonyms(
         &self,
         tenant: Option<&str>,
+        window: &Window,
         column: Column,
         id: &str,
     ) -> Result<Vec<Pseudonym>, Unavailable>;
@@ -203,7 +209,7 @@ impl Guard {
             let facts = Facts::default();
             self.policies.judge(who, Action::See, stream, Object::Stream, &facts).allowed
         };
-        STREAMS.into_iter().map(stream).filter(sees).collect()
+        STREAMS.into_iter().chain([OTHER_STREAMS]).map(stream).filter(sees).collect()
     }
 
     fn decide(
@@ -249,7 +255,7 @@ impl Guard {
             let tokens = match &wanted.given {
                 Given::Token(token) => vec![*token],
                 Given::Id(id) => {
-                    known.pseudonyms(tenant.as_deref(), wanted.column, id).map_err(unavailable)?
+                    known.pseudonyms(tenant.as_deref(), &window, wanted.column, id).map_err(unavailable)?
                 }
                 _ => Vec::new(),
             };
@@ -317,7 +323,9 @@ impl Guard {
         let rights = without.map_err(|refusal| refusal.costing(estimate))?;
         let identity = match (rights.identity, &who.subject) {
             (Sight::Own(_), Some(subject)) => {
-                let own = known.pseudonyms(tenant.as_deref(), Column::Actor, subject).map_err(unavailable)?;
+                let own = known
+                    .pseudonyms(tenant.as_deref(), &window, Column::Actor, subject)
+                    .map_err(unavailable)?;
                 Sight::Own(Some(own).filter(|own| own.len() == 1).and_then(|own| own.first().copied()))
             }
             (identity, _) => identity,
@@ -344,9 +352,9 @@ impl Guard {
     fn catalogue(&self, who: &Principal, request: &Request, tenant: &str) -> Result<Vec<Stream>, Refusal> {
         let mut streams = self.streams_of(who, tenant);
         if let Some(kind) = &request.stream {
-            streams.retain(|stream| stream.kind == *kind);
+            streams.retain(|stream| stream.kind == *kind && stream.kind != OTHER_STREAMS);
         }
-        if streams.is_empty() {
+        if streams.iter().all(|stream| stream.kind == OTHER_STREAMS) {
             return Err(unknown_stream());
         }
         Ok(streams)
@@ -469,8 +477,10 @@ impl Asking<'_> {
         // One kind is part of the scan; of several, only what this reader sees.
         let stream = match &self.streams[..] {
             [one] => Some(one.kind.clone()),
+            all if all.len() > STREAMS.len() => None,
             several => {
-                let any_of = several.iter().map(|stream| Value::Text(stream.kind.clone())).collect();
+                let named = several.iter().filter(|stream| stream.kind != OTHER_STREAMS);
+                let any_of = named.map(|stream| Value::Text(stream.kind.clone())).collect();
                 clauses.push(Clause { column: Column::Stream, any_of });
                 None
             }
