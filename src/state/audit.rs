@@ -21,6 +21,8 @@ use crate::runtime;
 
 /// Events and everything about them.
 const STORE: &str = "events.redb";
+/// What finds events: made of the store, and made again if it is not there.
+const INDEX: &str = "index.redb";
 /// The newest checkpoint of the log that the service has accepted.
 const PIN: &str = "pin";
 
@@ -122,6 +124,11 @@ pub fn load_wrapper(config: &AuditConfig) -> Outcome<LocalWrapper> {
     let text = keys::load_text(&config.wrapping_key).map_err(Failure::state)?;
     text.parse()
         .map_err(|error| Failure::state(format!("the key file {}: {error}", config.wrapping_key.display())))
+}
+
+/// Where the indexes are.
+pub fn index(config: &AuditConfig) -> std::path::PathBuf {
+    config.directory.join(INDEX)
 }
 
 /// Where the pin of the log is.

@@ -3,15 +3,20 @@
 //!
 //! [`source`] judges batches, [`vault`] has the keys, [`seal`] turns events into what lies on disk and back, [`store`] is that disk and
 //! [`keeper`] the thread that writes to it, and [`append`] puts the leaves into the log.
-//! Nothing here knows what happened in an event, or what a log does with a leaf.
+//!
+//! To read, [`guard`] decides whether and how far, from [`runbook`]s and policies; [`index`] finds rows, and [`query`] has the words that
+//! both speak. Nothing here knows what happened in an event, or what a log does with a leaf.
 
 pub mod append;
 pub mod ask;
 pub mod audit;
+pub mod guard;
+pub mod index;
 pub mod keeper;
 pub mod query;
 pub mod record;
 pub mod registry;
+pub mod runbook;
 pub mod seal;
 pub mod service;
 pub mod source;

@@ -7,9 +7,11 @@
 use epigraph_core::{Entropy, Hash};
 use epigraph_event::leaf::LEAF_BYTES;
 use epigraph_event::segment::commitment;
+use epigraph_event::v1::Actor;
 use epigraph_event::{Batch, Collected, Leaf, Salt, Segment};
 use thiserror::Error;
 
+use crate::query::row::subject_of;
 use crate::vault::{DataKey, KeyName, Names, SealError};
 
 /// The seals of an event: one for each segment, one for the record that may lie beside it.
@@ -62,16 +64,24 @@ pub struct Opened {
     pub record: Option<Vec<u8>>,
 }
 
-/// The names of the keys under which an event of a batch is sealed, in the order of its seals.
-pub fn key_names(names: &Names, batch: &Batch, event: &Collected, ingested: u64) -> [KeyName; SEALS] {
+/// The names of the keys under which an event of a batch is sealed, in the order of its seals, and of those on whose behalf it was done:
+/// these seal nothing of it, their pseudonyms are made of them.
+pub fn key_names(
+    names: &Names,
+    batch: &Batch,
+    event: &Collected,
+    ingested: u64,
+) -> ([KeyName; SEALS], Vec<KeyName>) {
     let day = names.of_day(&batch.signed().envelope().source, ingested / DAY_SECONDS);
-    // Events that say of nobody who it was are erased with their day.
-    let subject = event.event().ok().and_then(|event| {
-        let actor = event.identity.actor.as_ref()?;
-        let id = if actor.id.is_empty() { &actor.name } else { &actor.id };
+    let Ok(event) = event.event() else { return ([day; SEALS], Vec::new()) };
+    let name = |actor: &Actor| {
+        let id = subject_of(actor);
         (!id.is_empty()).then(|| names.of_subject(&event.core.tenant, id))
-    });
-    [day, subject.unwrap_or(day), day, day]
+    };
+    // Events that say of nobody who it was are erased with their day.
+    let subject = event.identity.actor.as_ref().and_then(name).unwrap_or(day);
+    let behind = event.identity.on_behalf_of.iter().filter_map(name).collect();
+    ([day, subject, day, day], behind)
 }
 
 /// Seals an event of a batch. `key` gives the key of each name.

@@ -7,6 +7,8 @@
 //! and never confirmed is sent again as the same entry. No library of ours serves here: the journal keeps entries of one size
 //! class in one order and finds nothing by name, sled does not sync.
 
+mod follow;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::Path;
@@ -25,6 +27,8 @@ use crate::record::{BatchRecord, decode_sealed, encode_sealed};
 use crate::seal::{self, OpenError, Opened, Sealed};
 use crate::source::{Kind, MAX_SKEW_MS, Refused, State, Verdict, judge};
 use crate::vault::{DataKey, KeyName, KeyWrapper, Names, SealError, WrapError};
+
+pub use follow::{Follow, Placed};
 
 type Id = [u8; 32];
 
@@ -342,8 +346,8 @@ fn take_one(
     let mut keys = transaction.open_table(KEYS).map_err(disk("written"))?;
     for (at, event) in batch.events().iter().enumerate() {
         let leaf = batch.leaf(at, ingested).ok_or_else(|| StoreError::Damaged("a batch".into()))?;
-        let wanted = seal::key_names(&reader.names, batch, event, ingested);
-        for name in wanted {
+        let (wanted, behind) = seal::key_names(&reader.names, batch, event, ingested);
+        for name in wanted.into_iter().chain(behind) {
             let Entry::Vacant(vacant) = open_keys.entry(name) else { continue };
             let stored = keys.get(name.as_bytes()).map_err(disk("read"))?.map(|key| key.value().to_vec());
             vacant.insert(match stored {
@@ -477,27 +481,8 @@ impl Reader {
     pub fn event(&self, name: &EventName) -> Result<Option<(Sealed, Opened)>, StoreError> {
         let transaction = self.begin()?;
         let events = transaction.open_table(EVENTS).map_err(disk("read"))?;
-        let EventName { source, epoch, sequence } = *name;
-        let Some(stored) = events.get((source.as_bytes(), epoch, sequence)).map_err(disk("read"))? else {
-            return Ok(None);
-        };
-        let wrong = |why| StoreError::Event { source_id: source, epoch, sequence, why };
-        let sealed = decode_sealed(stored.value()).ok_or_else(|| wrong(OpenError::Leaf))?;
         let keys = transaction.open_table(KEYS).map_err(disk("read"))?;
-        let key = |name: &KeyName| -> Result<Option<DataKey>, StoreError> {
-            let wrapped = keys.get(name.as_bytes()).map_err(disk("read"))?;
-            Ok(wrapped.map(|key| self.wrapper.unwrap(name, key.value())).transpose()?)
-        };
-        let opened = seal::open::<OpenOrStore>(&sealed, |name| key(name).map_err(OpenOrStore::Store));
-        let opened = opened.map_err(|error| match error {
-            OpenOrStore::Open(why) => wrong(why),
-            OpenOrStore::Store(error) => error,
-        })?;
-        let leaf = &opened.leaf;
-        if (leaf.source, leaf.epoch, leaf.sequence) != (source, epoch, sequence) {
-            return Err(wrong(OpenError::Leaf));
-        }
-        Ok(Some((sealed, opened)))
+        open_event(&events, &keys, &*self.wrapper, name)
     }
 
     /// The batch of this name, as its source signed it.
@@ -545,6 +530,42 @@ impl Reader {
         }
         Ok(slots)
     }
+}
+
+/// The event of this name, compared with its leaf.
+fn open_event(
+    events: &impl ReadableTable<(&'static Id, u64, u64), &'static [u8]>,
+    keys: &impl ReadableTable<&'static [u8; KeyName::LEN], &'static [u8]>,
+    wrapper: &dyn KeyWrapper,
+    name: &EventName,
+) -> Result<Option<(Sealed, Opened)>, StoreError> {
+    let EventName { source, epoch, sequence } = *name;
+    let Some(stored) = events.get((source.as_bytes(), epoch, sequence)).map_err(disk("read"))? else {
+        return Ok(None);
+    };
+    let wrong = |why| StoreError::Event { source_id: source, epoch, sequence, why };
+    let sealed = decode_sealed(stored.value()).ok_or_else(|| wrong(OpenError::Leaf))?;
+    let opened =
+        seal::open::<OpenOrStore>(&sealed, |name| key_named(keys, wrapper, name).map_err(OpenOrStore::Store));
+    let opened = opened.map_err(|error| match error {
+        OpenOrStore::Open(why) => wrong(why),
+        OpenOrStore::Store(error) => error,
+    })?;
+    let leaf = &opened.leaf;
+    if (leaf.source, leaf.epoch, leaf.sequence) != (source, epoch, sequence) {
+        return Err(wrong(OpenError::Leaf));
+    }
+    Ok(Some((sealed, opened)))
+}
+
+/// The data key of this name; none if it was never drawn, or was destroyed.
+fn key_named(
+    keys: &impl ReadableTable<&'static [u8; KeyName::LEN], &'static [u8]>,
+    wrapper: &dyn KeyWrapper,
+    name: &KeyName,
+) -> Result<Option<DataKey>, StoreError> {
+    let wrapped = keys.get(name.as_bytes()).map_err(disk("read"))?;
+    Ok(wrapped.map(|key| wrapper.unwrap(name, key.value())).transpose()?)
 }
 
 /// In a table of runs: what stands for `at`, which is in the run that begins there or before.

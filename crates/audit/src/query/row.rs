@@ -360,22 +360,14 @@ impl Row {
     }
 
     /// Everybody who stands in it as an actor, each once: who did it, for whom, and the credential.
-    pub fn actors(&self) -> impl Iterator<Item = Pseudonym> {
-        let session = self
-            .session
-            .filter(|session| Some(*session) != self.actor && !self.on_behalf_of.contains(session));
-        self.actor.into_iter().chain(self.on_behalf_of.iter().copied()).chain(session)
+    pub fn actors(&self) -> Vec<Pseudonym> {
+        let named = self.on_behalf_of.iter().copied().map(Some);
+        once([self.actor].into_iter().chain(named).chain([self.session]))
     }
 
     /// Everything that was acted on, by id and by name, each once.
     pub fn things(&self) -> Vec<Pseudonym> {
-        let mut things = Vec::new();
-        for thing in self.resources.iter().flat_map(|touched| [touched.id, touched.name]).flatten() {
-            if !things.contains(&thing) {
-                things.push(thing);
-            }
-        }
-        things
+        once(self.resources.iter().flat_map(|touched| [touched.id, touched.name]))
     }
 
     /// Whether a column has this value; of several values, whether one of them is it.
@@ -420,6 +412,17 @@ impl Row {
 /// By which text an actor is known: the id, or the name where there is none. It is also whose key seals what says who it is.
 pub fn subject_of(actor: &epigraph_event::v1::Actor) -> &str {
     if actor.id.is_empty() { &actor.name } else { &actor.id }
+}
+
+/// Those that there are, each once, in order.
+fn once(some: impl Iterator<Item = Option<Pseudonym>>) -> Vec<Pseudonym> {
+    let mut all = Vec::new();
+    for pseudonym in some.flatten() {
+        if !all.contains(&pseudonym) {
+            all.push(pseudonym);
+        }
+    }
+    all
 }
 
 /// The pseudonym of a text that is there.
