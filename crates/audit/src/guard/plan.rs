@@ -434,9 +434,13 @@ impl Asking<'_> {
             ..Refusal::new(
                 Code::MaskedColumn,
                 format!("`{column}` is masked for you, and you may not ask for {what} in it"),
-                verdict.suggestion.unwrap_or_else(|| {
-                    "Ask with a token from an answer that you have, as `token:…`, or ask somebody who sees names.".into()
-                }),
+                verdict.suggestion.as_deref().map_or_else(
+                    || {
+                        "Ask with a token from an answer that you have, as `token:` and its digits, or ask somebody who sees names."
+                            .into()
+                    },
+                    sentence,
+                ),
             )
         })
     }
@@ -509,10 +513,17 @@ fn refuse_unless(verdict: Verdict, what: &str) -> Result<(), Refusal> {
         _ if verdict.policies.is_empty() => format!("no policy permits you to {what}"),
         _ => format!("you may not {what}: {}", verdict.policies.join(", ")),
     };
-    let suggestion = verdict.suggestion.unwrap_or_else(|| {
-        "Ask whoever gives out roles, or somebody who has one: `epigraph runbook list` shows what you may.".into()
-    });
+    let suggestion = verdict.suggestion.as_deref().map_or_else(
+        || "Ask whoever gives out roles, or somebody who has one: `epigraph runbook list` shows what you may.".into(),
+        sentence,
+    );
     Err(Refusal { policies: verdict.policies, ..Refusal::new(verdict.code, message, suggestion) })
+}
+
+/// A suggestion of a policy, as a sentence.
+fn sentence(text: &str) -> String {
+    let mut letters = text.trim_end_matches('.').chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).chain(['.']).collect()).unwrap_or_default()
 }
 
 fn unknown_stream() -> Refusal {

@@ -1,0 +1,7 @@
+//! What the guard of the audit service promises: bad requests are refused with their reason, each role sees what it may, and the shipped
+//! runbooks find what they are for.
+
+mod answers;
+mod bad_queries;
+mod matrix;
+mod support;
