@@ -3,13 +3,12 @@
 
 use clap::{Args, Subcommand};
 use epigraph_core::UnixMillis;
-use epigraph_rpc::peer::query::{Approval, ApprovalState, Part, Question};
+use epigraph_rpc::peer::query::{Approval, ApprovalState, Part};
 use serde_json::{Value, json};
 
 use super::Profile as ProfileDir;
 use super::audit::ago;
 use super::runbook::answer::{cost_object, estimate_object, estimated, printable, refusal};
-use super::when;
 use crate::failure::{Failure, Outcome};
 use crate::profile::{self, Profile};
 use crate::runtime;
@@ -210,22 +209,16 @@ fn state(approval: &Approval) -> &'static str {
 }
 
 fn show(approval: &Approval, terminal: Terminal) {
-    let Question { runbook, parameters, from_ns, to_ns, purpose, .. } =
-        approval.question.clone().unwrap_or_default();
-    let parameters: Vec<_> = parameters.iter().map(|it| format!("{}={}", it.name, it.value)).collect();
     terminal.line(format_args!(
-        "{}  {}  {}: {} {} from {} to {}; {}",
+        "{}  {}  {}: {}; {}",
         printable(&approval.approval_id),
         terminal.bold(state(approval)),
         printable(&approval.principal),
-        printable(&runbook),
-        printable(&parameters.join(" ")),
-        when::shown(from_ns),
-        when::shown(to_ns),
+        printable(&approval.asked),
         estimated(&approval.estimate.unwrap_or_default()),
     ));
-    if !purpose.is_empty() {
-        terminal.line(format_args!("    asked because: {}", printable(&purpose)));
+    if !approval.purpose.is_empty() {
+        terminal.line(format_args!("    asked because: {}", printable(&approval.purpose)));
     }
     if !approval.decided_by.is_empty() {
         terminal.line(format_args!(
@@ -237,16 +230,12 @@ fn show(approval: &Approval, terminal: Terminal) {
 }
 
 fn object(approval: &Approval) -> Value {
-    let question = approval.question.clone().unwrap_or_default();
     json!({
         "approval_id": approval.approval_id,
         "principal": approval.principal,
         "state": state(approval),
-        "runbook": question.runbook,
-        "parameters": question.parameters.iter().map(|it| (it.name.clone(), Value::from(it.value.clone()))).collect::<serde_json::Map<_, _>>(),
-        "from_ns": question.from_ns,
-        "to_ns": question.to_ns,
-        "purpose": question.purpose,
+        "asked": approval.asked,
+        "purpose": approval.purpose,
         "estimate": approval.estimate.as_ref().map(estimate_object),
         "expires_at_ms": approval.expires_at_ms,
         "decided_by": approval.decided_by,

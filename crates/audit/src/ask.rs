@@ -1,3 +1,660 @@
 //! Questions about events: from a caller and what it asks to an answer, each step on the record.
+//!
+//! [`Asker`] plans a question ([`crate::guard`]), puts it on the record, and only then reads: [`run`] carries a plan out, [`show`] turns
+//! rows into texts, [`desk`] remembers requests for approval and what was read today, [`running`] lists what is under way. It decides
+//! nothing about who may see what.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use epigraph_core::{Checkpoint, Clock, Entropy, Verified};
+use epigraph_event::v1::Result as Outcome;
+use epigraph_rpc::{SpiffeId, SpiffePattern};
+use serde_json::json;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::audit::{Audit, Published, ReadError};
+use crate::guard::approval::{Approval, ApprovalId};
+use crate::guard::page::PageKey;
+use crate::guard::plan::{Decision, Guard, Plan, Question, Request};
+use crate::guard::policy::{Action, Facts, Object};
+use crate::guard::quota::Counted;
+use crate::guard::refusal::{Code, Refusal};
+use crate::guard::{Kind, Principal, Role, Stream, Tenants, approval};
+use crate::index::View;
+use crate::index::follow::Following;
+use crate::keeper::{Ended, Keeper};
+use crate::query::{Estimate, Meter};
+use crate::runbook::Runbook;
+use crate::store::{Reader as StoreReader, StoreError};
+use desk::{Desk, DeskError};
+use record::{By, Entry};
+use run::Run;
+use running::{Running, Slot};
+
+pub mod desk;
+mod known;
 pub mod record;
+pub mod run;
+pub mod running;
+pub mod show;
+pub mod tail;
+pub mod window;
+
+/// Somebody who may ask, as configured.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    /// Whose certificates.
+    pub spiffe: SpiffePattern,
+    /// What they are by nature.
+    pub kind: Kind,
+    /// What they may be.
+    pub roles: std::collections::BTreeSet<Role>,
+    /// Whose events they see.
+    pub tenants: Tenants,
+    /// The id under which they stand in events themselves.
+    pub subject: Option<String>,
+}
+
+/// Who may ask, and under which rules. They change together or not at all.
+pub struct Rules {
+    /// The rules.
+    pub guard: Guard,
+    /// The readers; the first that matches counts.
+    pub readers: Vec<Reader>,
+}
+
+impl Rules {
+    /// Who has this name; none who may ask.
+    pub fn principal(&self, name: &SpiffeId) -> Option<Principal> {
+        let reader = self.readers.iter().find(|reader| reader.spiffe.matches(name))?;
+        Some(Principal {
+            name: name.as_str().to_owned(),
+            kind: reader.kind,
+            roles: reader.roles.clone(),
+            tenants: reader.tenants.clone(),
+            subject: reader.subject.clone(),
+        })
+    }
+}
+
+/// The asking side of an audit service.
+pub struct Asker {
+    audit: Arc<Audit>,
+    keeper: Keeper,
+    following: Following,
+    published: Published,
+    rules: RwLock<Arc<Rules>>,
+    desk: Mutex<Desk>,
+    running: Running,
+    pages: PageKey,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+}
+
+/// What becomes of a question.
+pub enum Asked {
+    /// It was planned only, and could run.
+    Planned(Planned),
+    /// It is not answered.
+    Refused(Refusal),
+    /// Another person has to agree.
+    NeedsApproval {
+        /// The request.
+        approval: Approval,
+        /// Why.
+        reason: String,
+    },
+    /// It is answered: [`Asker::answer`] carries it out.
+    Runs(Box<Run>),
+}
+
+/// What is known of a question that may run.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Planned {
+    /// The question's id; empty if it is only planned.
+    pub id: String,
+    /// The runbook.
+    pub runbook: Arc<Runbook>,
+    /// What it costs at most.
+    pub estimate: Estimate,
+    /// The columns of its answer.
+    pub columns: Vec<String>,
+    /// Those that this reader sees as tokens.
+    pub masked: Vec<String>,
+}
+
+/// Why a question came to nothing, whoever asked it.
+#[derive(Debug, Error)]
+pub enum AskError {
+    /// The store's thread.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Events could not be read or proven, or the question not be put on the record.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The indexes.
+    #[error(transparent)]
+    Index(#[from] crate::index::IndexError),
+    /// There is no question, or no request, of this id for the caller.
+    #[error("there is none of this id for you")]
+    NotFound,
+}
+
+/// What the policies are asked when nothing is read.
+fn nothing() -> Facts {
+    Facts::default()
+}
+
+impl Asker {
+    /// Over a service whose store is kept and whose indexes follow. What was asked and approved before is taken from the store.
+    pub fn new(
+        audit: Arc<Audit>,
+        keeper: Keeper,
+        following: Following,
+        published: Published,
+        rules: Rules,
+        (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>),
+    ) -> Result<Asker, StoreError> {
+        let desk = Mutex::new(Desk::load(keeper.reader(), clock.now())?);
+        let mut key = Zeroizing::new([0; 32]);
+        entropy.fill(&mut *key);
+        Ok(Asker {
+            audit,
+            keeper,
+            following,
+            published,
+            rules: RwLock::new(Arc::new(rules)),
+            desk,
+            running: Running::default(),
+            pages: PageKey::from_bytes(key),
+            clock,
+            entropy,
+        })
+    }
+
+    /// Puts other rules in force, for questions that are asked from now on.
+    pub fn replace(&self, rules: Rules) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    }
+
+    /// The service that is asked.
+    pub fn audit(&self) -> &Arc<Audit> {
+        &self.audit
+    }
+
+    /// What is under way.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn store(&self) -> &StoreReader {
+        self.keeper.reader()
+    }
+
+    /// The newest checkpoint; nothing beyond it is answered, because nothing beyond it can be proven.
+    fn checkpoint(&self) -> Option<Arc<Verified<Checkpoint>>> {
+        self.published.borrow().clone()
+    }
+
+    /// The runbooks that somebody may run.
+    pub fn runbooks(&self, who: &SpiffeId) -> Vec<Arc<Runbook>> {
+        let rules = self.rules();
+        let Some(principal) = rules.principal(who) else { return Vec::new() };
+        rules.guard.runbooks_of(&principal).into_iter().cloned().collect()
+    }
+
+    /// Decides a question and puts it on the record; an approval that it uses is used up when this returns. Reads no row.
+    pub async fn ask(
+        self: &Arc<Self>,
+        who: &SpiffeId,
+        request: Request,
+        plan_only: bool,
+    ) -> Result<Asked, AskError> {
+        let rules = self.rules();
+        let Some(principal) = rules.principal(who) else {
+            let refusal = Refusal::new(
+                Code::Forbidden,
+                "you are no reader of this service",
+                "Ask whoever configures it for a table [[reader]].",
+            );
+            self.refuse(who.as_str(), By::Service, &request, &refusal).await?;
+            return Ok(Asked::Refused(refusal));
+        };
+        let (asker, of, asked) = (Arc::clone(self), principal.clone(), request.clone());
+        let decided = blocking(move || asker.decide(&rules, &of, &asked, plan_only)).await?;
+        match decided {
+            Decided::Refused(refusal) => {
+                self.refuse(&principal.name, by(principal.kind), &request, &refusal).await?;
+                Ok(Asked::Refused(*refusal))
+            }
+            Decided::NeedsApproval(pending) => {
+                let reason = pending.reason.clone();
+                let mut id = [0; ApprovalId::LEN];
+                self.entropy.fill(&mut id);
+                let approval = pending.ask(ApprovalId::from_bytes(id), self.clock.now());
+                if plan_only {
+                    return Ok(Asked::NeedsApproval { approval, reason });
+                }
+                let room = self.desk().make_room(&principal.name, self.clock.now());
+                match room {
+                    Ok(forgotten) => {
+                        for id in forgotten {
+                            desk::forget(&self.keeper, &id).await?;
+                        }
+                    }
+                    Err(full @ (DeskError::TooMany | DeskError::Full)) => {
+                        let refusal = Refusal::new(
+                            Code::ApprovalPending,
+                            full.to_string(),
+                            "`epigraph approval list` lists them.",
+                        );
+                        self.refuse(&principal.name, by(principal.kind), &request, &refusal).await?;
+                        return Ok(Asked::Refused(refusal));
+                    }
+                    Err(DeskError::Store(error)) => return Err(error.into()),
+                    Err(DeskError::Ended(error)) => return Err(error.into()),
+                }
+                desk::keep(&self.keeper, &approval).await?;
+                self.desk().approvals.insert(approval.id, approval.clone());
+                let entry = self.of_approval("approval.asked", &principal, &approval, "");
+                self.audit.put_on_record(entry).await?;
+                Ok(Asked::NeedsApproval { approval, reason })
+            }
+            Decided::Planned(plan) => {
+                let Some(planned) = planned(String::new(), &plan) else {
+                    return Ok(Asked::Refused(no_runbook()));
+                };
+                self.audit
+                    .put_on_record(self.of_plan("runbook.planned", &principal, &request, &plan, ""))
+                    .await?;
+                Ok(Asked::Planned(planned))
+            }
+            Decided::Runs(plan, counted, view) => {
+                let read_today = self.desk().ledger.standing(&principal.name, self.clock.now()).bytes_today;
+                // From here on the question counts, whatever becomes of it.
+                let id = self.id();
+                let meter = Arc::new(Meter::of(&plan.estimate));
+                let mut run = Run {
+                    planned: match planned(id.clone(), &plan) {
+                        Some(planned) => planned,
+                        None => return Ok(Asked::Refused(no_runbook())),
+                    },
+                    checkpoint: None,
+                    principal,
+                    request,
+                    view: Mutex::new(Some(view)),
+                    meter,
+                    counted: Some(counted),
+                    slot: None,
+                    plan: *plan,
+                };
+                if let Err(error) = self.begin(&mut run, read_today).await {
+                    self.settle(&mut run).await?;
+                    return Err(error);
+                }
+                run.slot = Some(self.list(&run));
+                Ok(Asked::Runs(Box::new(run)))
+            }
+        }
+    }
+
+    /// Everything that must be durable before a plan is carried out.
+    async fn begin(&self, run: &mut Run, read_today: u64) -> Result<(), AskError> {
+        run.checkpoint = self.checkpoint();
+        desk::keep_read(&self.keeper, &run.principal.name, read_today, self.clock.now()).await?;
+        if let Some(used) = &run.plan.approval {
+            desk::keep(&self.keeper, used).await?;
+        }
+        let entry = self.of_plan("runbook.run", &run.principal, &run.request, &run.plan, &run.planned.id);
+        Ok(self.audit.put_on_record(entry).await?)
+    }
+
+    fn decide(
+        &self,
+        rules: &Rules,
+        who: &Principal,
+        request: &Request,
+        plan_only: bool,
+    ) -> Result<Decided, AskError> {
+        let unavailable = |why: String| {
+            let refusal = Refusal::new(Code::Unavailable, why, "Ask again.");
+            Ok(Decided::Refused(Box::new(refusal)))
+        };
+        let Some(index) = self.following.index() else {
+            return unavailable(
+                self.following.trouble().unwrap_or_else(|| "the indexes are being opened".to_owned()),
+            );
+        };
+        let view = match index.view() {
+            Ok(view) => view,
+            Err(error) => return unavailable(error.to_string()),
+        };
+        if self.published.borrow().is_none() {
+            return unavailable(
+                "the log has not published a checkpoint yet that events can be proven under".into(),
+            );
+        }
+        let vault = self.store().follow()?;
+        let now = self.clock.now();
+        // Held until the question is counted and its approval used: two that are decided at once must not both find what there is once.
+        let mut desk = self.desk();
+        let Desk { approvals, ledger } = &mut *desk;
+        let standing = ledger.standing(&who.name, now);
+        let known = known::Sight::new(&view, vault, approvals);
+        let decision = rules.guard.plan(who, request, &known, &standing, &self.pages, now);
+        Ok(match decision {
+            Decision::Refused(refusal) => Decided::Refused(refusal),
+            Decision::NeedsApproval(pending) => Decided::NeedsApproval(pending),
+            Decision::Run(plan) if plan_only => Decided::Planned(plan),
+            Decision::Run(plan) => {
+                let limits = rules.guard.limits.of(who);
+                match ledger.count(&who.name, plan.estimate.bytes, &limits, now) {
+                    Err(refusal) => Decided::Refused(Box::new(refusal)),
+                    Ok(counted) => {
+                        if let Some(used) = &plan.approval {
+                            approvals.insert(used.id, used.clone());
+                        }
+                        Decided::Runs(plan, counted, view)
+                    }
+                }
+            }
+        })
+    }
+
+    /// Gives back what a question did not read of what it was counted for.
+    async fn settle(&self, run: &mut Run) -> Result<(), AskError> {
+        let Some(counted) = run.counted.take() else { return Ok(()) };
+        let (name, now) = (&run.principal.name, self.clock.now());
+        let read_today = {
+            let mut desk = self.desk();
+            desk.ledger.settle(counted, run.meter.cost().bytes_read, now);
+            desk.ledger.standing(name, now).bytes_today
+        };
+        Ok(desk::keep_read(&self.keeper, name, read_today, now).await?)
+    }
+
+    fn list(&self, run: &Run) -> Slot {
+        self.running.begin(running::Query {
+            id: run.planned.id.clone(),
+            principal: run.principal.name.clone(),
+            runbook: run.planned.runbook.id.clone(),
+            streams: run.plan.streams.clone(),
+            started_at: self.clock.now(),
+            estimate: run.plan.estimate,
+            meter: Arc::clone(&run.meter),
+        })
+    }
+
+    fn id(&self) -> String {
+        let mut id = [0; 16];
+        self.entropy.fill(&mut id);
+        format!("{:032x}", u128::from_be_bytes(id))
+    }
+
+    /// The questions under way that somebody may see: its own, and others' if the policies let it end them.
+    pub fn queries(&self, who: &SpiffeId) -> Vec<running::Query> {
+        let rules = self.rules();
+        let Some(principal) = rules.principal(who) else { return Vec::new() };
+        let may = |query: &running::Query| may_cancel(&rules, &principal, query);
+        self.running.list().into_iter().filter(may).collect()
+    }
+
+    /// Ends a question. That it was ended, and by whom, is on the record.
+    pub async fn cancel(&self, who: &SpiffeId, id: &str) -> Result<(), AskError> {
+        let query = self.queries(who).into_iter().find(|query| query.id == id).ok_or(AskError::NotFound)?;
+        query.meter.cancel();
+        let entry = Entry {
+            action: "query.cancelled",
+            who: who.as_str().to_owned(),
+            by: By::User,
+            result: Outcome::Success,
+            code: String::new(),
+            request: query.id.clone(),
+            about: ("query", query.id.clone()),
+            labels: Vec::new(),
+            body: json!({ "query": query.id, "runbook": query.runbook, "asked_by": query.principal }),
+        };
+        Ok(self.audit.put_on_record(entry).await?)
+    }
+
+    /// The requests that somebody may see: its own, and those that the policies let it answer.
+    pub fn approvals(&self, who: &SpiffeId) -> Vec<Approval> {
+        let rules = self.rules();
+        let Some(principal) = rules.principal(who) else { return Vec::new() };
+        let all: Vec<Approval> = self.desk().approvals.values().cloned().collect();
+        all.into_iter()
+            .filter(|one| one.requester == principal.name || may_answer(&rules, &principal, one))
+            .collect()
+    }
+
+    /// Answers a request of somebody else.
+    pub async fn answer_request(
+        &self,
+        who: &SpiffeId,
+        id: &ApprovalId,
+        agrees: bool,
+        reason: &str,
+    ) -> Result<Result<Approval, Refusal>, AskError> {
+        let rules = self.rules();
+        let principal = rules.principal(who).ok_or(AskError::NotFound)?;
+        let answered = {
+            let mut desk = self.desk();
+            let approval = desk.approvals.get(id).ok_or(AskError::NotFound)?;
+            if approval.requester != principal.name && !may_answer(&rules, &principal, approval) {
+                // Whose requests there are is nobody else's business.
+                return Err(AskError::NotFound);
+            }
+            let answered = approval.answer(&principal, agrees, &rules.guard.policies, self.clock.now());
+            if let Ok(answered) = &answered {
+                // An answer is final from here on; it can be used when it is durable, which comes next.
+                desk.approvals.insert(*id, answered.clone());
+            }
+            answered
+        };
+        let answered = match answered {
+            Ok(answered) => answered,
+            Err(refusal) => {
+                let approval = self.desk().approvals.get(id).cloned().ok_or(AskError::NotFound)?;
+                let mut entry = self.of_approval("approval.refused", &principal, &approval, reason);
+                (entry.result, entry.code) = (Outcome::Denied, refusal.code.as_str().to_owned());
+                self.audit.put_on_record(entry).await?;
+                return Ok(Err(refusal));
+            }
+        };
+        desk::keep(&self.keeper, &answered).await?;
+        let action = if agrees { "approval.granted" } else { "approval.denied" };
+        self.audit.put_on_record(self.of_approval(action, &principal, &answered, reason)).await?;
+        Ok(Ok(answered))
+    }
+
+    async fn refuse(&self, who: &str, by: By, request: &Request, refusal: &Refusal) -> Result<(), AskError> {
+        let (action, about) = named(request);
+        let entry = Entry {
+            action: if action == "tail" { "tail.refused" } else { "runbook.refused" },
+            who: who.to_owned(),
+            by,
+            result: Outcome::Denied,
+            code: refusal.code.as_str().to_owned(),
+            request: String::new(),
+            about: (action, about),
+            labels: Vec::new(),
+            body: json!({
+                "asked": asked(request),
+                "code": refusal.code.as_str(),
+                "message": refusal.message,
+                "policies": refusal.policies,
+                "estimate": refusal.estimate.as_ref().map(estimate),
+            }),
+        };
+        Ok(self.audit.put_on_record(entry).await?)
+    }
+
+    fn of_plan(
+        &self,
+        action: &'static str,
+        who: &Principal,
+        request: &Request,
+        plan: &Plan,
+        id: &str,
+    ) -> Entry {
+        let runbook = plan.runbook.as_ref();
+        let mut labels = vec![
+            ("estimate-bytes", plan.estimate.bytes.to_string()),
+            ("estimate-rows", plan.estimate.rows.to_string()),
+            ("policies", plan.policies.to_string()),
+        ];
+        if let Some(runbook) = runbook {
+            labels.push(("runbook-hash", runbook.hash.to_string()));
+            labels.push(("runbook-version", runbook.version.to_string()));
+        }
+        let (kind, about) = named(request);
+        Entry {
+            action,
+            who: who.name.clone(),
+            by: by(who.kind),
+            result: Outcome::Success,
+            code: String::new(),
+            request: id.to_owned(),
+            about: (kind, about),
+            labels,
+            body: json!({
+                "asked": asked(request),
+                "estimate": estimate(&plan.estimate),
+                "decided_by": plan.decided_by,
+                "approval": plan.approval.as_ref().map(|approval| approval.id.to_string()),
+                "masked": plan.mask.masked().iter().map(|column| column.as_str()).collect::<Vec<_>>(),
+            }),
+        }
+    }
+
+    fn of_approval(&self, action: &'static str, who: &Principal, approval: &Approval, reason: &str) -> Entry {
+        let id = approval.id.to_string();
+        Entry {
+            action,
+            who: who.name.clone(),
+            by: by(who.kind),
+            result: Outcome::Success,
+            code: String::new(),
+            request: id.clone(),
+            about: ("approval", id),
+            labels: vec![("binding", approval.binding.to_string())],
+            body: json!({
+                "asked_by": approval.requester,
+                "question": approval.question,
+                "purpose": approval.purpose,
+                "ceiling": estimate(&approval.ceiling),
+                "reason": reason,
+            }),
+        }
+    }
+}
+
+enum Decided {
+    Refused(Box<Refusal>),
+    NeedsApproval(Box<approval::Pending>),
+    Planned(Box<Plan>),
+    Runs(Box<Plan>, Counted, View),
+}
+
+fn planned(id: String, plan: &Plan) -> Option<Planned> {
+    let runbook = Arc::clone(plan.runbook.as_ref()?);
+    Some(Planned {
+        id,
+        estimate: plan.estimate,
+        columns: show::columns(&runbook.columns, plan.reduce.as_ref()),
+        masked: plan
+            .mask
+            .masked()
+            .into_iter()
+            .filter(|column| runbook.columns.contains(column))
+            .map(|column| column.as_str().to_owned())
+            .collect(),
+        runbook,
+    })
+}
+
+fn no_runbook() -> Refusal {
+    Refusal::new(Code::UnknownRunbook, "no runbook was asked for", "`epigraph runbook list` lists them.")
+}
+
+fn may_cancel(rules: &Rules, who: &Principal, query: &running::Query) -> bool {
+    let object = Object::Query { own: query.principal == who.name };
+    on_all(rules, who, Action::CancelQuery, &query.streams, object)
+}
+
+fn may_answer(rules: &Rules, who: &Principal, approval: &Approval) -> bool {
+    on_all(rules, who, Action::Approve, &approval.streams, Object::Stream)
+}
+
+fn on_all(rules: &Rules, who: &Principal, action: Action, streams: &[Stream], object: Object) -> bool {
+    streams.iter().all(|stream| rules.guard.policies.judge(who, action, stream, object, &nothing()).allowed)
+}
+
+fn by(kind: Kind) -> By {
+    match kind {
+        Kind::Human => By::User,
+        Kind::Service => By::Service,
+        Kind::Agent => By::Agent,
+    }
+}
+
+/// What kind of thing is asked, and which.
+fn named(request: &Request) -> (&'static str, String) {
+    match &request.question {
+        Question::Runbook { id, .. } => ("runbook", id.chars().take(256).collect()),
+        Question::Tail { .. } => ("tail", "events".to_owned()),
+    }
+}
+
+/// The question, for the record. What is longer than any parameter that can be asked was refused, and is cut here.
+fn asked(request: &Request) -> serde_json::Value {
+    let cut = |text: &str| text.chars().take(2_048).collect::<String>();
+    let given: BTreeMap<String, serde_json::Value> = match &request.question {
+        Question::Runbook { parameters, .. } => {
+            parameters.iter().take(64).map(|(name, value)| (cut(name), cut(value).into())).collect()
+        }
+        Question::Tail { filter } => {
+            let one = |values: &Vec<String>| {
+                values.iter().take(64).map(|value| cut(value)).collect::<Vec<_>>().into()
+            };
+            filter.iter().take(64).map(|(name, values)| (cut(name), one(values))).collect()
+        }
+    };
+    let (kind, name) = named(request);
+    json!({
+        kind: name,
+        "given": given,
+        "from_ns": request.from_ns,
+        "to_ns": request.to_ns,
+        "tenant": request.tenant.as_deref().map(cut),
+        "stream": request.stream.as_deref().map(cut),
+        "purpose": cut(&request.purpose),
+        "ticket": cut(&request.ticket),
+        "unmask": request.unmask,
+        "body": request.body,
+    })
+}
+
+fn estimate(estimate: &Estimate) -> serde_json::Value {
+    json!({ "rows": estimate.rows, "bytes": estimate.bytes, "days": estimate.days })
+}
+
+/// Runs what waits for the disk where it holds up nobody else.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, AskError> + Send + 'static,
+) -> Result<T, AskError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Ended)?
+}

@@ -253,8 +253,18 @@ impl Audit {
         if slots.is_empty() { Err(ReadError::NotFound) } else { Ok(slots) }
     }
 
-    /// Everything that proves the event in a slot.
+    /// Everything that proves the event in a slot, under the newest checkpoint.
     async fn bundle(&self, slot: u64) -> Result<Bundle, ReadError> {
+        let newest = self.published.borrow().clone().ok_or(ReadError::NotYetPublished)?;
+        self.bundle_under(slot, &newest).await
+    }
+
+    /// Everything that proves the event in a slot, under this checkpoint.
+    pub async fn bundle_under(
+        &self,
+        slot: u64,
+        checkpoint: &Verified<Checkpoint>,
+    ) -> Result<Bundle, ReadError> {
         let reader = self.keeper.reader().clone();
         let found = blocking(move || {
             let damaged = || StoreError::Damaged(format!("the event in slot {slot}"));
@@ -268,10 +278,10 @@ impl Audit {
         });
         let (opened, signed, path, index) = found.await??;
         let index = index.ok_or(ReadError::NotYetPublished)?;
-        let published = self.published.borrow().clone();
-        let checkpoint = published.filter(|checkpoint| checkpoint.head().size.contains(index));
-        let checkpoint = checkpoint.ok_or(ReadError::NotYetPublished)?;
-        let receipt = self.client.receipt_under(index, &opened.leaf.hash(), &checkpoint).await?;
+        if !checkpoint.head().size.contains(index) {
+            return Err(ReadError::NotYetPublished);
+        }
+        let receipt = self.client.receipt_under(index, &opened.leaf.hash(), checkpoint).await?;
         Ok(Bundle {
             leaf: opened.leaf,
             segments: opened.segments,

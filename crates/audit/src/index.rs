@@ -6,7 +6,7 @@
 //! sees numbers, and a row that was changed does not open. An index may be added and dropped while others are asked. It knows nothing of who
 //! may ask, and no key: pseudonyms are given to it.
 
-mod complete;
+pub mod complete;
 mod counts;
 pub mod follow;
 mod key;

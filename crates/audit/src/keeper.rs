@@ -21,6 +21,7 @@ enum Message {
     Note(Hash, Kind),
     Placed(u64, u64, LeafIndex, oneshot::Sender<()>),
     State(Hash, oneshot::Sender<Option<State>>),
+    Keep(String, Option<Vec<u8>>, oneshot::Sender<()>),
 }
 
 /// The store has failed, and the thread has ended: what is on the disk is found out by the next start.
@@ -84,6 +85,11 @@ impl Keeper {
         self.ask(|answer| Message::State(source, answer)).await
     }
 
+    /// Makes something durable under a name, or forgets it: what the asking side remembers.
+    pub async fn keep(&self, name: String, value: Option<Vec<u8>>) -> Result<(), Ended> {
+        self.ask(|answer| Message::Keep(name, value, answer)).await
+    }
+
     /// The slot after the last event that is durable, as it grows.
     pub fn durable(&self) -> watch::Receiver<u64> {
         self.durable.clone()
@@ -128,6 +134,10 @@ impl Thread {
                 }
                 Message::State(source, answer) => {
                     let _ = answer.send(self.store.state(&source).cloned());
+                }
+                Message::Keep(name, value, answer) => {
+                    self.store.keep(&name, value.as_deref())?;
+                    let _ = answer.send(());
                 }
             }
             if next.is_none() {

@@ -52,6 +52,8 @@ pub struct Runbook {
     pub columns: Vec<Column>,
     /// What one gives it, for instance.
     pub example: BTreeMap<String, String>,
+    /// The text of its file.
+    pub text: String,
     /// SHA-256 of its file: it stands in the record of every run.
     pub hash: Hash,
 }

@@ -1,5 +1,7 @@
 //! The audit service on the wire: finds out who calls and what they may, calls [`Audit`], maps errors. Nothing is decided here.
 
+pub mod query;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,15 +71,19 @@ impl AuditServer {
     }
 
     fn authorize(&self, caller: &Caller, origin: &str) -> Result<Authorized<Origin>, Refusal> {
-        let only = self.audit.origin().as_str();
-        let origin = if origin.is_empty() { only } else { origin };
-        let authorized = caller.authorize(origin)?;
-        if origin != only {
-            let message = format!("this audit service puts its leaves into {only}, and into no other log");
-            return Err(Refusal::new(Reason::UnknownOrigin, message).at("origin"));
-        }
-        Ok(authorized)
+        authorize(&self.audit, caller, origin)
     }
+}
+
+fn authorize(audit: &Audit, caller: &Caller, origin: &str) -> Result<Authorized<Origin>, Refusal> {
+    let only = audit.origin().as_str();
+    let origin = if origin.is_empty() { only } else { origin };
+    let authorized = caller.authorize(origin)?;
+    if origin != only {
+        let message = format!("this audit service puts its leaves into {only}, and into no other log");
+        return Err(Refusal::new(Reason::UnknownOrigin, message).at("origin"));
+    }
+    Ok(authorized)
 }
 
 #[tonic::async_trait]

@@ -48,6 +48,8 @@ const LEAVES: TableDefinition<u64, (u64, u64)> = TableDefinition::new("leaves");
 const IDS: MultimapTableDefinition<&[u8; KeyName::LEN], u64> = MultimapTableDefinition::new("ids");
 /// Wrapped keys, by name.
 const KEYS: TableDefinition<&[u8; KeyName::LEN], &[u8]> = TableDefinition::new("keys");
+/// What the asking side remembers: see [`crate::ask::desk`].
+const KEPT: TableDefinition<&str, &[u8]> = TableDefinition::new("kept");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
 const FORMAT: &[u8] = b"epigraph-audit-store/v1";
@@ -168,6 +170,7 @@ impl Store {
             transaction.open_table(PLACED).map_err(disk("written"))?;
             transaction.open_table(LEAVES).map_err(disk("written"))?;
             transaction.open_multimap_table(IDS).map_err(disk("written"))?;
+            transaction.open_table(KEPT).map_err(disk("written"))?;
             let mut keys = transaction.open_table(KEYS).map_err(disk("written"))?;
             let secret = wrapper.wrap(&Names::OWN, &DataKey::draw(entropy), entropy)?;
             keys.insert(Names::OWN.as_bytes(), secret.as_slice()).map_err(disk("written"))?;
@@ -288,6 +291,19 @@ impl Store {
         transaction.commit().map_err(disk("written"))?;
         self.states.insert(*source.as_bytes(), state);
         Ok(())
+    }
+
+    /// Makes something durable under a name, or forgets it.
+    pub fn keep(&mut self, name: &str, value: Option<&[u8]>) -> Result<(), StoreError> {
+        let transaction = self.reader.database.begin_write().map_err(disk("written"))?;
+        {
+            let mut kept = transaction.open_table(KEPT).map_err(disk("written"))?;
+            match value {
+                Some(value) => kept.insert(name, value).map_err(disk("written"))?,
+                None => kept.remove(name).map_err(disk("written"))?,
+            };
+        }
+        transaction.commit().map_err(disk("written"))
     }
 
     /// Remembers where the leaves of a run of slots are in the log. The run begins at the first one that was not placed.
@@ -430,6 +446,20 @@ impl Reader {
         id.and_then(|id| id.value().try_into().ok()).ok_or(StoreError::Format)
     }
 
+    /// What is kept under names that begin like this, in their order.
+    pub fn kept(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let kept = self.begin()?.open_table(KEPT).map_err(disk("read"))?;
+        let mut found = Vec::new();
+        for row in kept.range(prefix..).map_err(disk("read"))? {
+            let (name, value) = row.map_err(disk("read"))?;
+            if !name.value().starts_with(prefix) {
+                break;
+            }
+            found.push((name.value().to_owned(), value.value().to_vec()));
+        }
+        Ok(found)
+    }
+
     /// The leaves of at most `most` slots from `first` on, in order, and of whole batches only: what is appended together is together in
     /// the log.
     pub fn leaves(&self, first: u64, most: usize) -> Result<Vec<[u8; LEAF_BYTES]>, StoreError> {
@@ -509,6 +539,22 @@ impl Reader {
     pub fn slot_of_leaf(&self, index: LeafIndex) -> Result<Option<u64>, StoreError> {
         let leaves = self.begin()?.open_table(LEAVES).map_err(disk("read"))?;
         run_at(&leaves, index.get())
+    }
+
+    /// The slot of the first leaf of this service that has this index or a higher one; where the next leaf will be if there is none.
+    pub fn slot_from_leaf(&self, index: LeafIndex) -> Result<u64, StoreError> {
+        let transaction = self.begin()?;
+        let leaves = transaction.open_table(LEAVES).map_err(disk("read"))?;
+        if let Some(slot) = run_at(&leaves, index.get())? {
+            return Ok(slot);
+        }
+        let behind =
+            leaves.range(index.get()..).map_err(disk("read"))?.next().transpose().map_err(disk("read"))?;
+        if let Some((_, run)) = behind {
+            return Ok(run.value().1);
+        }
+        let slots = transaction.open_table(SLOTS).map_err(disk("read"))?;
+        Ok(slots.last().map_err(disk("read"))?.map_or(0, |(slot, _)| slot.value() + 1))
     }
 
     /// The index in the log of a slot's leaf; none as long as it is not known.

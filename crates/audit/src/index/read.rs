@@ -327,19 +327,6 @@ impl View {
     }
 }
 
-impl Scan {
-    /// Whether a row that an index found is in the answer.
-    fn takes(&self, row: &Row) -> bool {
-        let is_of_request = match &self.access {
-            Access::Request(id) => *row.request_id == **id,
-            _ => true,
-        };
-        is_of_request
-            && self.stream.as_ref().is_none_or(|stream| *row.source_kind == **stream)
-            && self.filter.takes(row)
-    }
-}
-
 impl Asked {
     /// Which part of a day is asked for: from the first place on, without the last one, as nanoseconds in the day and leaf.
     fn of_day(&self, day: i32) -> Option<((u64, u64), (u64, u64))> {

@@ -127,6 +127,26 @@ pub struct Scan {
     pub after: Option<(i64, LeafIndex)>,
 }
 
+impl Scan {
+    /// Whether a row is one that is asked for, however it was found. Limit and place are not looked at.
+    pub fn takes(&self, row: &Row) -> bool {
+        let by_access = match &self.access {
+            Access::Time => true,
+            Access::Actor(whom) => row.actors().iter().any(|actor| whom.contains(actor)),
+            Access::Resource(what) => row.things().iter().any(|thing| what.contains(thing)),
+            Access::Request(id) => *row.request_id == **id,
+            Access::Outcome { result, action } => {
+                row.result == *result && action.as_ref().is_none_or(|action| *row.action == **action)
+            }
+        };
+        by_access
+            && self.window.contains(row.occurred_at_ns)
+            && self.tenant.as_ref().is_none_or(|tenant| *row.tenant == **tenant)
+            && self.stream.as_ref().is_none_or(|stream| *row.source_kind == **stream)
+            && self.filter.takes(row)
+    }
+}
+
 /// What a scan costs at most. It is made from statistics alone, and no run of the same scan on the same state costs more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Estimate {
@@ -205,6 +225,11 @@ impl Meter {
     /// Stops the scan at its next row because its time is over.
     pub fn expire(&self) {
         self.late.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
     }
 
     /// What it has cost so far.

@@ -61,7 +61,8 @@ fn roles(book: &Runbook) -> String {
     book.roles.iter().map(|role| role.name()).collect::<Vec<_>>().join(", ")
 }
 
-fn type_of(kind: &Type) -> String {
+/// A type, in words.
+pub fn type_of(kind: &Type) -> String {
     match kind {
         Type::Actor => "actor: exact id or token".into(),
         Type::Session => "session or key: exact id or token".into(),

@@ -168,6 +168,7 @@ fn checked(raw: Raw, text: &str) -> Result<Runbook, Wrong> {
         max_bytes: raw.max_bytes,
         columns,
         example: raw.example,
+        text: text.to_owned(),
         hash: Runbook::hash_of(text),
     };
     whole(&runbook)?;

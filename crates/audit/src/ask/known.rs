@@ -1,0 +1,69 @@
+//! What has to be known before a question is decided: statistics of the indexes, pseudonyms of the vault, requests of the desk. No row.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use crate::guard::approval::{Approval, ApprovalId};
+use crate::guard::plan::{Known, Unavailable};
+use crate::index::View;
+use crate::query::row::Pseudonyms;
+use crate::query::{Column, Estimate, Pseudonym, Scan, Window};
+use crate::store::Follow;
+
+/// The indexes and the vault at one moment, and the requests.
+pub struct Sight<'a> {
+    view: &'a View,
+    vault: Mutex<Follow>,
+    approvals: &'a BTreeMap<ApprovalId, Approval>,
+}
+
+impl<'a> Sight<'a> {
+    /// Of these.
+    pub fn new(view: &'a View, vault: Follow, approvals: &'a BTreeMap<ApprovalId, Approval>) -> Sight<'a> {
+        Sight { view, vault: Mutex::new(vault), approvals }
+    }
+}
+
+impl Known for Sight<'_> {
+    fn estimate(&self, scan: &Scan) -> Result<Estimate, Unavailable> {
+        self.view.estimate(scan).map_err(|error| Unavailable(error.to_string()))
+    }
+
+    fn pseudonyms(
+        &self,
+        tenant: Option<&str>,
+        window: &Window,
+        column: Column,
+        id: &str,
+    ) -> Result<Vec<Pseudonym>, Unavailable> {
+        let failed = |error: &dyn std::fmt::Display| Unavailable(error.to_string());
+        let mut vault = self.vault.lock().unwrap_or_else(PoisonError::into_inner);
+        if column == Column::Address {
+            let found = vault.address(id).map_err(|error| failed(&error))?;
+            return Ok(found.into_iter().collect());
+        }
+        let tenants: Vec<String> = match tenant {
+            Some(tenant) => vec![tenant.to_owned()],
+            None => {
+                let tenants = self.view.tenants(window).map_err(|error| failed(&error))?;
+                tenants.iter().map(|tenant| (**tenant).to_owned()).collect()
+            }
+        };
+        let mut found = Vec::new();
+        for tenant in &tenants {
+            let one = match column {
+                Column::Actor | Column::OnBehalfOf => vault.subject(tenant, id),
+                _ => vault.thing(tenant, id),
+            };
+            found.extend(one.map_err(|error| failed(&error))?);
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    fn approval(&self, id: &ApprovalId) -> Result<Option<Approval>, Unavailable> {
+        Ok(self.approvals.get(id).cloned())
+    }
+}

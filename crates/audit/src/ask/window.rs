@@ -1,0 +1,131 @@
+//! Every event of a question's window, for a reader who wants to see by itself that none was left out.
+
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use epigraph_core::Hash;
+use epigraph_rpc::SpiffeId;
+use tokio::sync::mpsc;
+
+use super::run::{Finished, Run};
+use super::{AskError, Asked, Asker, blocking};
+use crate::guard::mask::Sight;
+use crate::guard::plan::Request;
+use crate::guard::refusal::{Code, Refusal};
+use crate::index::Span;
+use crate::query::Stopped;
+use crate::query::digest::AnswerDigest;
+use crate::store::EventName;
+
+/// Events of one audit: each is opened, proven and sent, so this is minutes of work.
+pub const MAX_EVENTS: u64 = 100_000;
+
+/// A part of an audit.
+pub enum Part {
+    /// An encoded bundle.
+    Bundle(Bytes),
+    /// The end.
+    Finished(Box<Finished>),
+}
+
+impl Asker {
+    /// Decides whether somebody may audit the window of a question: it may ask the question, and sees names and records.
+    pub async fn ask_audit(self: &Arc<Self>, who: &SpiffeId, request: Request) -> Result<Asked, AskError> {
+        let asked = self.ask(who, request, false).await?;
+        let Asked::Runs(mut run) = asked else { return Ok(asked) };
+        let refusal = if run.plan.mask.identity != Sight::Clear {
+            Some(Refusal::new(
+                Code::Forbidden,
+                "an audit shows every event of the window with its names, and you see tokens",
+                "Ask an auditor.",
+            ))
+        } else {
+            let events: u64 = self.spans(&run)?.iter().map(|span| span.events).sum();
+            (events > MAX_EVENTS).then(|| {
+                Refusal::new(
+                    Code::OverBudget,
+                    format!("the days of the window have {events} events, and an audit goes through at most {MAX_EVENTS}"),
+                    "Audit a shorter window at a time.",
+                )
+            })
+        };
+        match refusal {
+            None => Ok(Asked::Runs(run)),
+            Some(refusal) => {
+                self.settle(&mut run).await?;
+                self.refuse(who.as_str(), super::by(run.principal.kind), &run.request, &refusal).await?;
+                Ok(Asked::Refused(refusal))
+            }
+        }
+    }
+
+    fn spans(&self, run: &Run) -> Result<Vec<Span>, AskError> {
+        let view = run.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(view) = &*view else { return Ok(Vec::new()) };
+        Ok(view.sources(&run.plan.window)?)
+    }
+
+    /// Sends every event between the first and the last number that each source has in the days of the window.
+    pub async fn audit_window(self: &Arc<Self>, mut run: Run, parts: mpsc::Sender<Result<Part, AskError>>) {
+        let sent = self.send_window(&mut run, &parts).await;
+        let settled = self.settle(&mut run).await;
+        let ended = match sent.and_then(|finished| settled.map(|()| finished)) {
+            Ok(finished) => {
+                let entry = self.outcome(&run, finished.stopped, Some(&finished.digest));
+                self.audit().put_on_record(entry).await.map(|()| finished).map_err(AskError::from)
+            }
+            Err(error) => {
+                let _ = self.audit().put_on_record(self.outcome(&run, None, None)).await;
+                Err(error)
+            }
+        };
+        drop(run.slot.take());
+        let _ = parts.send(ended.map(|finished| Part::Finished(Box::new(finished)))).await;
+    }
+
+    async fn send_window(
+        self: &Arc<Self>,
+        run: &mut Run,
+        parts: &mpsc::Sender<Result<Part, AskError>>,
+    ) -> Result<Finished, AskError> {
+        let begun = tokio::time::Instant::now();
+        let spans = self.spans(run)?;
+        let checkpoint = run.checkpoint.clone().ok_or(AskError::NotFound)?;
+        let mut digest = AnswerDigest::new(&run.planned.runbook.hash, &[]);
+        let mut stopped = None;
+        'all: for Span { source, epoch, first, last, .. } in spans {
+            for sequence in first..=last {
+                if run.meter.is_cancelled() || parts.is_closed() {
+                    stopped = Some(Stopped::Cancelled);
+                    break 'all;
+                }
+                let Some(slot) = self.slot_of(source, epoch, sequence).await? else { continue };
+                let bundle = match self.audit().bundle_under(slot, &checkpoint).await {
+                    Ok(bundle) => bundle,
+                    // What is not published yet is in no answer.
+                    Err(crate::audit::ReadError::NotYetPublished) => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                digest.row(&[bundle.receipt.index.get()], &[]);
+                if parts.send(Ok(Part::Bundle(bundle.encode().into()))).await.is_err() {
+                    run.meter.cancel();
+                }
+            }
+        }
+        Ok(Finished {
+            cost: run.meter.cost(),
+            micros: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+            stopped,
+            digest: digest.finish(),
+            checkpoint: Some(checkpoint),
+            sources: Vec::new(),
+            next: None,
+        })
+    }
+
+    async fn slot_of(&self, source: Hash, epoch: u64, sequence: u64) -> Result<Option<u64>, AskError> {
+        let store = self.store().clone();
+        let name = EventName { source, epoch, sequence };
+        blocking(move || Ok(store.event(&name)?.map(|(sealed, _)| sealed.slot))).await
+    }
+}
