@@ -4,6 +4,7 @@
 mod adversary;
 mod cli;
 mod config;
+mod drill;
 mod failure;
 mod fsck;
 mod hammer;
@@ -16,6 +17,7 @@ mod profile;
 mod quickstart;
 mod receipts;
 mod runtime;
+mod scratch;
 mod scrub;
 mod serve;
 mod state;
@@ -94,6 +96,7 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Monitor(MonitorCommand::Ack(args)) => cli::monitor::acknowledge(&args, terminal),
         Command::Monitor(MonitorCommand::Evidence(args)) => cli::monitor::evidence(&args, terminal),
         Command::Monitor(MonitorCommand::Drill(args)) => cli::monitor::drill(&args, terminal),
+        Command::Drill(cli::drill::DrillCommand::Tamper(args)) => drill::run(&args, terminal),
         Command::Fsck(args) => fsck::run(&args, terminal),
         Command::TreePreflight(args) => preflight::run(&args, terminal),
         Command::Adversary(args) => adversary::run(&args, terminal),

@@ -136,10 +136,15 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
 
 /// The verifying client of the log.
 fn client(config: &AuditConfig) -> Outcome<Client> {
+    client_with(config, &state::audit::pin(config))
+}
+
+/// The same, with its newest checkpoint in another directory.
+pub fn client_with(config: &AuditConfig, pin: &Path) -> Outcome<Client> {
     let missing = || Failure::usage("[tls.client] is missing: the service has nothing to call its log with");
     let tls = config.tls.calling(runtime::clock())?.ok_or_else(missing)?;
     let log = peer::Log::new(&config.log_address, &tls, &config.log_server).map_err(Failure::usage)?;
-    let pin = Pin::new(&state::audit::pin(config), &config.origin).map_err(Failure::state)?;
+    let pin = Pin::new(pin, &config.origin).map_err(Failure::state)?;
     Ok(Client::new(log, config.origin.clone(), config.policy.clone(), pin))
 }
 

@@ -17,7 +17,7 @@ use crate::failure::{Failure, Outcome};
 use crate::runtime;
 
 /// What was read and not delivered yet.
-const SPOOL: &str = "spool";
+pub const SPOOL: &str = "spool";
 /// What batches are signed with.
 const KEY: &str = "keys/collector.key";
 /// What sensitive values are replaced with the help of.
@@ -73,6 +73,11 @@ fn draw(entropy: &Arc<dyn Entropy>) -> Zeroizing<[u8; 32]> {
     let mut drawn = Zeroizing::new([0; 32]);
     entropy.fill(&mut *drawn);
     drawn
+}
+
+/// The key under which a collector signs.
+pub fn vkey(directory: &Path) -> Outcome<SourceVKey> {
+    Ok(keys::load_source(&directory.join(KEY)).map_err(Failure::state)?.vkey().clone())
 }
 
 /// Opens what `init` created. A missing piece is a refusal, never a fresh start.
