@@ -706,6 +706,7 @@ pub enum ServedRole {
     Witness,
     Monitor,
     Audit,
+    Collector,
 }
 
 #[derive(Args)]

@@ -4,6 +4,7 @@
 mod adversary;
 mod cli;
 mod config;
+mod doors;
 mod drill;
 mod failure;
 mod fsck;
@@ -85,6 +86,7 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
             ServedRole::Witness => serve::witness::check(&args.config, terminal),
             ServedRole::Monitor => serve::monitor::check(&args.config, terminal),
             ServedRole::Audit => serve::audit::check(&args.config, terminal),
+            ServedRole::Collector => state::collector::check(&args.config, terminal),
         },
         Command::Completions(args) => cli::manual::completions(&args, terminal),
         Command::Man(args) => cli::manual::pages(&args, terminal),

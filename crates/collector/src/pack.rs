@@ -178,6 +178,10 @@ impl Pending {
         self.events.len()
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether it has to be signed before one more comes.
     pub(crate) fn is_full(&self) -> bool {
         self.events.len() >= MAX_EVENTS || self.bytes >= TARGET_BYTES
