@@ -4,6 +4,7 @@ pub mod append;
 pub mod audit;
 pub mod checkpoint;
 pub mod collect;
+pub mod drill;
 pub mod entries;
 pub mod explain;
 pub mod keys;
@@ -97,8 +98,11 @@ pub enum Command {
     /// Decide what somebody else may ask although it is over a limit
     #[command(subcommand)]
     Approval(query::ApprovalCommand),
-    /// Check every byte that a log, signer or witness keeps while it is not running, and change nothing
+    /// Check every byte that a log, signer, witness, audit service or collector keeps while it is not running, and change nothing
     Fsck(RoleConfig),
+    /// Rehearse what goes wrong, on copies
+    #[command(subcommand)]
+    Drill(drill::DrillCommand),
     /// Try to open a stored tree; `serve` and `fsck` run this in a child process
     #[command(hide = true)]
     TreePreflight(TreePreflight),
@@ -701,6 +705,8 @@ pub enum KeptRole {
     Log,
     Signer,
     Witness,
+    Audit,
+    Collector,
 }
 
 /// Roles that are served.
@@ -712,6 +718,7 @@ pub enum ServedRole {
     Witness,
     Monitor,
     Audit,
+    Collector,
 }
 
 #[derive(Args)]

@@ -131,6 +131,11 @@ pub fn index(config: &AuditConfig) -> std::path::PathBuf {
     config.directory.join(INDEX)
 }
 
+/// Where its events are.
+pub fn store(config: &AuditConfig) -> std::path::PathBuf {
+    config.directory.join(STORE)
+}
+
 /// Where the pin of the log is.
 pub fn pin(config: &AuditConfig) -> std::path::PathBuf {
     config.directory.join(PIN)

@@ -8,6 +8,7 @@
 //! class in one order and finds nothing by name, sled does not sync.
 
 mod follow;
+pub mod inspect;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,8 +19,8 @@ use epigraph_core::{Entropy, Hash, LeafIndex, UnixMillis};
 use epigraph_event::leaf::LEAF_BYTES;
 use epigraph_event::{Batch, Collected, Leaf, Segment};
 use redb::{
-    Database, MultimapTableDefinition, ReadTransaction, ReadableDatabase, ReadableMultimapTable,
-    ReadableTable, TableDefinition, WriteTransaction,
+    Database, DatabaseError, MultimapTableDefinition, ReadOnlyDatabase, ReadTransaction, ReadableDatabase,
+    ReadableMultimapTable, ReadableTable, TableDefinition, WriteTransaction,
 };
 use thiserror::Error;
 
@@ -79,6 +80,11 @@ pub enum StoreError {
     /// A record in it.
     #[error("the audit store is damaged: {0} cannot be read")]
     Damaged(String),
+    /// The file was not closed.
+    #[error(
+        "the audit store was not closed by whoever wrote it last; the next start of the service puts that in order"
+    )]
+    NotClosed,
     /// Another kind of file, or a later version of this one.
     #[error("this file is no audit store of a version that is known here")]
     Format,
@@ -141,6 +147,7 @@ pub struct EventName {
 
 /// The store, for the one who writes.
 pub struct Store {
+    database: Arc<Database>,
     reader: Reader,
     entropy: Arc<dyn Entropy>,
     states: HashMap<Id, State>,
@@ -152,7 +159,7 @@ pub struct Store {
 /// The store, for those who read. Cheap to clone.
 #[derive(Clone)]
 pub struct Reader {
-    database: Arc<Database>,
+    database: Arc<dyn ReadableDatabase + Send + Sync>,
     wrapper: Arc<dyn KeyWrapper>,
     names: Arc<Names>,
 }
@@ -193,15 +200,8 @@ impl Store {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
         let database = Arc::new(builder.open(path).map_err(disk("opened"))?);
-        let transaction = database.begin_read().map_err(disk("read"))?;
-        let meta = transaction.open_table(META).map_err(disk("read"))?;
-        let format = meta.get("format").map_err(disk("read"))?;
-        if format.is_none_or(|format| format.value() != FORMAT) {
-            return Err(StoreError::Format);
-        }
-        let keys = transaction.open_table(KEYS).map_err(disk("read"))?;
-        let secret = keys.get(Names::OWN.as_bytes()).map_err(disk("read"))?.ok_or(StoreError::NoSecret)?;
-        let names = Arc::new(Names::new(wrapper.unwrap(&Names::OWN, secret.value())?));
+        let reader = Reader::over(Arc::clone(&database) as Arc<_>, wrapper)?;
+        let transaction = reader.begin()?;
         let mut states = HashMap::new();
         for row in transaction.open_table(SOURCES).map_err(disk("read"))?.iter().map_err(disk("read"))? {
             let (id, state) = row.map_err(disk("read"))?;
@@ -214,8 +214,7 @@ impl Store {
         let placed = transaction.open_table(PLACED).map_err(disk("read"))?;
         let next_unplaced =
             placed.last().map_err(disk("read"))?.map_or(0, |(slot, run)| slot.value() + run.value().0);
-        let reader = Reader { database, wrapper, names };
-        Ok(Store { reader, entropy, states, open_keys: HashMap::new(), next_slot, next_unplaced })
+        Ok(Store { database, reader, entropy, states, open_keys: HashMap::new(), next_slot, next_unplaced })
     }
 
     /// For those who read.
@@ -243,7 +242,7 @@ impl Store {
         if self.open_keys.len() > MAX_OPEN_KEYS {
             self.open_keys.clear();
         }
-        let transaction = self.reader.database.begin_write().map_err(disk("written"))?;
+        let transaction = self.database.begin_write().map_err(disk("written"))?;
         let mut answers = Vec::with_capacity(batches.len());
         let mut states = HashMap::new();
         let mut next_slot = self.next_slot;
@@ -282,7 +281,7 @@ impl Store {
     pub fn note(&mut self, source: &Hash, kind: Kind, now: UnixMillis) -> Result<(), StoreError> {
         let mut state = self.state(source).cloned().unwrap_or_default();
         state.note(kind, now);
-        let transaction = self.reader.database.begin_write().map_err(disk("written"))?;
+        let transaction = self.database.begin_write().map_err(disk("written"))?;
         {
             let mut sources = transaction.open_table(SOURCES).map_err(disk("written"))?;
             let json = serde_json::to_vec(&state).map_err(|error| StoreError::Damaged(error.to_string()))?;
@@ -295,7 +294,7 @@ impl Store {
 
     /// Makes something durable under a name, or forgets it.
     pub fn keep(&mut self, name: &str, value: Option<&[u8]>) -> Result<(), StoreError> {
-        let transaction = self.reader.database.begin_write().map_err(disk("written"))?;
+        let transaction = self.database.begin_write().map_err(disk("written"))?;
         {
             let mut kept = transaction.open_table(KEPT).map_err(disk("written"))?;
             match value {
@@ -308,7 +307,7 @@ impl Store {
 
     /// Remembers where the leaves of a run of slots are in the log. The run begins at the first one that was not placed.
     pub fn placed(&mut self, first_slot: u64, count: u64, first_index: LeafIndex) -> Result<(), StoreError> {
-        let transaction = self.reader.database.begin_write().map_err(disk("written"))?;
+        let transaction = self.database.begin_write().map_err(disk("written"))?;
         {
             let mut placed = transaction.open_table(PLACED).map_err(disk("written"))?;
             placed.insert(first_slot, (count, first_index.get())).map_err(disk("written"))?;
@@ -435,6 +434,33 @@ fn is_other(
 }
 
 impl Reader {
+    fn over(
+        database: Arc<dyn ReadableDatabase + Send + Sync>,
+        wrapper: Arc<dyn KeyWrapper>,
+    ) -> Result<Reader, StoreError> {
+        let transaction = database.begin_read().map_err(disk("read"))?;
+        let meta = transaction.open_table(META).map_err(disk("read"))?;
+        let format = meta.get("format").map_err(disk("read"))?;
+        if format.is_none_or(|format| format.value() != FORMAT) {
+            return Err(StoreError::Format);
+        }
+        let keys = transaction.open_table(KEYS).map_err(disk("read"))?;
+        let secret = keys.get(Names::OWN.as_bytes()).map_err(disk("read"))?.ok_or(StoreError::NoSecret)?;
+        let names = Arc::new(Names::new(wrapper.unwrap(&Names::OWN, secret.value())?));
+        Ok(Reader { database, wrapper, names })
+    }
+
+    /// Opens the store of a service that is stopped, and changes nothing in the file.
+    pub fn of_stopped(path: &Path, wrapper: Arc<dyn KeyWrapper>) -> Result<Reader, StoreError> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        let database: ReadOnlyDatabase = builder.open_read_only(path).map_err(|error| match error {
+            DatabaseError::RepairAborted => StoreError::NotClosed,
+            error => disk("opened")(error),
+        })?;
+        Reader::over(Arc::new(database), wrapper)
+    }
+
     fn begin(&self) -> Result<ReadTransaction, StoreError> {
         self.database.begin_read().map_err(disk("read"))
     }
@@ -591,8 +617,9 @@ fn open_event(
     };
     let wrong = |why| StoreError::Event { source_id: source, epoch, sequence, why };
     let sealed = decode_sealed(stored.value()).ok_or_else(|| wrong(OpenError::Leaf))?;
-    let opened =
-        seal::open::<OpenOrStore>(&sealed, |name| key_named(keys, wrapper, name).map_err(OpenOrStore::Store));
+    let opened = seal::open::<OpenOrStore, _>(&sealed, |name| {
+        key_named(keys, wrapper, name).map_err(OpenOrStore::Store)
+    });
     let opened = opened.map_err(|error| match error {
         OpenOrStore::Open(why) => wrong(why),
         OpenOrStore::Store(error) => error,

@@ -12,7 +12,7 @@ use crate::query::{Column, Estimate, Pseudonym, Scan, Window};
 use crate::store::Follow;
 
 /// The indexes and the vault at one moment, and the requests.
-pub struct Sight<'a> {
+pub(super) struct Sight<'a> {
     view: &'a View,
     vault: Mutex<Follow>,
     approvals: &'a BTreeMap<ApprovalId, Approval>,
@@ -20,7 +20,7 @@ pub struct Sight<'a> {
 
 impl<'a> Sight<'a> {
     /// Of these.
-    pub fn new(view: &'a View, vault: Follow, approvals: &'a BTreeMap<ApprovalId, Approval>) -> Sight<'a> {
+    pub(super) fn new(view: &'a View, vault: Follow, approvals: &'a BTreeMap<ApprovalId, Approval>) -> Sight<'a> {
         Sight { view, vault: Mutex::new(vault), approvals }
     }
 }
