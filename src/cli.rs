@@ -98,6 +98,9 @@ pub enum Command {
     /// Decide what somebody else may ask although it is over a limit
     #[command(subcommand)]
     Approval(query::ApprovalCommand),
+    /// Check the policies that say who may read what of audit events
+    #[command(subcommand)]
+    PolicySet(query::PolicySetCommand),
     /// Check every byte that a log, signer, witness, audit service or collector keeps while it is not running, and change nothing
     Fsck(RoleConfig),
     /// Rehearse what goes wrong, on copies

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod collector;
 pub mod doors;
 pub mod monitor;
+pub mod questions;
 pub mod signer;
 pub mod tls;
 pub mod witness;

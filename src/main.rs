@@ -69,6 +69,20 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Audit(cli::audit::AuditCommand::Enrol(args)) => cli::audit::enrol(&args, terminal),
         Command::Audit(cli::audit::AuditCommand::Status(args)) => cli::audit::status(&args, terminal),
         Command::Events(cli::audit::EventsCommand::Get(args)) => cli::audit::get(&args, terminal),
+        Command::Events(cli::audit::EventsCommand::Tail(args)) => cli::query::tail(&args, terminal),
+        Command::Runbook(cli::runbook::RunbookCommand::List(args)) => cli::runbook::list(&args, terminal),
+        Command::Runbook(cli::runbook::RunbookCommand::Show(args)) => cli::runbook::show(&args, terminal),
+        Command::Runbook(cli::runbook::RunbookCommand::Run(args)) => cli::runbook::run(&args, terminal),
+        Command::Query(cli::query::QueryCommand::Running(args)) => cli::query::running(&args, terminal),
+        Command::Query(cli::query::QueryCommand::Cancel(args)) => cli::query::cancel(&args, terminal),
+        Command::Approval(cli::query::ApprovalCommand::List(args)) => cli::query::approvals(&args, terminal),
+        Command::Approval(cli::query::ApprovalCommand::Grant(args)) => {
+            cli::query::decide(&args, true, terminal)
+        }
+        Command::Approval(cli::query::ApprovalCommand::Deny(args)) => {
+            cli::query::decide(&args, false, terminal)
+        }
+        Command::PolicySet(cli::query::PolicySetCommand::Check(args)) => cli::query::check(&args, terminal),
         Command::Collect(args) => cli::collect::run(&args, terminal),
         Command::Append(args) => cli::append::run(&args, terminal),
         Command::Prove(args) => cli::prove::run(&args, terminal),

@@ -2,6 +2,7 @@
 //! come in.
 
 use clap::{Args, Subcommand};
+use epigraph_audit::guard::policy::Policies;
 use epigraph_core::UnixMillis;
 use epigraph_rpc::peer::query::{Approval, ApprovalState, Part};
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use super::Profile as ProfileDir;
 use super::audit::ago;
 use super::runbook::answer::{cost_object, estimate_object, estimated, printable, refusal};
+use crate::config::questions::read_policies;
 use crate::failure::{Failure, Outcome};
 use crate::profile::{self, Profile};
 use crate::runtime;
@@ -48,6 +50,24 @@ pub enum ApprovalCommand {
     Deny(ApprovalDecide),
 }
 
+#[derive(Subcommand)]
+pub enum PolicySetCommand {
+    /// Read a set of Cedar policies as `serve audit` would, and say what is wrong with it
+    Check(PolicySetCheck),
+}
+
+/// Without a file, the set that ships is shown. Exit code 2 if the set is not in order: it would not be put in force.
+#[derive(Args)]
+pub struct PolicySetCheck {
+    /// The file with the policies
+    #[arg(value_name = "FILE")]
+    pub file: Option<std::path::PathBuf>,
+
+    /// Print what policies may speak of, too
+    #[arg(long)]
+    pub schema: bool,
+}
+
 #[derive(Args)]
 pub struct ApprovalList {
     #[command(flatten)]
@@ -85,6 +105,31 @@ pub struct EventsTail {
     /// Why you look; goes on the record
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub purpose: String,
+}
+
+pub fn check(args: &PolicySetCheck, terminal: Terminal) -> Outcome {
+    let policies = match &args.file {
+        Some(file) => read_policies(file)?,
+        None => Policies::shipped(),
+    };
+    let policies = policies.map_err(Failure::usage)?;
+    if args.schema {
+        terminal.line(Policies::schema_text());
+    }
+    for rule in policies.rules() {
+        terminal.line(format_args!("{}  {}", if rule.forbids { "forbid" } else { "permit" }, rule.id));
+    }
+    terminal.line(format_args!(
+        "{} policies, in order; their hash is {}",
+        policies.rules().len(),
+        policies.hash()
+    ));
+    terminal.object(&json!({
+        "valid": true,
+        "hash": policies.hash().to_string(),
+        "policies": policies.rules().iter().map(|rule| json!({ "id": rule.id, "forbids": rule.forbids })).collect::<Vec<_>>(),
+    }));
+    Ok(())
 }
 
 pub fn running(args: &QueryRunning, terminal: Terminal) -> Outcome {

@@ -25,12 +25,6 @@ impl std::str::FromStr for When {
     }
 }
 
-/// To the second, in UTC.
-pub fn shown(nanos: i64) -> String {
-    let at = OffsetDateTime::from_unix_timestamp(nanos.div_euclid(1_000_000_000));
-    at.ok().and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| nanos.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +46,5 @@ mod tests {
         {
             check(bad, None);
         }
-        assert_eq!(shown(1_722_376_393_999_999_999), "2024-07-30T21:53:13Z");
     }
 }

@@ -9,6 +9,7 @@ use epigraph_core::{KeyName, Origin, Policy, SourceVKey, UnixMillis};
 use epigraph_rpc::{Grant, SpiffeId};
 use serde::Deserialize;
 
+use super::questions::{Questions, RawQuestions, RawReader};
 use super::tls::ProcessTls;
 use super::{MAX_CONFIG_BYTES, RawDoor, RawGrant, RawListen, load_toml, load_toml_of};
 use crate::cli::verify::read_policy;
@@ -35,6 +36,10 @@ struct RawConfig {
     tls: ProcessTls,
     log: RawLog,
     authorize: Vec<RawGrant>,
+    #[serde(default)]
+    questions: RawQuestions,
+    #[serde(default)]
+    reader: Vec<RawReader>,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +81,8 @@ pub struct AuditConfig {
     pub policy: Policy,
     /// Who may do what.
     pub grants: Vec<Grant>,
+    /// Who may ask about events, and under which rules.
+    pub questions: Questions,
 }
 
 impl AuditConfig {
@@ -108,6 +115,7 @@ impl AuditConfig {
             log_address: raw.log.address,
             log_server: raw.log.server.parse().map_err(|error| bad(format!("[log]: server: {error}")))?,
             policy,
+            questions: Questions::check(raw.questions, raw.reader, base).map_err(bad)?,
             grants: raw.authorize.into_iter().map(grant).collect::<Outcome<_>>()?,
         })
     }

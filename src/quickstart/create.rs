@@ -15,7 +15,7 @@ use epigraph_core::{Entropy, Hash, Policy, UnixMillis, VKey};
 pub use audit::{SAMPLE_FILE, SAMPLE_ID};
 
 use super::directory::TRUST_DOMAIN;
-use super::role::{Cast, READERS, Role, THRESHOLD, client_spiffe, collector_spiffe, reader_spiffe};
+use super::role::{ASKERS, Cast, READERS, Role, THRESHOLD, client_spiffe, collector_spiffe, reader_spiffe};
 use crate::config::ProcessConfig;
 use crate::config::monitor::MonitorConfig;
 use crate::config::signer::SignerProcessConfig;
@@ -61,6 +61,7 @@ const README_ALL: &str = "\
   audit.toml audit/           the audit service's: its keys, and audit events, encrypted
   collector.toml collector/   a collector's: the key under which it signs events, and those not delivered yet
   sources                     the public keys of those who sign events
+  developer/ responder/       client directories of two who may see less: --profile <this directory>/developer
   cloudtrail-sample.jsonl     made-up audit events, to try `epigraph collect` with
 ";
 
@@ -92,7 +93,9 @@ pub fn certificates(roles: &[Role]) -> Vec<Certificate> {
     let readers = readers.map(|name| client(format!("monitor/{name}"), reader_spiffe(name)));
     let collector =
         roles.contains(&Role::Audit).then(|| client("collector/client".into(), collector_spiffe()));
-    let people = collector.into_iter().chain([client("client/client".into(), client_spiffe())]);
+    let askers = ASKERS.into_iter().filter(|_| roles.contains(&Role::Audit));
+    let askers = askers.map(|name| client(format!("{name}/client"), reader_spiffe(name)));
+    let people = collector.into_iter().chain(askers).chain([client("client/client".into(), client_spiffe())]);
     servers.chain(callers).chain(readers).chain(people).collect()
 }
 
@@ -114,6 +117,9 @@ pub struct Plan<'a> {
 pub fn create(dir: &Path, cast: Cast) -> anyhow::Result<()> {
     let plan = Plan::begin(dir, cast, None, &[])?;
     plan.finish(&[])?;
+    if cast != Cast::Alone {
+        ASKERS.iter().try_for_each(|person| plan.person(person))?;
+    }
     let roles = if cast == Cast::Alone { README_ALONE } else { README_ALL };
     write_new(&dir.join(COMPLETE), 0o644, &[README, roles, README_END].concat())
 }

@@ -18,6 +18,9 @@ pub const FAULTY: usize = 1;
 /// The identities under which the monitor reads the log: plain readers, like any other.
 pub const READERS: [&str; 2] = ["reader-1", "reader-2"];
 
+/// Who else may ask about events, each in a client directory of their own: to see what somebody else sees.
+pub const ASKERS: [&str; 2] = ["developer", "responder"];
+
 /// One process. Its text form names its directory, its files, and its certificates' directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {

@@ -6,16 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use epigraph_audit::append;
+use epigraph_audit::ask::Asker;
 use epigraph_audit::audit::{Audit, watch_published};
 use epigraph_audit::index::follow::{self, Following};
 use epigraph_audit::keeper::Keeper;
 use epigraph_audit::registry::Registry;
 use epigraph_audit::service::AuditServer;
+use epigraph_audit::service::query::QueryServer;
 use epigraph_audit::source::Enrolled;
 use epigraph_client::Client;
 use epigraph_client::pin::Pin;
 use epigraph_core::{SourceKey, UnixMillis};
-use epigraph_rpc::{Routes, audit_service, peer};
+use epigraph_rpc::{Routes, audit_service, peer, query_service};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -49,6 +51,7 @@ pub fn check(path: &Path, terminal: Terminal) -> Outcome {
     Door::new(&config.tls, config.grants.clone(), config.reflection)?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
     runtime.block_on(async { client(&config).map(drop) })?;
+    config.questions.rules()?;
     let keys = fs::exists(&config.key).unwrap_or(true);
     if keys {
         state::audit::load_key(&config)?;
@@ -85,6 +88,7 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
     let stop = runtime::stop_signal().map_err(Failure::state)?;
     let door = Door::new(&config.tls, config.grants.clone(), config.reflection)?;
     let (clock, entropy) = (runtime::clock(), runtime::entropy());
+    let rules = config.questions.rules()?;
     let AuditState { store, key } = state::audit::open(&config)?;
     let vkey = key.vkey().clone();
     let client = Arc::new(client(&config)?);
@@ -95,7 +99,9 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
     let (keeper, mut failure) = Keeper::start(store, Arc::clone(&clock)).map_err(Failure::state)?;
     let (newest, published) = watch::channel(None);
     // Nobody waits for the indexes: until they are there, and whatever is wrong with them, events are taken in and given back.
-    let indexing = follow::run(state::audit::index(&config), keeper.clone(), Following::default());
+    let following = Following::default();
+    let indexing = follow::run(state::audit::index(&config), keeper.clone(), following.clone());
+    let published_to_askers = published.clone();
     let audit = Audit::new(
         registry.clone(),
         keeper.clone(),
@@ -105,6 +111,15 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
         (Arc::clone(&clock), Arc::clone(&entropy)),
     );
     let audit = Arc::new(audit);
+    let asker = Asker::new(
+        Arc::clone(&audit),
+        keeper.clone(),
+        following,
+        published_to_askers,
+        rules,
+        (Arc::clone(&clock), Arc::clone(&entropy)),
+    );
+    let asker = Arc::new(asker.map_err(Failure::state)?);
 
     let listener = listen(config.listen, "listen").await?;
     let address = listener.local_addr().map_err(Failure::state)?;
@@ -123,7 +138,8 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
     let trouble = Arc::new(Mutex::new(None::<String>));
     let role = Auditing { audit: Arc::clone(&audit), trouble: Arc::clone(&trouble) };
     let metrics = Metrics::of(role, clock.now(), door.calls(), spans);
-    let routes = Routes::new(audit_service(AuditServer::new(audit)));
+    let routes = Routes::new(audit_service(AuditServer::new(audit)))
+        .add_service(query_service(QueryServer::new(asker)));
     let waits = |why: Option<&str>| {
         *trouble.lock().unwrap_or_else(PoisonError::into_inner) = why.map(ToOwned::to_owned);
     };

@@ -29,6 +29,8 @@ pub struct Answer {
     pub planned: Planned,
     pub rows: Vec<QueryRow>,
     pub finished: QueryFinished,
+    /// The size of the published checkpoint that covers every row.
+    pub size: u64,
 }
 
 /// Asks, and tells what became of it. None if it was to be planned only.
@@ -101,7 +103,15 @@ pub async fn fetch(
                         "the digest that the service has put on record is not that of the rows it sent: keep this output, and show it to whoever runs the service",
                     ));
                 }
-                return Ok(Some(Answer { planned, rows, finished }));
+                let checkpoint = Checkpoint::open(&finished.checkpoint, &profile.policy);
+                let checkpoint = checkpoint.map_err(|error| {
+                    Failure::no(format_args!("the checkpoint under which the service answered: {error}"))
+                })?;
+                let size = checkpoint.head().size.get();
+                if rows.iter().flat_map(|row: &QueryRow| &row.leaf_indexes).any(|leaf| *leaf >= size) {
+                    return Err(garbled("a row is beyond the checkpoint under which it was answered"));
+                }
+                return Ok(Some(Answer { planned, rows, finished, size }));
             }
             Some(_) => return Err(garbled("something stands between its rows")),
             None => {
@@ -149,7 +159,7 @@ impl Answer {
         terminal: Terminal,
     ) {
         self.table(terminal);
-        let QueryFinished { cost, truncated, checkpoint, sources, .. } = &self.finished;
+        let QueryFinished { cost, truncated, sources, .. } = &self.finished;
         let cost = cost.unwrap_or_default();
         let (estimate, more) =
             (self.planned.estimate.unwrap_or_default(), if *truncated { ", and there are more" } else { "" });
@@ -171,9 +181,7 @@ impl Answer {
                 printable(&self.planned.masked.join(", "))
             ));
         }
-        if let Some(size) = size(checkpoint) {
-            terminal.line(format_args!("read at the published checkpoint of size {size}"));
-        }
+        terminal.line(format_args!("read at the published checkpoint of size {}", self.size));
         for source in sources {
             let missing = match source.missing.as_slice() {
                 [] => terminal.good("no gap"),
@@ -287,11 +295,6 @@ fn garbled(why: impl std::fmt::Display) -> Failure {
 
 fn hash(bytes: &[u8]) -> Outcome<Hash> {
     bytes.try_into().map(Hash::from_bytes).map_err(|_| garbled("a hash of it has not 32 bytes"))
-}
-
-/// The size in a signed note, unverified.
-fn size(note: &[u8]) -> Option<u64> {
-    Checkpoint::parse(note).ok().map(|parsed| parsed.head().size.get())
 }
 
 /// What others wrote, as it may stand on a terminal.

@@ -4,7 +4,9 @@ use super::audit::SOURCES;
 use super::{MONITOR_POLICY, Plan, STALE_AFTER_MS, WEBHOOK_SECRET};
 use crate::quickstart::demo::webhook;
 use crate::quickstart::directory::TRUST_DOMAIN;
-use crate::quickstart::role::{FAULTY, READERS, Role, client_spiffe, collector_spiffe, reader_spiffe};
+use crate::quickstart::role::{
+    ASKERS, FAULTY, READERS, Role, client_spiffe, collector_spiffe, reader_spiffe,
+};
 
 impl Plan<'_> {
     /// The beginning of every configuration of a process that serves.
@@ -254,6 +256,19 @@ logs = ["{origin}"]
             &["reader", "auditor"],
             origin,
         );
+        let askers =
+            granted("Two others ask as well, and see less.", &reader_spiffe("*"), &["reader"], origin);
+        let mut readers =
+            String::from("\n# What each of them may see: docs/runbooks.md says what the roles are.\n");
+        for (spiffe, role) in [
+            (client_spiffe(), "auditor"),
+            (reader_spiffe(ASKERS[0]), "developer"),
+            (reader_spiffe(ASKERS[1]), "responder"),
+        ] {
+            readers += &format!(
+                "[[reader]]\nspiffe = \"{spiffe}\"\nkind = \"human\"\nroles = [\"{role}\"]\ntenants = [\"*\"]\n"
+            );
+        }
         Ok(format!(
             r#"# The audit service of this quickstart: what `epigraph serve audit --config audit.toml` reads. Paths are relative to this file.
 # In earnest it runs on another machine than the log, and the key that wraps all others is on another disk.
@@ -268,7 +283,7 @@ origin = "{origin}"
 address = "{address}"
 server = "{server}"
 policy = "policy"
-{collector}{client}"#
+{collector}{client}{askers}{readers}"#
         ))
     }
 
@@ -329,9 +344,13 @@ trust_domain = "{TRUST_DOMAIN}"
         };
         // A person in a demo has no collector.
         let audit = match self.address(Role::Audit) {
-            Ok(address) if up.is_empty() => format!(
+            Ok(address) if !up.is_empty() => format!(
+                "\n# Where questions about events are asked.\n[audit]\naddress = \"{address}\"\nserver = \"{}\"\n",
+                Role::Audit.spiffe()
+            ),
+            Ok(address) => format!(
                 r#"
-# Where `events get` and `audit status` ask.
+# Where `events get`, `audit status` and `runbook run` ask.
 [audit]
 address = "{address}"
 server = "{}"
@@ -344,11 +363,11 @@ key = "pki/collector/client.key"
 "#,
                 Role::Audit.spiffe()
             ),
-            _ => String::new(),
+            Err(_) => String::new(),
         };
         let sources = match audit.is_empty() {
             true => String::new(),
-            false => format!("# Whose audit events are believed.\nsources = \"{SOURCES}\"\n"),
+            false => format!("# Whose audit events are believed.\nsources = \"{up}{SOURCES}\"\n"),
         };
         Ok(format!(
             r#"# A client of the log of this quickstart: what every command with `--profile` reads. Paths are relative to this file.

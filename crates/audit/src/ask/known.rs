@@ -20,7 +20,11 @@ pub(super) struct Sight<'a> {
 
 impl<'a> Sight<'a> {
     /// Of these.
-    pub(super) fn new(view: &'a View, vault: Follow, approvals: &'a BTreeMap<ApprovalId, Approval>) -> Sight<'a> {
+    pub(super) fn new(
+        view: &'a View,
+        vault: Follow,
+        approvals: &'a BTreeMap<ApprovalId, Approval>,
+    ) -> Sight<'a> {
         Sight { view, vault: Mutex::new(vault), approvals }
     }
 }

@@ -132,7 +132,8 @@ fn shown(column: Column, value: &Value) -> String {
     }
 }
 
-fn instant(at_ns: i128) -> String {
+/// A time as people write it, in UTC.
+pub fn instant(at_ns: i128) -> String {
     let at = OffsetDateTime::from_unix_timestamp_nanos(at_ns);
     at.ok().and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| at_ns.to_string())
 }

@@ -9,6 +9,7 @@ use epigraph_event::fit::MAX_TEXT_BYTES;
 use super::Principal;
 use super::plan::{Guard, Question, Request};
 use super::refusal::{Code, Refusal};
+use crate::ask::show::instant;
 use crate::query::row::Value;
 use crate::query::scan::{Clause, MAX_VALUES};
 use crate::query::{Access, Column, Filter, Pseudonym, Reduce, Window};
@@ -160,7 +161,8 @@ impl Asked {
         );
         let given: Vec<String> =
             self.canonical.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        format!("{name} {} from {} to {}", given.join(" "), window.from_ns(), window.to_ns())
+        let [from, to] = [window.from_ns(), window.to_ns()].map(|at_ns| instant(at_ns.into()));
+        format!("{name} {} from {from} to {to}", given.join(" "))
     }
 
     fn bound(&self) -> Option<Bound<'_>> {
