@@ -197,6 +197,7 @@ pub async fn open(
         origin,
         policy: state.policy,
         checkpoint_interval: config.checkpoint_interval,
+        refresh_interval: config.refresh_interval,
         signer,
         // No term is opened as 0: before the gate nothing could be signed.
         term: term.unwrap_or(0),

@@ -38,7 +38,11 @@ impl AskWitness for RemoteWitness {
             Ok(Proposed::Stale { held, note }) => Reply::Stale { held, note: note.map(Vec::from) },
             Ok(Proposed::Conflict { held, .. }) => Reply::Conflict { held: held.into() },
             Err(CallError::Refused(refusal)) => {
-                Reply::Refused(format!("{}: {}", refusal.reason(), refusal.message()))
+                let why = format!("{}: {}", refusal.reason(), refusal.message());
+                match refusal.reason() {
+                    Reason::BadProof => Reply::BadProof { why, held: None },
+                    _ => Reply::Refused(why),
+                }
             }
             Err(error) => Reply::Unavailable(error.to_string()),
         }

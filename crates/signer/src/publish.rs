@@ -129,6 +129,8 @@ pub struct Publisher<S, W> {
     pub policy: Policy,
     /// How long a head may wait when nobody waits for it.
     pub checkpoint_interval: Duration,
+    /// How old the cosignatures of a log that does not grow may become before the witnesses are asked for younger ones.
+    pub refresh_interval: Duration,
     /// The signer.
     pub signer: S,
     /// The term that was opened at it.
@@ -157,7 +159,8 @@ impl<S: AskSigner, W: AskWitness> Publisher<S, W> {
         mut wanted: watch::Receiver<TreeSize>,
     ) -> Result<(), PublishError> {
         let already = self.published.borrow().as_ref().map(|checkpoint| checkpoint.head());
-        let Publisher { origin, policy, checkpoint_interval, signer, term, on_trouble, .. } = self;
+        let Publisher { origin, policy, checkpoint_interval, refresh_interval, .. } = self;
+        let Publisher { signer, term, on_trouble, .. } = self;
         let prove = Arc::clone(&self.prove);
         let lent = Surroundings {
             origin: origin.clone(),
@@ -176,10 +179,15 @@ impl<S: AskSigner, W: AskWitness> Publisher<S, W> {
         let mut backoff = Backoff::new();
         // Until then the signer is left alone, and the next head waits for the one in flight.
         let (mut rested, mut late): (Timer, Timer) = (None, None);
+        // Until then the cosignatures are young enough.
+        let asks_witnesses = policy.quorum().is_some();
+        let mut aged: Timer =
+            asks_witnesses.then(|| Box::pin(tokio::time::sleep(gatherer.young_for(refresh_interval))));
         loop {
             while let Some(happened) = event.take() {
                 if let Event::Published(_) = happened {
                     on_trouble(None);
+                    aged = asks_witnesses.then(|| Box::pin(tokio::time::sleep(refresh_interval)));
                 }
                 event = match machine.step(happened) {
                     None => None,
@@ -245,6 +253,11 @@ impl<S: AskSigner, W: AskWitness> Publisher<S, W> {
                 }
                 Ok(()) = wanted.changed() => Some(Event::Wanted(*wanted.borrow_and_update())),
                 _ = ticks.tick() => Some(Event::Due),
+                // Last: a head that is to be signed gets young ones anyway.
+                () = over(&mut aged), if aged.is_some() => {
+                    aged = Some(Box::pin(tokio::time::sleep(refresh_interval)));
+                    gatherer.refresh().await?.map(Event::Published)
+                }
             };
         }
     }

@@ -106,6 +106,7 @@ impl Running {
             origin: origin(),
             policy: policy(),
             checkpoint_interval: INTERVAL,
+            refresh_interval: 90 * INTERVAL,
             signer,
             term: TERM,
             on_trouble: Box::new(move |why| drop(trouble.send_replace(why.map(str::to_owned)))),
