@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use epigraph_core::policy::WitnessSet;
-use epigraph_core::proof::prove_consistency;
 use epigraph_core::{Entropy, Origin, TreeHead, TreeSize};
 use epigraph_rpc::ClientTls;
 use epigraph_rpc::peer::{self, OpenTermAnswer, SignerHead};
@@ -175,6 +174,7 @@ pub async fn open(
     .map_err(Failure::state)?;
     let witnessed = Witnessed {
         policy: &state.policy,
+        published: published.borrow().clone(),
         tree: &tree,
         evidence: state.checkpoints,
         pending,
@@ -184,11 +184,7 @@ pub async fn open(
     let publication =
         publication::observe(runtime::clock(), published.subscribe(), witnessing.status.subscribe());
     let scrubber = Scrubber::new(state.journal_dir, origin.hash(), Arc::clone(&tree));
-    let prove = move |old, new| match prove_consistency(&*tree, old, new) {
-        Ok(Ok(proof)) => Ok(proof.hashes),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
+    let prove = move |old, new| witnesses::prove(&tree, old, new);
     let log = Arc::clone(&ready.log);
     if term.is_none() || !witnesses.is_open() {
         log.hindered(Some(Hindrance::Gated("the signer and the witnesses".into())));

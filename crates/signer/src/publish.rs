@@ -7,6 +7,7 @@
 //! whether the witnesses' heads allow the log to go on.
 
 pub mod ask;
+pub mod convict;
 pub mod gate;
 mod gather;
 pub mod machine;

@@ -10,9 +10,8 @@ use epigraph_core::note::SignatureLine;
 use epigraph_core::policy::WitnessSet;
 use epigraph_core::policy::explain::Answer;
 use epigraph_core::progress::Proposal;
-use epigraph_core::proof::ConsistencyProof;
 use epigraph_core::{
-    Checkpoint, Clock, Entropy, Evidence, Hash, Origin, Policy, TreeHead, TreeSize, VKey, Verified,
+    Checkpoint, Clock, Entropy, Evidence, Hash, Origin, Policy, TreeHead, TreeSize, Verified,
 };
 use epigraph_store::evidence;
 use epigraph_store::file::Dir;
@@ -25,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use tracing::Instrument;
 
 use super::ask::{AskWitness, Reply};
+use super::convict::{convict, keep};
 use super::witnesses::{Effect, Event, Judged, NotTaken, Status, Witnesses};
 use super::{AskError, Prove, PublishError, Published};
 
@@ -37,9 +37,6 @@ const FIRST_REST: Duration = Duration::from_millis(200);
 
 /// So long after a witness is back, at most, it is asked again: publication that waits for it resumes by itself.
 const LONGEST_REST: Duration = Duration::from_secs(5);
-
-/// Evidence files that one log keeps: a witness under a stolen log key could make more, and they would show no more.
-const MAX_EVIDENCE_FILES: usize = 64;
 
 /// The root of the log's own tree at a size.
 pub type RootAt = dyn Fn(TreeSize) -> Result<Hash, String> + Send + Sync;
@@ -398,12 +395,8 @@ impl<W: AskWitness> Gatherer<W> {
             (self.policy.clone(), Arc::clone(&self.prove), Arc::clone(&self.root_at));
         let dir = Arc::clone(&self.evidence);
         let judging = tokio::task::spawn_blocking(move || {
-            let Some(evidence) = judge(&policy, &held, &ours, &*prove, &*root_at)? else { return Ok(None) };
-            let bytes = evidence.encode();
-            let stem = epigraph_core::hash::leaf_hash(&bytes).to_string();
-            // The file's name follows from what it says: the same evidence is kept once.
-            let kept = evidence::keep(&*dir, &stem, &bytes, MAX_EVIDENCE_FILES);
-            Ok(Some((kept.map_err(|error| error.to_string()), evidence)))
+            let Some(found) = convict(&policy, &held, &ours, &*prove, &*root_at)? else { return Ok(None) };
+            Ok(Some((keep(&*dir, &found), found)))
         });
         let judged = judging.await.map_err(|error| error.to_string()).and_then(|judged| judged);
         let (file, evidence): (Result<String, String>, Evidence) = match judged {
@@ -423,41 +416,6 @@ impl<W: AskWitness> Gatherer<W> {
         }
         let [held, ours] = evidence.heads();
         Judged::TwoHistories { held, ours }
-    }
-}
-
-/// Evidence of two notes, if the log's own tree shows that they are of two histories; `None` if it shows that they are of one.
-/// `ours` is of this tree, and not smaller.
-fn judge(
-    policy: &Policy,
-    held: &str,
-    ours: &str,
-    prove: &Prove,
-    root_at: &RootAt,
-) -> Result<Option<Evidence>, String> {
-    let open = |note: &str| Checkpoint::open_log_signed(note.as_bytes(), policy).map_err(|e| e.to_string());
-    let (one, other) = (open(held)?.head(), open(ours)?.head());
-    let root = root_at(one.size)?;
-    if root == one.root {
-        return Ok(None);
-    }
-    let (held, ours) = (held.as_bytes(), ours.as_bytes());
-    let carried = match one.size == other.size {
-        true => Vec::new(),
-        false => {
-            let hashes = prove(one.size, other.size)?;
-            ConsistencyProof { old: one.size, new: other.size, hashes }.carrying(&root)
-        }
-    };
-    let convict = |key: &VKey| match one.size == other.size {
-        true => Evidence::two_roots(key, held, ours),
-        false => Evidence::old_root(key, held, ours, carried.clone()),
-    };
-    let found = policy.logs().iter().map(convict).reduce(|first, next| first.or(next));
-    match found {
-        Some(Ok(evidence)) => Ok(Some(evidence)),
-        Some(Err(why)) => Err(why.to_string()),
-        None => Err("the policy names no log".into()),
     }
 }
 
