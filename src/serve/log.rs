@@ -13,7 +13,7 @@ use epigraph_sequencer::log::{Hindrance, Log};
 use epigraph_sequencer::run::{OnBuilding, OpenLookup, OpenTree, Ready, Setup, start};
 use epigraph_signer::gate::{Seen, judge};
 use epigraph_signer::handle::SignerHandle;
-use epigraph_signer::publish::{AskError, AskSigner, OnTrouble, Publisher};
+use epigraph_signer::publish::{AskError, AskSigner, NotPublishing, OnTrouble, Publisher};
 use epigraph_signer::remote::RemoteSigner;
 use epigraph_signer::signer::{Answer, Request, Signer};
 use epigraph_store::file::Dir;
@@ -226,7 +226,8 @@ fn not_publishing(log: &Arc<Log>) -> Box<OnTrouble> {
     let log = Arc::downgrade(log);
     Box::new(move |why| {
         if let Some(log) = log.upgrade() {
-            log.hindered(why.map(|why| Hindrance::NotPublishing(why.to_owned())));
+            let hindrance = |NotPublishing { waits_for, why }| Hindrance::NotPublishing { waits_for, why };
+            log.hindered(why.map(hindrance));
         }
     })
 }

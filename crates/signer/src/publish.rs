@@ -73,7 +73,16 @@ pub enum AskError {
 pub type Prove = dyn Fn(TreeSize, TreeSize) -> Result<Vec<Hash>, String> + Send + Sync;
 
 /// Hears that the signer or too many witnesses do not answer, and `None` when they do again.
-pub type OnTrouble = dyn Fn(Option<&str>) + Send + Sync;
+pub type OnTrouble = dyn Fn(Option<NotPublishing>) + Send + Sync;
+
+/// Why nothing is published.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NotPublishing {
+    /// For whoever appends: who is waited for, and not where they are.
+    pub waits_for: String,
+    /// For whoever runs the log.
+    pub why: String,
+}
 
 /// Where the rest of the process sees what is published.
 pub type Published = watch::Sender<Option<Arc<Verified<Checkpoint>>>>;
@@ -209,7 +218,8 @@ impl<S: AskSigner, W: AskWitness> Publisher<S, W> {
                                 let pause = backoff.pause();
                                 rested = Some(Box::pin(tokio::time::sleep(pause)));
                                 tracing::warn!(log = %origin, %why, again_in = ?pause, "nothing can be published");
-                                on_trouble(Some(&why));
+                                let waits_for = "the log's signer does not answer".to_owned();
+                                on_trouble(Some(NotPublishing { waits_for, why }));
                                 Some(Event::NoAnswer)
                             }
                             Err(fatal) => return Err(fatal.into()),
@@ -243,9 +253,11 @@ impl<S: AskSigner, W: AskWitness> Publisher<S, W> {
                 Some(cosigned) = handed.recv() => gatherer.handed(cosigned).await?.map(Event::Published),
                 () = over(&mut late), if late.is_some() => {
                     late = None;
-                    let why = format!("too few witnesses have cosigned; waiting for {}", gatherer.late());
+                    let (names, why) = gatherer.late();
+                    let [waits_for, why] =
+                        [names, why].map(|whom| format!("too few witnesses have cosigned; waiting for {whom}"));
                     tracing::warn!(log = %origin, %why, "nothing can be published");
-                    on_trouble(Some(&why));
+                    on_trouble(Some(NotPublishing { waits_for, why }));
                     Some(Event::Late)
                 }
                 () = over(&mut rested), if rested.is_some() => {

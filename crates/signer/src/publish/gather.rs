@@ -253,15 +253,11 @@ impl<W: AskWitness> Gatherer<W> {
         Ok(published)
     }
 
-    /// The newest signed head waits too long. Says whose cosignatures it lacks.
-    pub(super) fn late(&mut self) -> String {
+    /// The newest signed head waits too long. Says whose cosignatures it lacks, by name, and with what is known of why.
+    pub(super) fn late(&mut self) -> (String, String) {
         self.late = true;
         self.show();
-        self.lacking()
-    }
-
-    fn lacking(&self) -> String {
-        self.machine.lacking()
+        (self.machine.missing(), self.machine.lacking())
     }
 
     async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<Option<TreeHead>, PublishError> {

@@ -361,13 +361,21 @@ impl Witnesses {
 
     /// Whose cosignatures the newest signed head lacks, and why, as far as is known.
     pub fn lacking(&self) -> String {
-        let cosigned = self.pending.back().map_or(WitnessSet::EMPTY, |newest| newest.cosigned);
-        let missing = (0..self.policy.witnesses().len()).filter(|place| !cosigned.contains(*place));
         let why = |place: usize| match self.peers.get(&place).and_then(|peer| peer.trouble.as_ref()) {
             Some(trouble) => format!("{} ({trouble})", self.name(place)),
             None => self.name(place),
         };
-        missing.map(why).collect::<Vec<_>>().join(", ")
+        self.lacks().map(why).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The same by names alone.
+    pub fn missing(&self) -> String {
+        self.lacks().map(|place| self.name(place)).collect::<Vec<_>>().join(", ")
+    }
+
+    fn lacks(&self) -> impl Iterator<Item = usize> {
+        let cosigned = self.pending.back().map_or(WitnessSet::EMPTY, |newest| newest.cosigned);
+        (0..self.policy.witnesses().len()).filter(move |place| !cosigned.contains(*place))
     }
 
     fn name(&self, place: usize) -> String {

@@ -109,7 +109,7 @@ impl Running {
             refresh_interval: 90 * INTERVAL,
             signer,
             term: TERM,
-            on_trouble: Box::new(move |why| drop(trouble.send_replace(why.map(str::to_owned)))),
+            on_trouble: Box::new(move |why| drop(trouble.send_replace(why.map(|trouble| trouble.why)))),
             prove: Arc::new(prove),
             store,
             published: publish,
