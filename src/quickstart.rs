@@ -122,8 +122,14 @@ async fn show(
             let monitor = Watched::new(&directory)?;
             let size = last.size_after().get();
             let patience = MONITOR + Duration::from_secs(size / MONITOR_ENTRIES_A_SECOND);
-            let places = monitor.calm(size, From::TheLog, patience).await?;
-            let detail = format!("from {places} places, and read every entry: nothing found");
+            let (places, open) = monitor.calm(size, From::TheLog, patience).await?;
+            let found = match open {
+                0 => "nothing found".to_owned(),
+                open => format!(
+                    "nothing proven, and findings that are open: {open} (`epigraph monitor findings`)"
+                ),
+            };
+            let detail = format!("from {places} places, and read every entry: {found}");
             phases.done("the monitor looked", watch.elapsed(), detail);
         }
         Ok(shown)
