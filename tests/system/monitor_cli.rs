@@ -121,6 +121,7 @@ fn a_drill_reaches_the_webhook_and_leaves_nothing_open() {
             if body["kind"] == "finding" {
                 assert_eq!(body["finding"]["origin"], "epigraph.drill");
                 assert!(body["finding"]["detail"].as_str().unwrap().starts_with("THIS IS A DRILL"));
+                assert_eq!(body["finding"]["drill"], true);
                 changes.push(body["change"].as_str().unwrap().to_owned());
             }
         }
@@ -128,6 +129,13 @@ fn a_drill_reaches_the_webhook_and_leaves_nothing_open() {
         assert_eq!(changes, [opened, "resolved"]);
     }
     call(&house, &["findings"]).succeeded(&["nothing is open"]);
+    let status = call(&house, &["status"]);
+    status.succeeded(&["last drill"]);
+    assert!(!status.out.contains("epigraph.drill"), "{}", status.out);
+    let object = call(&house, &["status", "--json"]).succeeded(&[]).object();
+    are_documented(&object);
+    assert_eq!(object["drill"]["origin"], "epigraph.drill");
+    assert!(object["drill"]["resolved_at_ms"].is_u64(), "{object}");
     // Whoever only reads may not have people called.
     house.edit("client.toml", "pki/o/client.pem", "pki/m2/client.pem");
     house.edit("client.toml", "pki/o/client.key", "pki/m2/client.key");

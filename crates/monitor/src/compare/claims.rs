@@ -138,7 +138,7 @@ impl Machine {
         let of_log = |name: &str| self.points.get(name).is_some_and(|point| point.kind == VantageKind::Log);
         let shown = |seen: &&Seen| seen.sightings().iter().any(|sighting| of_log(&sighting.vantage));
         let branch = self.heads.branches().first()?;
-        branch.heads().filter(shown).last().map(Seen::head)
+        branch.heads().rev().find(shown).map(Seen::head)
     }
 
     pub(super) fn inclusion(

@@ -146,7 +146,7 @@ impl Alertmanager {
             (None, Class::Observation) => ends,
         };
         let evidence = finding.evidence.map(|id| id.to_string()).unwrap_or_default();
-        json!({
+        let mut alert = json!({
             "labels": {
                 "alertname": alert_name(finding.code),
                 "code": finding.code.as_str(),
@@ -165,7 +165,14 @@ impl Alertmanager {
             },
             "startsAt": rfc3339(finding.first_at),
             "endsAt": rfc3339(ends),
-        })
+        });
+        if finding.is_drill() {
+            // The same name as a real one, so that it takes the same route; a route of its own is one matcher away.
+            alert["labels"]["drill"] = "true".into();
+            let summary = format!("This is a drill. A real one would say: {}", finding.code.sentence());
+            alert["annotations"]["summary"] = summary.into();
+        }
+        alert
     }
 
     fn alive(&self, alive: Alive, ends: UnixMillis) -> Value {

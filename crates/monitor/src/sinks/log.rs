@@ -30,6 +30,7 @@ impl Sink for LogSink {
                     code = finding.code.as_str(),
                     change = change.as_str(),
                     log = %finding.origin,
+                    drill = finding.is_drill(),
                     subject = finding.subject,
                     count = finding.count,
                     detail = finding.detail,

@@ -84,6 +84,24 @@ async fn an_alert_is_what_the_api_takes() {
     }
 }
 
+/// Issue 5: an alert of a drill takes the route of a real one, and is marked for whoever reads it or would route it elsewhere. Seen to fail
+/// without the label.
+#[tokio::test(start_paused = true)]
+async fn the_alert_of_a_drill_is_marked_and_no_other_is() {
+    let clock = VirtualClock::new();
+    let (sinks, _running, mut seen) = start(&clock, vec![], |_| true).await;
+    for (origin, mark) in [("epigraph.drill", Some("true")), ("log.example/one", None)] {
+        let mut notice = opened(Code::SplitView, "log");
+        notice.finding.origin = origin.parse().unwrap();
+        sinks.notify(&notice);
+        let alert = shown(&mut seen).await.json()[0].take();
+        assert_eq!(alert["labels"]["alertname"], "EpigraphSplitView");
+        assert_eq!(alert["labels"].get("drill").and_then(Value::as_str), mark, "{alert}");
+        let summary = alert["annotations"]["summary"].as_str().unwrap();
+        assert_eq!(summary.starts_with("This is a drill."), mark.is_some());
+    }
+}
+
 /// Seen to fail when an alert was sent once only, and when a resolved one was sent for ever.
 #[tokio::test(start_paused = true)]
 async fn what_lasts_is_repeated_and_what_is_over_is_said_once() {
