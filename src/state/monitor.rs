@@ -19,13 +19,13 @@ use crate::config::monitor::{MonitorConfig, SinkConfig, SinkKind};
 use crate::failure::{Failure, Outcome};
 
 /// Heads, progress and the book.
-const STATE: &str = "state";
+pub const STATE: &str = "state";
 /// Evidence and statements.
-const EVIDENCE: &str = "evidence";
+pub const EVIDENCE: &str = "evidence";
 /// A directory for each webhook.
 const QUEUES: &str = "queue";
 /// What a drill plants. Nothing in it is kept.
-const DRILL: &str = "drill";
+pub const DRILL: &str = "drill";
 
 /// What was created.
 pub struct Created {
@@ -118,7 +118,8 @@ fn vkey(config: &MonitorConfig, is_new: bool, entropy: &dyn Entropy) -> Outcome<
     Ok(key.vkey().clone())
 }
 
-fn load_key(config: &MonitorConfig) -> Outcome<SigningKey> {
+/// The monitor's key, which carries its name.
+pub fn load_key(config: &MonitorConfig) -> Outcome<SigningKey> {
     let key = keys::load(&config.key).map_err(Failure::state)?;
     if *key.vkey().name() != config.name {
         return Err(Failure::state(format!(
@@ -131,7 +132,8 @@ fn load_key(config: &MonitorConfig) -> Outcome<SigningKey> {
     Ok(key)
 }
 
-fn queue_directory(config: &MonitorConfig, sink: &SinkConfig) -> PathBuf {
+/// Where the messages of a webhook wait.
+pub fn queue_directory(config: &MonitorConfig, sink: &SinkConfig) -> PathBuf {
     config.directory.join(QUEUES).join(&sink.name)
 }
 
