@@ -12,6 +12,7 @@ use crate::event::{Claim, Effect, Vantage, VantageKind, Why};
 use crate::finding::{Code, MAX_SUBJECT_BYTES, one_line};
 use crate::heads::Seen;
 use crate::lines::{Writer, number};
+use crate::said::rfc3339;
 
 /// The most claims that wait for their deadlines, or for the log to mend what it broke.
 pub const MAX_CLAIMS: usize = 1024;
@@ -216,7 +217,9 @@ impl Machine {
         let detail = format!(
             "{claimant} says that the log acknowledged entry {index} with leaf hash {leaf}, due at {}; under the newest head of \
              size {} root {} it is not there: {why}",
-            deadline.0, head.size, head.root
+            rfc3339(*deadline),
+            head.size,
+            head.root
         );
         let subject = awaited.subject();
         let notes = self.note_of(head).into_iter().collect();

@@ -45,6 +45,7 @@ impl Sink for LogSink {
             (_, Severity::Page) => say!(error),
             (_, Severity::Warn) => say!(warn),
         }
+        self.0.delivered(finding.last_at);
         if finding.is_open() {
             self.0.arrived(finding.id, finding.first_at);
         }
