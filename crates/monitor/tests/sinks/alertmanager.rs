@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epigraph_core::Clock;
-use epigraph_monitor::finding::{Code, Finding, Severity, State};
+use epigraph_monitor::finding::{Code, Finding, FindingId, Severity, State};
 use epigraph_monitor::sinks::alertmanager::{Alertmanager, Settings};
 use epigraph_monitor::sinks::http::Post;
 use epigraph_monitor::sinks::{Alive, Sink, Sinks};
@@ -94,8 +94,10 @@ async fn the_alert_of_a_drill_is_marked_and_no_other_is() {
     for (origin, mark) in [("epigraph.drill", Some("true")), ("log.example/one", None)] {
         let mut notice = opened(Code::SplitView, "log");
         notice.finding.origin = origin.parse().unwrap();
+        notice.finding.id = FindingId::of(&notice.finding.origin, Code::SplitView, "log");
         sinks.notify(&notice);
-        let alert = shown(&mut seen).await.json()[0].take();
+        let told = shown(&mut seen).await.json();
+        let [alert] = told.as_array().unwrap().as_slice() else { panic!("{told}") };
         assert_eq!(alert["labels"]["alertname"], "EpigraphSplitView");
         assert_eq!(alert["labels"].get("drill").and_then(Value::as_str), mark, "{alert}");
         let summary = alert["annotations"]["summary"].as_str().unwrap();
