@@ -186,6 +186,8 @@ impl Alertmanager {
                 "open_findings": alive.open.to_string(),
                 "summary": "The monitor lives. Route this to something that calls when it stops.",
             },
+            // Without it an Alertmanager takes the end for the beginning.
+            "startsAt": rfc3339(alive.at),
             "endsAt": rfc3339(ends),
         })
     }
