@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use epigraph_core::evidence::DRILL_ORIGIN;
 use epigraph_core::{KeyName, VKey};
 use epigraph_rpc::{Grant, GrantError, Logs, SpiffeId};
 use epigraph_sequencer::machine::Limits;
@@ -269,9 +270,20 @@ impl ProcessConfig {
     }
 }
 
+/// No log has the name that a monitor's drills are about: whatever is found of it is taken for a rehearsal.
+fn not_of_drills(origin: &str) -> Result<(), String> {
+    match origin {
+        DRILL_ORIGIN => Err(format!(
+            "origin: {DRILL_ORIGIN} is what monitors call the log of their drills: choose another"
+        )),
+        _ => Ok(()),
+    }
+}
+
 impl RawLog {
     fn check(self, base: &Path, directory: &Path, defaults: &RawLimits) -> Result<LogConfig, String> {
         let origin = KeyName::new(self.origin).map_err(|error| format!("origin: {error}"))?;
+        not_of_drills(origin.as_str())?;
         let in_log = |what: String| format!("[[log]] {origin}: {what}");
         if !(10..=3_600_000).contains(&self.checkpoint_interval_ms) {
             return Err(in_log("checkpoint_interval_ms is 10 to 3600000".into()));

@@ -386,9 +386,9 @@ fn show_next(args: &Quickstart, directory: &Directory, example: &Example, termin
     }
     terminal.line(
         "\nNot proven yet: that the witnesses are independent. All of them run on this machine, and whoever runs it has all their\n\
-         keys; witnesses count for as much as those who run them are apart, and so does the monitor. What it sees:\n\
-         `epigraph monitor status`.",
+         keys; witnesses count for as much as those who run them are apart, and so does the monitor. What it sees:",
     );
+    terminal.line(format_args!("  {program} monitor status --profile {dir}"));
     terminal.line("\nWatch a log cheat, and the monitor find out:");
     terminal.line(format_args!("  {program} quickstart --demo split-view"));
 }
