@@ -8,13 +8,15 @@
 //! drives it says what time it is, and when a rest is over.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use epigraph_core::checkpoint::LogSigned;
-use epigraph_core::cosignature::{CosignatureError, add_cosignature, claimed_time};
+use epigraph_core::cosignature::{CosignatureError, claimed_time};
+use epigraph_core::gathering::Gathering;
 use epigraph_core::hash::leaf_hash;
 use epigraph_core::note::SignatureLine;
 use epigraph_core::policy::WitnessSet;
-use epigraph_core::{Checkpoint, Hash, Policy, TreeHead, TreeSize, UnixMillis, VKey};
+use epigraph_core::{Checkpoint, Hash, Policy, TreeHead, TreeSize, UnixMillis, VKey, Verified};
 use epigraph_store::witness_sizes::Sizes;
 use thiserror::Error;
 
@@ -116,14 +118,9 @@ pub enum Effect {
         /// 1 for the first failure.
         failures: u32,
     },
-    /// Make the note durable, then serve it: a head that meets the policy for the first time, or the one that is published
-    /// with one more cosignature.
-    Publish {
-        /// The head.
-        head: TreeHead,
-        /// The note with its cosignatures.
-        note: String,
-    },
+    /// Make the checkpoint durable, then serve it: its head meets the policy for the first time, or is published already and this
+    /// has one more cosignature.
+    Publish(Verified<Checkpoint>),
     /// Tell whoever runs the log.
     Tell {
         /// The witness's place.
@@ -180,10 +177,8 @@ pub struct WitnessStatus {
     pub trouble: Option<Trouble>,
 }
 
-struct Gathering {
-    signed: LogSigned,
-    note: String,
-    cosigned: WitnessSet,
+struct Pending {
+    gathering: Gathering,
     /// Those that are not asked again for this head.
     skipped: WitnessSet,
 }
@@ -210,10 +205,10 @@ struct Peer {
 
 /// The state of all witnesses.
 pub struct Witnesses {
-    policy: Policy,
+    policy: Arc<Policy>,
     peers: BTreeMap<usize, Peer>,
     /// In ascending order; the published one is the first of them while it is there.
-    pending: VecDeque<Gathering>,
+    pending: VecDeque<Pending>,
     published: Option<TreeHead>,
     now: UnixMillis,
     effects: Vec<Effect>,
@@ -246,7 +241,7 @@ impl Witnesses {
         let mut peers: BTreeMap<_, _> =
             (0..known).map(|place| (place, peer(false, TreeSize::ZERO))).collect();
         peers.extend(asked.map(|(place, held)| (place, peer(true, held))));
-        let (pending, now) = (VecDeque::new(), UnixMillis::default());
+        let (policy, pending, now) = (Arc::new(policy), VecDeque::new(), UnixMillis::default());
         Witnesses { peers, policy, pending, published: already, now, effects: Vec::new() }
     }
 
@@ -275,7 +270,7 @@ impl Witnesses {
     /// one of them was of use, or was there already.
     pub fn handed(&mut self, size: TreeSize, lines: &[SignatureLine]) -> (Vec<Effect>, Result<(), NotTaken>) {
         let mut taken = Err(NotTaken::NoSuchHead(size));
-        if self.pending.iter().any(|gathering| gathering.signed.head().size == size) {
+        if self.pending.iter().any(|pending| pending.gathering.head().size == size) {
             taken = Err(NotTaken::NotOfAWitness);
             for line in lines {
                 let named = |witness: &epigraph_core::policy::Witness| witness.vkey.is_named_by(line);
@@ -300,8 +295,8 @@ impl Witnesses {
         size: TreeSize,
         held: &[u8],
     ) -> (Vec<Effect>, Result<(), NotTaken>) {
-        let gathering = self.pending.iter().find(|gathering| gathering.signed.head().size == size);
-        let Some(head) = gathering.map(|gathering| gathering.signed.head()) else {
+        let pending = self.pending.iter().find(|pending| pending.gathering.head().size == size);
+        let Some(head) = pending.map(|pending| pending.gathering.head()) else {
             return (Vec::new(), Err(NotTaken::NoSuchHead(size)));
         };
         let taken = match self.open(held) {
@@ -344,7 +339,7 @@ impl Witnesses {
     pub fn status(&self) -> Status {
         let newest = self.pending.back();
         let skipped = newest.map_or(WitnessSet::EMPTY, |newest| newest.skipped);
-        let cosigned = newest.map_or(WitnessSet::EMPTY, |newest| newest.cosigned);
+        let cosigned = newest.map_or(WitnessSet::EMPTY, |newest| newest.gathering.cosigned());
         let status = |(place, peer): (&usize, &Peer)| WitnessStatus {
             name: self.name(*place),
             held: peer.held,
@@ -356,7 +351,7 @@ impl Witnesses {
         };
         Status {
             pending: newest
-                .map(|newest| newest.signed.head().size)
+                .map(|newest| newest.gathering.head().size)
                 .or(self.published.map(|head| head.size))
                 .unwrap_or_default(),
             cosigned: cosigned.len(),
@@ -378,7 +373,7 @@ impl Witnesses {
 
     /// Whose cosignatures the newest signed head lacks, and why, as far as is known.
     pub fn lacking(&self) -> String {
-        let cosigned = self.pending.back().map_or(WitnessSet::EMPTY, |newest| newest.cosigned);
+        let cosigned = self.pending.back().map_or(WitnessSet::EMPTY, |newest| newest.gathering.cosigned());
         let missing = (0..self.policy.witnesses().len()).filter(|place| !cosigned.contains(*place));
         let why = |place: usize| match self.peers.get(&place).and_then(|peer| peer.trouble.as_ref()) {
             Some(trouble) => format!("{} ({trouble})", self.name(place)),
@@ -393,29 +388,30 @@ impl Witnesses {
 
     fn signed(&mut self, signed: LogSigned) {
         let size = signed.head().size;
-        if self.pending.back().is_some_and(|newest| newest.signed.head().size >= size) {
+        if self.pending.back().is_some_and(|newest| newest.gathering.head().size >= size) {
             return;
         }
         if self.pending.len() == MAX_PENDING_HEADS {
             self.pending.pop_front();
         }
-        let note = signed.note().to_owned();
-        let none = WitnessSet::EMPTY;
-        self.pending.push_back(Gathering { signed, note, cosigned: none, skipped: none });
+        match Gathering::new(signed, Arc::clone(&self.policy)) {
+            Ok(gathering) => self.pending.push_back(Pending { gathering, skipped: WitnessSet::EMPTY }),
+            Err(error) => return self.effects.push(Effect::Stop(error.to_string())),
+        }
         self.publish_if_enough(size);
     }
 
     fn ask_whoever_is_free(&mut self) {
         let Some(newest) = self.pending.back() else { return };
-        let head = newest.signed.head();
-        let done = newest.cosigned.union(newest.skipped);
+        let head = newest.gathering.head();
+        let done = newest.gathering.cosigned().union(newest.skipped);
         for (place, peer) in &mut self.peers {
             if !peer.dialled || peer.asked.is_some() || peer.resting || done.contains(*place) {
                 continue;
             }
             peer.asked = Some(head);
             peer.corrected = false;
-            let (old, note) = (peer.held.min(head.size), newest.signed.note().to_owned());
+            let (old, note) = (peer.held.min(head.size), newest.gathering.signed().note().to_owned());
             self.effects.push(Effect::Ask { place: *place, old, head, note });
         }
     }
@@ -441,7 +437,7 @@ impl Witnesses {
             let why = "it has no signature of this witness".to_owned();
             return self.fail(place, Trouble::BadSignature(why));
         };
-        if !self.pending.iter().any(|gathering| gathering.signed.head() == head) {
+        if !self.pending.iter().any(|pending| pending.gathering.head() == head) {
             // Something larger was published in the meantime. Unverified, and used for nothing but the next question.
             return self.fine(place, head.size);
         }
@@ -454,17 +450,17 @@ impl Witnesses {
 
     /// Verifies the one new signature, and no other.
     fn attach(&mut self, place: usize, size: TreeSize, line: &SignatureLine) -> Result<(), NotTaken> {
-        let own = self.policy.witnesses().get(place);
-        let gathering =
-            self.pending.iter_mut().find(|gathering| gathering.signed.head().size == size).zip(own);
-        let Some((gathering, witness)) = gathering else { return Ok(()) };
-        let Some(note) = add_cosignature(&gathering.note, line, &witness.vkey)? else { return Ok(()) };
+        let pending = self.pending.iter_mut().find(|pending| pending.gathering.head().size == size);
+        let Some(Pending { gathering, .. }) = pending else { return Ok(()) };
         let ahead = claimed_time(line).map_or(u64::MAX, |at| at.seconds().saturating_sub(self.now.0 / 1_000));
+        let mut with_it = gathering.clone();
+        if !with_it.add(place, line)? {
+            return Ok(());
+        }
         if ahead > MAX_AHEAD_SECONDS {
             return Err(NotTaken::ClockAhead(ahead));
         }
-        gathering.note = note;
-        gathering.cosigned = gathering.cosigned.union([place].into_iter().collect());
+        *gathering = with_it;
         if let Some(peer) = self.peers.get_mut(&place) {
             peer.cosignatures += 1;
             if !peer.dialled {
@@ -478,19 +474,19 @@ impl Witnesses {
     }
 
     fn publish_if_enough(&mut self, size: TreeSize) {
-        let Some(at) = self.pending.iter().position(|gathering| gathering.signed.head().size == size) else {
-            return;
-        };
-        let Some(gathering) = self.pending.get(at) else { return };
-        let head = gathering.signed.head();
+        let is_meant = |pending: &Pending| pending.gathering.head().size == size;
+        let Some(at) = self.pending.iter().position(is_meant) else { return };
+        let Some(Pending { gathering, .. }) = self.pending.get(at) else { return };
+        let head = gathering.head();
         // Never back: a head that reaches the quorum after a larger one is of no use.
         let behind = self.published.is_some_and(|published| head.size < published.size);
         // One more line under what is published is not worth a write while a larger head is on its way, which holds it up.
         let superseded = self.published == Some(head) && at + 1 < self.pending.len();
-        if behind || superseded || !self.policy.is_met_by(gathering.cosigned) {
+        if behind || superseded {
             return;
         }
-        self.effects.push(Effect::Publish { head, note: gathering.note.clone() });
+        let Some(checkpoint) = gathering.checkpoint() else { return };
+        self.effects.push(Effect::Publish(checkpoint));
         self.published = Some(head);
         self.pending.drain(..at);
     }
@@ -518,8 +514,8 @@ impl Witnesses {
             peer.held = held.size;
             peer.corrected = true;
             peer.asked = Some(head);
-            let gathering = self.pending.iter().find(|gathering| gathering.signed.head() == head);
-            match gathering.map(|gathering| gathering.signed.note().to_owned()) {
+            let pending = self.pending.iter().find(|pending| pending.gathering.head() == head);
+            match pending.map(|pending| pending.gathering.signed().note().to_owned()) {
                 Some(note) => self.effects.push(Effect::Ask { place, old: held.size, head, note }),
                 // It is no longer asked for; the newest head is next.
                 None => peer.asked = None,
@@ -534,8 +530,8 @@ impl Witnesses {
             Ok(_) => return self.tell(place, Trouble::FalseConflict("it is the same head".into())),
             Err(why) => return self.tell(place, Trouble::FalseConflict(why)),
         };
-        let gathering = self.pending.iter().find(|gathering| gathering.signed.head() == head);
-        let proposed = gathering.map(|gathering| gathering.signed.note().to_owned());
+        let pending = self.pending.iter().find(|pending| pending.gathering.head() == head);
+        let proposed = pending.map(|pending| pending.gathering.signed().note().to_owned());
         let peer = self.peers.get_mut(&place);
         // The same held note beside each new head would fill the disk and show nothing more.
         let first = peer.is_some_and(|peer| peer.kept.replace(shown.head()) != Some(shown.head()));
@@ -554,13 +550,13 @@ impl Witnesses {
 
     /// The log's own signature under a head that is larger than any it was asked for here.
     fn is_signed_elsewhere(&self, shown: &LogSigned) -> bool {
-        let newest = self.pending.back().map(|newest| newest.signed.head().size);
+        let newest = self.pending.back().map(|newest| newest.gathering.head().size);
         newest.is_some_and(|newest| shown.head().size > newest)
     }
 
     fn stop(&mut self, place: usize, shown: &LogSigned) {
         let TreeHead { size, root } = shown.head();
-        let newest = self.pending.back().map_or(TreeHead::EMPTY, |newest| newest.signed.head());
+        let newest = self.pending.back().map_or(TreeHead::EMPTY, |newest| newest.gathering.head());
         self.effects.push(Effect::Stop(format!(
             "the witness {} holds size {size} (root {root}) under this log's own key, and the newest head that was signed \
              here has size {} (root {})",
@@ -571,8 +567,8 @@ impl Witnesses {
     }
 
     fn skip(&mut self, place: usize, head: TreeHead) {
-        if let Some(gathering) = self.pending.iter_mut().find(|gathering| gathering.signed.head() == head) {
-            gathering.skipped = gathering.skipped.union([place].into_iter().collect());
+        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.gathering.head() == head) {
+            pending.skipped = pending.skipped.union([place].into_iter().collect());
         }
     }
 
