@@ -28,7 +28,8 @@ fn line(number: usize, time: u64) -> SignatureLine {
 
 fn signed_by(key: &SigningKey) -> LogSigned {
     let note = note::encode(&text(), [&key.sign_assertion(&text())]);
-    LogSigned::open(note.as_bytes(), &key.vkey().name().to_origin(), std::slice::from_ref(key.vkey())).unwrap()
+    LogSigned::open(note.as_bytes(), &key.vkey().name().to_origin(), std::slice::from_ref(key.vkey()))
+        .unwrap()
 }
 
 fn gathering(policy: &Arc<Policy>) -> Gathering {
@@ -73,7 +74,7 @@ fn it_is_what_opening_the_note_gives() {
     }
 }
 
-/// Broken to see it fail: the line not verified; the witness at the first place taken for any.
+/// Broken to see it fail: whoever the line names taken for the witness at the place.
 #[test]
 fn what_does_not_verify_for_its_place_counts_for_nothing() {
     let policy = policy("group g any w0 w1 w2 w3\nquorum g\n");
