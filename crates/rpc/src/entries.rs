@@ -156,8 +156,8 @@ mod tests {
         (0..).zip(lengths).map(|(n, length)| vec![n; *length].into()).collect()
     }
 
-    /// Broken to see it fail: the index 0 encoded, a key of another field, entries put before the index, the length of the piece
-    /// not counted, bytes that are not there taken as none.
+    /// Broken to see it fail: the index 0 encoded, a key of another field, the index not counted in the length, an entry that is
+    /// not counted, one that is cut off taken for whole, one in two pieces left out.
     #[test]
     fn what_it_says_is_what_the_library_would_say_and_hear() {
         for first_index in [0, 1, 300, u64::MAX] {
@@ -185,6 +185,7 @@ mod tests {
         }
     }
 
+    /// Broken to see it fail: an entry of another wire type skipped like a field that nobody knows.
     #[test]
     fn other_fields_are_skipped_and_wrong_ones_refused() {
         let mut wire = Plain { first_index: 7, entries: of_lengths(&[3]) }.encode_to_vec();
