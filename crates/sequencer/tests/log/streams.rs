@@ -40,9 +40,9 @@ async fn read_to(follow: &mut Follow, first: u64, end: u64) -> Vec<Bytes> {
             }
             Followed::Entries { first_index, entries } => {
                 assert_eq!(first_index.get(), first + read.len() as u64);
-                let bytes = entries.iter().map(Bytes::len).sum::<usize>();
+                let bytes = entries.iter().map(<[u8]>::len).sum::<usize>();
                 assert!(bytes <= FOLLOW_BYTES && !entries.is_empty());
-                read.extend(entries);
+                read.extend(entries.into_bytes());
                 assert!(first + read.len() as u64 <= covered, "more than the checkpoint of {covered}");
             }
             Followed::End(next) => panic!("it ended at {next}"),
