@@ -26,6 +26,16 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
+/// Every field of an object is in the section of docs/json.md.
+#[track_caller]
+pub fn is_documented(section: &str, object: &Value) {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/json.md")).unwrap();
+    let table = text.split("\n## ").find(|part| part.starts_with(&format!("{section}\n"))).unwrap();
+    for key in object.as_object().unwrap().keys() {
+        assert!(table.contains(&format!("`{key}`")), "{section}: {key} is not documented");
+    }
+}
+
 fn tamper(home: &Path, place: &str) -> Ended {
     epigraph(&[&"drill", &"tamper", &"--where", &place, &"--json", &"--profile", &home])
 }
@@ -52,6 +62,7 @@ fn check(home: &Path, place: &str, [read, scrub, verify]: [&str; 3]) {
         assert!(object[who].as_str().unwrap_or_default().contains(says), "{place}, {who}: {object}");
     }
     assert_eq!(object["where"], place);
+    is_documented("drill tamper", &object);
     assert!(object["offset"].is_u64(), "{object}");
     tell(home, place).succeeded(&[
         "read    names it:",
@@ -137,6 +148,8 @@ fn a_byte_in_an_event_and_in_the_spool_is_named_by_all() {
     quickstart.stop().succeeded(&[]);
 
     let checked = fsck("audit").succeeded(&[]).object();
+    is_documented("fsck", &checked);
+    is_documented("fsck", &fsck("collector").object());
     let findings = checked["findings"].as_array().unwrap();
     let kinds: Vec<_> = findings.iter().map(|finding| finding["kind"].as_str().unwrap()).collect();
     assert!(
