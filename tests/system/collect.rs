@@ -271,7 +271,7 @@ fn real_events_are_found_again_by_their_ids_and_proven_offline() {
 }
 
 /// The log is away, for however long: the audit service goes on to take events, collector and service are killed meanwhile, and when the log is
-/// back each event is in it once. Broken to see it fail: slots that were not confirmed are not repeated under their numbers.
+/// back each event is in it once. Broken to see it fail: leaves that the log has not confirmed are forgotten at a start.
 #[test]
 fn a_log_that_is_away_while_events_come_loses_and_doubles_nothing() {
     let mut audited = Audited::new();
@@ -317,7 +317,7 @@ fn spooled(directory: &Path, vkey: &SourceVKey) -> Vec<Bytes> {
 }
 
 /// One event of those in a spool is taken out on the way: its gap is named by source, epoch and number, until the event comes. Broken to see it
-/// fail: what is missing before a batch is not remembered; a batch in a gap is refused.
+/// fail: a batch in a gap is refused.
 #[test]
 fn an_event_that_is_removed_is_a_gap_with_a_name() {
     let mut audited = Audited::new();

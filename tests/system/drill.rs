@@ -72,7 +72,7 @@ fn check(home: &Path, place: &str, [read, scrub, verify]: [&str; 3]) {
     ]);
 }
 
-/// Broken to see it fail: `flip` changes nothing; `fsck` does not read the journal or the tree.
+/// Broken to see it fail: nothing is flipped; the reader's error is not taken for a find.
 #[test]
 fn a_byte_in_the_journal_and_in_a_tile_is_named_by_all() {
     let lines: String = (0..600).map(|n| format!("entry {n}\n")).collect();
@@ -88,7 +88,7 @@ fn a_byte_in_the_journal_and_in_a_tile_is_named_by_all() {
     tell(&home, "journal").refused(5, &["is in use by", &format!("process {}", serving.pid())]);
 }
 
-/// Broken to see it fail: a run's blocks are not compared with their CRCs.
+/// Broken to see it fail: nothing is flipped.
 #[test]
 fn a_byte_in_the_lookup_is_named_by_all() {
     let house = House::new();
@@ -116,8 +116,7 @@ fn a_byte_in_the_lookup_is_named_by_all() {
     check(&house.path(""), "index", [run, run, "is not proven"]);
 }
 
-/// Broken to see it fail: the check of the store does not open events; that of the spool does not read frames; the body of a bundle is not
-/// compared with its commitment.
+/// Broken to see it fail: nothing is flipped.
 #[test]
 fn a_byte_in_an_event_and_in_the_spool_is_named_by_all() {
     let dir = TempDir::new().unwrap();
@@ -165,8 +164,8 @@ fn a_byte_in_an_event_and_in_the_spool_is_named_by_all() {
     fsck("collector").succeeded(&["\"delivered_batches\":1"]);
 }
 
-/// What `fsck` says of a service whose tables contradict one another, and of a spool with a flipped bit. Broken to see it fail: the
-/// states of sources are not compared with their batches.
+/// What `fsck` says of a service whose list or key does not belong to it, and of a spool with a flipped bit. Broken to see it fail: a batch of
+/// which the source is not known is passed over.
 #[test]
 fn the_checks_name_what_is_wrong_and_change_nothing() {
     let dir = TempDir::new().unwrap();
