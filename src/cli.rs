@@ -86,7 +86,7 @@ pub enum Command {
     /// Fetch audit events, each with everything that proves it
     #[command(subcommand)]
     Events(audit::EventsCommand),
-    /// Check every byte that a log, signer, witness, audit service or collector keeps while it is not running, and change nothing
+    /// Check every byte that a log, signer, witness, monitor, audit service or collector keeps while it is not running, and change nothing
     Fsck(RoleConfig),
     /// Rehearse what goes wrong, on copies
     #[command(subcommand)]
@@ -693,6 +693,7 @@ pub enum KeptRole {
     Log,
     Signer,
     Witness,
+    Monitor,
     Audit,
     Collector,
 }
