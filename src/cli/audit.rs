@@ -24,6 +24,9 @@ use crate::terminal::Terminal;
 /// Events of one id that are fetched: whoever has more looks for them by leaf or number.
 const MAX_EVENTS: usize = 100;
 
+/// The widest column for names of sources; a longer name moves what follows it.
+const MAX_NAME_WIDTH: usize = 48;
+
 /// What the name of a file with an event ends in.
 pub const EXTENSION: &str = "epigraph-event";
 
@@ -131,18 +134,20 @@ pub fn status(args: &AuditStatus, terminal: Terminal) -> Outcome {
         }
     })?;
     let now = runtime::clock().now();
+    let width = sources.iter().map(|source| name(&source.vkey).chars().count()).max().unwrap_or_default();
+    let width = width.clamp("source".len(), MAX_NAME_WIDTH);
     terminal.line(terminal.bold(format_args!(
-        "{:<28} {:>9} {:>8} {:>10} {:>6}  {:<14} {:<10} {}",
-        "source", "events", "epoch", "next", "gaps", "last seen", "lag", "owner"
+        "{:<width$} {:>9} {:>6} {:>10} {:>6}  {:<12} {:<10} {}",
+        "source", "events", "epoch", "last", "gaps", "last seen", "lag", "owner"
     )));
     for source in &sources {
         terminal.line(format_args!(
-            "{:<28} {:>9} {:>8} {:>10} {:>6}  {:<14} {:<10} {}",
+            "{:<width$} {:>9} {:>6} {:>10} {:>6}  {:<12} {:<10} {}",
             name(&source.vkey),
             source.events,
             source.epoch,
-            source.next_sequence,
-            source.gap_count,
+            source.next_sequence.checked_sub(1).map_or("-".into(), |last| last.to_string()),
+            if source.gap_count == 0 { "none".into() } else { source.gap_count.to_string() },
             source.last_seen.map_or("never".into(), |at| ago(now, at)),
             if source.events == 0 { "-".into() } else { duration(source.lag_ms) },
             source.owner

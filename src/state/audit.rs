@@ -124,6 +124,11 @@ pub fn load_wrapper(config: &AuditConfig) -> Outcome<LocalWrapper> {
         .map_err(|error| Failure::state(format!("the key file {}: {error}", config.wrapping_key.display())))
 }
 
+/// Where its events are.
+pub fn store(config: &AuditConfig) -> std::path::PathBuf {
+    config.directory.join(STORE)
+}
+
 /// Where the pin of the log is.
 pub fn pin(config: &AuditConfig) -> std::path::PathBuf {
     config.directory.join(PIN)

@@ -40,7 +40,8 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Starts the thread. It ends when the last clone is dropped, or with the error that it met.
+    /// Starts the thread. It ends when the last clone is dropped, or with the error that it met; the receiver then hears that the store is
+    /// closed, by an error or by nothing.
     pub fn start(store: Store, clock: Arc<dyn Clock>) -> io::Result<(Keeper, oneshot::Receiver<StoreError>)> {
         let (messages, inbox) = mpsc::channel(QUEUE);
         let (failed, failure) = oneshot::channel();
@@ -54,7 +55,9 @@ impl Keeper {
         };
         let mut thread = Thread { store, clock, inbox, durable, placed };
         thread::Builder::new().name("audit".into()).spawn(move || {
-            if let Err(error) = thread.run() {
+            let ended = thread.run();
+            drop(thread);
+            if let Err(error) = ended {
                 let _ = failed.send(error);
             }
         })?;

@@ -7,6 +7,8 @@
 //! and never confirmed is sent again as the same entry. No library of ours serves here: the journal keeps entries of one size
 //! class in one order and finds nothing by name, sled does not sync.
 
+pub mod inspect;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::Path;
@@ -16,8 +18,8 @@ use epigraph_core::{Entropy, Hash, LeafIndex, UnixMillis};
 use epigraph_event::leaf::LEAF_BYTES;
 use epigraph_event::{Batch, Collected, Leaf, Segment};
 use redb::{
-    Database, MultimapTableDefinition, ReadTransaction, ReadableDatabase, ReadableMultimapTable,
-    ReadableTable, TableDefinition, WriteTransaction,
+    Database, DatabaseError, MultimapTableDefinition, ReadOnlyDatabase, ReadTransaction, ReadableDatabase,
+    ReadableMultimapTable, ReadableTable, TableDefinition, WriteTransaction,
 };
 use thiserror::Error;
 
@@ -73,6 +75,11 @@ pub enum StoreError {
     /// A record in it.
     #[error("the audit store is damaged: {0} cannot be read")]
     Damaged(String),
+    /// The file was not closed.
+    #[error(
+        "the audit store was not closed by whoever wrote it last; the next start of the service puts that in order"
+    )]
+    NotClosed,
     /// Another kind of file, or a later version of this one.
     #[error("this file is no audit store of a version that is known here")]
     Format,
@@ -135,6 +142,7 @@ pub struct EventName {
 
 /// The store, for the one who writes.
 pub struct Store {
+    database: Arc<Database>,
     reader: Reader,
     entropy: Arc<dyn Entropy>,
     states: HashMap<Id, State>,
@@ -146,7 +154,7 @@ pub struct Store {
 /// The store, for those who read. Cheap to clone.
 #[derive(Clone)]
 pub struct Reader {
-    database: Arc<Database>,
+    database: Arc<dyn ReadableDatabase + Send + Sync>,
     wrapper: Arc<dyn KeyWrapper>,
     names: Arc<Names>,
 }
@@ -186,15 +194,8 @@ impl Store {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
         let database = Arc::new(builder.open(path).map_err(disk("opened"))?);
-        let transaction = database.begin_read().map_err(disk("read"))?;
-        let meta = transaction.open_table(META).map_err(disk("read"))?;
-        let format = meta.get("format").map_err(disk("read"))?;
-        if format.is_none_or(|format| format.value() != FORMAT) {
-            return Err(StoreError::Format);
-        }
-        let keys = transaction.open_table(KEYS).map_err(disk("read"))?;
-        let secret = keys.get(Names::OWN.as_bytes()).map_err(disk("read"))?.ok_or(StoreError::NoSecret)?;
-        let names = Arc::new(Names::new(wrapper.unwrap(&Names::OWN, secret.value())?));
+        let reader = Reader::over(Arc::clone(&database) as Arc<_>, wrapper)?;
+        let transaction = reader.begin()?;
         let mut states = HashMap::new();
         for row in transaction.open_table(SOURCES).map_err(disk("read"))?.iter().map_err(disk("read"))? {
             let (id, state) = row.map_err(disk("read"))?;
@@ -207,8 +208,7 @@ impl Store {
         let placed = transaction.open_table(PLACED).map_err(disk("read"))?;
         let next_unplaced =
             placed.last().map_err(disk("read"))?.map_or(0, |(slot, run)| slot.value() + run.value().0);
-        let reader = Reader { database, wrapper, names };
-        Ok(Store { reader, entropy, states, open_keys: HashMap::new(), next_slot, next_unplaced })
+        Ok(Store { database, reader, entropy, states, open_keys: HashMap::new(), next_slot, next_unplaced })
     }
 
     /// For those who read.
@@ -236,7 +236,7 @@ impl Store {
         if self.open_keys.len() > MAX_OPEN_KEYS {
             self.open_keys.clear();
         }
-        let transaction = self.reader.database.begin_write().map_err(disk("written"))?;
+        let transaction = self.database.begin_write().map_err(disk("written"))?;
         let mut answers = Vec::with_capacity(batches.len());
         let mut states = HashMap::new();
         let mut next_slot = self.next_slot;
@@ -275,7 +275,7 @@ impl Store {
     pub fn note(&mut self, source: &Hash, kind: Kind, now: UnixMillis) -> Result<(), StoreError> {
         let mut state = self.state(source).cloned().unwrap_or_default();
         state.note(kind, now);
-        let transaction = self.reader.database.begin_write().map_err(disk("written"))?;
+        let transaction = self.database.begin_write().map_err(disk("written"))?;
         {
             let mut sources = transaction.open_table(SOURCES).map_err(disk("written"))?;
             let json = serde_json::to_vec(&state).map_err(|error| StoreError::Damaged(error.to_string()))?;
@@ -288,7 +288,7 @@ impl Store {
 
     /// Remembers where the leaves of a run of slots are in the log. The run begins at the first one that was not placed.
     pub fn placed(&mut self, first_slot: u64, count: u64, first_index: LeafIndex) -> Result<(), StoreError> {
-        let transaction = self.reader.database.begin_write().map_err(disk("written"))?;
+        let transaction = self.database.begin_write().map_err(disk("written"))?;
         {
             let mut placed = transaction.open_table(PLACED).map_err(disk("written"))?;
             placed.insert(first_slot, (count, first_index.get())).map_err(disk("written"))?;
@@ -415,6 +415,33 @@ fn is_other(
 }
 
 impl Reader {
+    fn over(
+        database: Arc<dyn ReadableDatabase + Send + Sync>,
+        wrapper: Arc<dyn KeyWrapper>,
+    ) -> Result<Reader, StoreError> {
+        let transaction = database.begin_read().map_err(disk("read"))?;
+        let meta = transaction.open_table(META).map_err(disk("read"))?;
+        let format = meta.get("format").map_err(disk("read"))?;
+        if format.is_none_or(|format| format.value() != FORMAT) {
+            return Err(StoreError::Format);
+        }
+        let keys = transaction.open_table(KEYS).map_err(disk("read"))?;
+        let secret = keys.get(Names::OWN.as_bytes()).map_err(disk("read"))?.ok_or(StoreError::NoSecret)?;
+        let names = Arc::new(Names::new(wrapper.unwrap(&Names::OWN, secret.value())?));
+        Ok(Reader { database, wrapper, names })
+    }
+
+    /// Opens the store of a service that is stopped, and changes nothing in the file.
+    pub fn of_stopped(path: &Path, wrapper: Arc<dyn KeyWrapper>) -> Result<Reader, StoreError> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        let database: ReadOnlyDatabase = builder.open_read_only(path).map_err(|error| match error {
+            DatabaseError::RepairAborted => StoreError::NotClosed,
+            error => disk("opened")(error),
+        })?;
+        Reader::over(Arc::new(database), wrapper)
+    }
+
     fn begin(&self) -> Result<ReadTransaction, StoreError> {
         self.database.begin_read().map_err(disk("read"))
     }
@@ -488,7 +515,7 @@ impl Reader {
             let wrapped = keys.get(name.as_bytes()).map_err(disk("read"))?;
             Ok(wrapped.map(|key| self.wrapper.unwrap(name, key.value())).transpose()?)
         };
-        let opened = seal::open::<OpenOrStore>(&sealed, |name| key(name).map_err(OpenOrStore::Store));
+        let opened = seal::open::<OpenOrStore, _>(&sealed, |name| key(name).map_err(OpenOrStore::Store));
         let opened = opened.map_err(|error| match error {
             OpenOrStore::Open(why) => wrong(why),
             OpenOrStore::Store(error) => error,

@@ -35,6 +35,7 @@ pub use read::{OwnedFrame, Reader, verify_all};
 pub use recover::{Cut, MAX_CUT_FILES};
 pub use segment::{Spare, SpareMaker};
 pub use thread::{JournalHandle, QUEUE_BATCHES};
+pub use trim::first_kept;
 
 use crate::file::{Dir, File};
 use format::{FrameHeader, Previous, SECTOR, SegmentHeader, SegmentId, Sparse, padded};
