@@ -18,6 +18,7 @@ mod receipts;
 mod runtime;
 mod scrub;
 mod serve;
+mod sources;
 mod state;
 mod terminal;
 

@@ -16,11 +16,11 @@ use crate::metrics::{are_documented, get};
 use crate::signer::Door;
 use crate::support::{House, Serving, block_on, epigraph};
 
-const NAME: &str = "spiffe://epigraph.quickstart/epigraph";
+pub const NAME: &str = "spiffe://epigraph.quickstart/epigraph";
 
 /// Bytes that differ from call to call.
 #[derive(Default)]
-struct Counting(std::sync::atomic::AtomicU64);
+pub struct Counting(std::sync::atomic::AtomicU64);
 
 impl Entropy for Counting {
     fn fill(&self, bytes: &mut [u8]) {
@@ -32,17 +32,17 @@ impl Entropy for Counting {
 }
 
 /// A log, and an audit service over it with one enrolled source.
-struct Audited {
-    house: House,
-    _log: Serving,
+pub struct Audited {
+    pub house: House,
+    pub log: Serving,
     audit: Option<Serving>,
-    to_audit: Door,
-    key: SourceKey,
-    entropy: Counting,
+    pub to_audit: Door,
+    pub key: SourceKey,
+    pub entropy: Counting,
 }
 
 impl Audited {
-    fn new() -> Audited {
+    pub fn new() -> Audited {
         let house = House::new();
         let (to_log, to_audit) = (Door::new(), Door::new());
         for (kind, name, out) in [
@@ -59,7 +59,7 @@ impl Audited {
             "log.toml",
             "[[authorize]]",
             &format!(
-                "[[authorize]]\nspiffe = \"{NAME}/audit/quickstart\"\nroles = [\"appender\", \"reader\"]\nlogs = [\"*\"]\n\n[[authorize]]"
+                "[[authorize]]\nspiffe = \"{NAME}/audit/quickstart\"\nroles = [\"appender\", \"reader\"]\nlogs = [\"*\"]\n\n[[authorize]]\nspiffe = \"{NAME}/reader/*\"\nroles = [\"reader\"]\nlogs = [\"*\"]\n\n[[authorize]]"
             ),
         );
         let origin = house.origin();
@@ -95,7 +95,7 @@ logs = ["*"]
             to_log.address
         );
         fs::write(house.path("audit.toml"), config).unwrap();
-        let key = SourceKey::from_seed("a-cluster".parse().unwrap(), &Zeroizing::new([7; 32]));
+        let key = key();
         let config = house.path("audit.toml");
         let own =
             epigraph(&[&"init", &"audit", &"--config", &config]).succeeded(&["wraps all others"]).out.clone();
@@ -124,36 +124,39 @@ logs = ["*"]
         fs::write(house.path("client.toml"), client).unwrap();
         let log = house.serve();
         to_log.leads_to(&log);
-        let mut audited =
-            Audited { house, _log: log, audit: None, to_audit, key, entropy: Counting::default() };
+        let mut audited = Audited { house, log, audit: None, to_audit, key, entropy: Counting::default() };
         audited.start();
         audited
     }
 
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         let audit = self.house.start("audit", "audit.toml").unwrap_or_else(|ended| panic!("{ended}"));
         self.to_audit.leads_to(&audit);
         self.audit = Some(audit);
     }
 
-    fn kill(&mut self) {
+    pub fn stop(&mut self) {
+        self.audit.take().unwrap().stop();
+    }
+
+    pub fn kill(&mut self) {
         self.audit.take().unwrap().kill();
     }
 
-    fn batch(&self, tip: &Tip, events: Vec<Collected>) -> Batch {
+    pub fn batch(&self, tip: &Tip, events: Vec<Collected>) -> Batch {
         let now = fs::metadata(self.house.path("client.toml")).unwrap().modified().unwrap();
         let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
         Batch::sign(&self.key, tip, events, UnixMillis(now)).unwrap()
     }
 
-    fn peer(&self, collector: &str) -> Audit {
+    pub fn peer(&self, collector: &str) -> Audit {
         let server = format!("{NAME}/audit/quickstart").parse().unwrap();
         Audit::new(&self.to_audit.address, &self.house.tls_of(&format!("pki/collector-{collector}")), &server)
             .unwrap()
     }
 
     /// Sends batches and waits for the last answer to each.
-    fn submit(&self, collector: &str, batches: &[Batch]) -> Vec<Submitted> {
+    pub fn submit(&self, collector: &str, batches: &[Batch]) -> Vec<Submitted> {
         block_on(async {
             let (mut sender, mut answers) = self.peer(collector).submit("").await.unwrap();
             let mut last = Vec::new();
@@ -173,7 +176,12 @@ logs = ["*"]
     }
 }
 
-fn collected(entropy: &dyn Entropy) -> Vec<Collected> {
+/// The key of the source that is enrolled.
+pub fn key() -> SourceKey {
+    SourceKey::from_seed("a-cluster".parse().unwrap(), &Zeroizing::new([7; 32]))
+}
+
+pub fn collected(entropy: &dyn Entropy) -> Vec<Collected> {
     let context = Context {
         observed_at: UnixMillis(1_790_000_000_000),
         tenant: "a-tenant".into(),

@@ -45,6 +45,7 @@ mod reload;
 mod repin;
 mod several;
 mod signer;
+mod sources;
 mod support;
 mod tracing;
 mod tree;

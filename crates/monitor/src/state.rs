@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use epigraph_core::{Clock, Frontier, Origin, Policy, SigningKey, TreeHead, UnixMillis};
+use epigraph_core::{Clock, Frontier, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis};
 use tokio::sync::broadcast;
 
 use crate::book::{AcknowledgeError, Book};
@@ -19,7 +19,7 @@ use crate::heads::Seen;
 use crate::monitor::{LogStatus, VantageStatus};
 use crate::progress::Progress;
 use crate::run::OnNotice;
-use crate::standing::{Condition, Standing};
+use crate::standing::{Condition, Standing, THE_ENTRIES};
 use crate::statement::{self, NotStated};
 use crate::vantage::{Come, Message};
 
@@ -52,6 +52,8 @@ pub(crate) struct LogState {
     pub(crate) points: BTreeMap<String, VantageStatus>,
     /// What stands on the word of whoever reports.
     pub(crate) standing: Standing,
+    /// As far as the order of entries was looked at since the start.
+    pub(crate) ordered: TreeSize,
     /// Readers under which everything is being read again, and since when.
     pub(crate) again: BTreeMap<String, UnixMillis>,
 }
@@ -76,8 +78,11 @@ impl State {
                 let effects = state.machine.step(event);
                 self.carry_out(log, effects)
             }
-            Message::Report { reporter, conditions } => {
-                self.report(log, &reporter, conditions)?;
+            // Another identity may be behind the one that read last.
+            Message::Order { upto, .. } if upto < state.ordered() => Ok(Vec::new()),
+            Message::Order { upto, conditions } => {
+                state.ordered = upto;
+                self.report(log, THE_ENTRIES, conditions)?;
                 Ok(Vec::new())
             }
             Message::Audit { vantage, come } => {
@@ -223,6 +228,12 @@ impl State {
 }
 
 impl LogState {
+    /// As far as the order of entries was looked at, also before the start.
+    fn ordered(&self) -> TreeSize {
+        let read = self.progress.all().map(|(_, audited)| audited.read.size());
+        read.max().unwrap_or_default().max(self.ordered)
+    }
+
     /// Notes what people want to see of a vantage point.
     fn watch(&mut self, event: &Event) {
         let (vantage, at) = match event {

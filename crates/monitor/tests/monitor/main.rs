@@ -13,6 +13,7 @@ mod drill;
 mod failures;
 mod liar;
 mod lies;
+mod order;
 mod pki;
 mod real;
 mod support;
