@@ -330,7 +330,8 @@ impl Code {
             }
             Code::MalformedEntry => "Find out from the entry's index who appended it, and mend the appender.",
             Code::MonitorBehind => {
-                "Look at the monitor's machine and its connection to the log. Until it has caught up, newer entries are unaudited."
+                "Look at the monitor's machine and its connection to the log. Until it has caught up, newer entries are unaudited. If it is \
+                 behind under one identity alone, the log may be withholding entries from that reader."
             }
             Code::SelfTestFailed => {
                 "See which alarms are missing in the detail, and mend that channel before anything else."
