@@ -1,6 +1,7 @@
 //! The audit service of this process, as its callers see it: batches in, events out, and where each source stands.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use epigraph_client::{Client, ClientError};
@@ -21,7 +22,7 @@ use tokio::sync::{Mutex, oneshot, watch};
 
 use crate::keeper::{Ended, Keeper};
 use crate::registry::Registry;
-use crate::source::{Enrolled, Refused, State, believe};
+use crate::source::{Enrolled, REFUSALS, Refused, State, believe};
 use crate::store::{EventName, MAX_SAME_ID, StoreError, Taken};
 
 /// Events in one page: bundles of events at their limits fit into one answer.
@@ -42,6 +43,8 @@ pub struct Audit {
     published: Published,
     /// The service's own source, for reads. One at a time signs the next batch.
     own: Mutex<SourceKey>,
+    /// Batches that were refused since the start, by the places of [`REFUSALS`].
+    refused: [AtomicU64; REFUSALS.len()],
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
@@ -99,7 +102,16 @@ impl Audit {
         own: SourceKey,
         (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>),
     ) -> Audit {
-        Audit { registry, keeper, client, published, own: Mutex::new(own), clock, entropy }
+        Audit {
+            registry,
+            keeper,
+            client,
+            published,
+            own: Mutex::new(own),
+            refused: Default::default(),
+            clock,
+            entropy,
+        }
     }
 
     /// The log that the leaves are in.
@@ -116,6 +128,20 @@ impl Audit {
     pub fn slots(&self) -> (u64, u64) {
         let placed = *self.keeper.placed().borrow();
         (placed.max(*self.keeper.durable().borrow()), placed)
+    }
+
+    /// Counts a batch that was refused, whatever its source thinks of it.
+    pub fn refuse(&self, refused: &Refused) {
+        let place = REFUSALS.iter().position(|(refusal, _)| *refusal == refused.refusal);
+        if let Some(count) = place.and_then(|place| self.refused.get(place)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many batches were refused since the start, by the word for the reason.
+    pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.refused.iter().map(|count| count.load(Ordering::Relaxed));
+        REFUSALS.iter().map(|(_, word)| *word).zip(counts)
     }
 
     /// The time now.

@@ -262,7 +262,9 @@ async fn judge(
             Fate::Submitted(taken) => taken.await.map_err(|_| ended(Ended))?,
         };
         let (outcome, placed) = match taken {
-            Err(Refused { refusal, message, .. }) => {
+            Err(refused) => {
+                audit.refuse(&refused);
+                let Refused { refusal, message, .. } = refused;
                 (Outcome::Refused(v1::BatchRefused { refusal: refusal.into(), message }), None)
             }
             Ok(taken) => {
