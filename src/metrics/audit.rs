@@ -113,6 +113,9 @@ impl fmt::Debug for Auditing {
 
 impl Role for Auditing {
     fn ready(&self) -> Result<(), String> {
+        if !self.audit.has_room() {
+            return Err("the disk is nearly full: nothing is taken until there is room".into());
+        }
         match &*self.trouble.lock().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
             Some(why) => Err(format!("events are kept, and their leaves wait for the log: {why}")),
@@ -124,7 +127,12 @@ impl Collector for Auditing {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut out = Samples(encoder);
         let (durable, placed) = self.audit.slots();
-        out.value("audit_ready", "1 if leaves go into the log", None, flag(self.ready().is_ok()))?;
+        out.value(
+            "audit_ready",
+            "1 if leaves go into the log and there is room for events",
+            None,
+            flag(self.ready().is_ok()),
+        )?;
         let events = Unit::Other("events".into());
         out.value("audit", "Events that are durable", Some(&events), durable as f64)?;
         out.value(

@@ -87,7 +87,8 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
     let registry = Registry::default();
     let seen = version(&config.list());
     let enrolled = take_sources(&registry, &config, &key)?;
-    let (keeper, failure) = Keeper::start(store, Arc::clone(&clock)).map_err(Failure::state)?;
+    let (keeper, failure) =
+        Keeper::start(store, Arc::clone(&clock), state::audit::room(&config)).map_err(Failure::state)?;
     let (newest, published) = watch::channel(None);
     let audit = Audit::new(
         registry.clone(),

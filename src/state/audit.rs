@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use epigraph_audit::keeper::Room;
 use epigraph_audit::source::Enrolled;
 use epigraph_audit::store::Store;
 use epigraph_audit::vault::{KeyWrapper, LocalWrapper};
@@ -101,6 +102,15 @@ pub fn open(config: &AuditConfig) -> Outcome<AuditState> {
     let store = Store::open(&store, wrapper, runtime::entropy())
         .map_err(|error| Failure::state(format!("{}: {error}", store.display())))?;
     Ok(AuditState { store, key })
+}
+
+/// Says how much is free where the store is.
+pub fn room(config: &AuditConfig) -> Room {
+    let directory = config.directory.clone();
+    Box::new(move || {
+        let disk = rustix::fs::statvfs(&directory)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    })
 }
 
 /// The key under which reads are recorded.

@@ -20,7 +20,7 @@ use epigraph_event::{Batch, Bundle, Event};
 use thiserror::Error;
 use tokio::sync::{Mutex, oneshot, watch};
 
-use crate::keeper::{Ended, Keeper};
+use crate::keeper::{Ended, Keeper, NotTaken};
 use crate::registry::Registry;
 use crate::source::{Enrolled, REFUSALS, Refused, State, believe};
 use crate::store::{EventName, MAX_SAME_ID, StoreError, Taken};
@@ -84,6 +84,9 @@ pub enum ReadError {
     /// The store's thread.
     #[error(transparent)]
     Ended(#[from] Ended),
+    /// The read could not be put on the record, because there is no room for it.
+    #[error("the read could not be put on the record, so nothing was read: {0}")]
+    NoSpace(NotTaken),
     /// The log does not prove it.
     #[error("the log does not prove the event: {0}")]
     Log(#[from] ClientError),
@@ -144,6 +147,11 @@ impl Audit {
         REFUSALS.iter().map(|(_, word)| *word).zip(counts)
     }
 
+    /// Whether there is room for more events.
+    pub fn has_room(&self) -> bool {
+        self.keeper.has_room()
+    }
+
     /// The time now.
     pub fn now(&self) -> UnixMillis {
         self.clock.now()
@@ -166,7 +174,7 @@ impl Audit {
     }
 
     /// Hands a batch in; see [`Keeper::submit`].
-    pub async fn submit(&self, batch: Batch) -> Result<oneshot::Receiver<Result<Taken, Refused>>, Ended> {
+    pub async fn submit(&self, batch: Batch) -> Result<oneshot::Receiver<Result<Taken, Refused>>, NotTaken> {
         self.keeper.submit(batch).await
     }
 
@@ -319,7 +327,10 @@ impl Audit {
         let event = read_event(which, reading, own.vkey().name().as_str(), now);
         let event = event.seal(&*self.entropy).map_err(|error| failed(&error))?;
         let batch = Batch::sign(&own, &tip, vec![event], now).map_err(|error| failed(&error))?;
-        let taken = self.keeper.submit(batch).await?;
+        let taken = self.keeper.submit(batch).await.map_err(|not| match not {
+            NotTaken::Ended(ended) => ReadError::Ended(ended),
+            NotTaken::NoSpace => ReadError::NoSpace(not),
+        })?;
         taken.await.map_err(|_| Ended)?.map_err(|refused| failed(&refused))?;
         Ok(())
     }
