@@ -307,6 +307,48 @@ fn nothing_planted_is_found_on_the_disk() {
     }
 }
 
+/// F17: the key that wraps all others is replaced, what is proven stays proven, and what was cut off is said and ended. Broken to see it
+/// fail: the new key put in place before the store is changed.
+#[test]
+fn the_wrapping_key_is_replaced_and_what_was_cut_off_is_ended() {
+    let mut audited = Audited::new();
+    let first = audited.batch(&Tip::default(), collected(&audited.entropy));
+    audited.submit("one", std::slice::from_ref(&first));
+    let config = audited.house.path("audit.toml");
+    let rekey = || epigraph(&[&"audit", &"rekey", &"--config", &config]);
+    let id = "11111111-2222-3333-4444-555555555555";
+    let [key, new, old] =
+        ["", ".new", ".old"].map(|end| audited.house.path(&format!("audit/keys/wrapping.key{end}")));
+    let first_key = fs::read(&key).unwrap();
+    // Not while the service has the store.
+    rekey().refused(5, &[]);
+    assert!(!new.exists());
+    audited.stop();
+    rekey().succeeded(&["keys are wrapped anew", "wrapping.key.old"]);
+    assert_eq!(fs::read(&old).unwrap(), first_key);
+    assert!(fs::read(&key).unwrap() != first_key && !new.exists());
+    rekey().refused(2, &["an earlier `audit rekey` replaced", "Nothing was changed"]);
+    audited.start();
+    // Answered when it is published as far as this service knows.
+    audited.submit("one", std::slice::from_ref(&first));
+    audited.house.call("events", &[&"get", &id]).succeeded(&["verified: event 0 of epoch 0 of a-cluster"]);
+    audited.stop();
+
+    // As it is when it is cut off behind the transaction.
+    fs::rename(&key, &new).unwrap();
+    fs::copy(&old, &key).unwrap();
+    let refused = audited.house.start("audit", "audit.toml").err().unwrap();
+    refused.refused(5, &["wrapping.key.new is there", "Run it again"]);
+    rekey().succeeded(&["were wrapped anew before"]);
+    audited.start();
+    audited.submit("one", std::slice::from_ref(&first));
+    audited.house.call("events", &[&"get", &id]).succeeded(&["verified: event 0 of epoch 0 of a-cluster"]);
+    audited.stop();
+    fs::copy(&old, &key).unwrap();
+    let refused = audited.house.start("audit", "audit.toml").err().unwrap();
+    refused.refused(5, &["wrapped by another one"]);
+}
+
 #[test]
 fn the_documented_metrics_are_those_that_are_served() {
     let audited = Audited::new();
