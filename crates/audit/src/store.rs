@@ -9,6 +9,8 @@
 
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod hostile;
 mod rekey;
 
 use std::collections::HashMap;
@@ -410,10 +412,11 @@ fn take_one(
                 }
                 ids.insert(id.as_bytes(), *next_slot).map_err(disk("written"))?;
             }
-            let occurred_ms = core.occurred_at_ns / 1_000_000;
             let now_ms = i64::try_from(now.0).unwrap_or(i64::MAX);
-            state.lag_ms = now_ms.saturating_sub(occurred_ms);
-            if state.lag_ms < -(MAX_SKEW_MS as i64) {
+            state.lag_ms = now_ms.saturating_sub(core.occurred_at_ns / 1_000_000);
+            // The source's clock, or the collector's.
+            let latest_ms = core.occurred_at_ns.max(core.observed_at_ns) / 1_000_000;
+            if now_ms.saturating_sub(latest_ms) < -(MAX_SKEW_MS as i64) {
                 state.note(Kind::ClockSkew, now);
             }
         }

@@ -382,6 +382,7 @@ mod tests {
             full_audit_every_ms: EVERY,
             points,
             standing: Standing::default(),
+            ordered: TreeSize::ZERO,
             again,
         }
     }

@@ -21,13 +21,13 @@ use crate::keeper::{Keeper, MIN_FREE_BYTES, NotTaken};
 use crate::tests::Counting;
 use crate::vault::{KEY_BYTES, LocalWrapper, WrapError};
 
-const NOW: UnixMillis = UnixMillis(1_790_000_000_000);
+pub(super) const NOW: UnixMillis = UnixMillis(1_790_000_000_000);
 
 const FILE: &str = "events.redb";
 
 /// A disk in memory with one file of redb, which fails as it is told.
 #[derive(Clone)]
-struct Disk {
+pub(super) struct Disk {
     memory: MemoryDir,
     faults: FaultDir,
     /// The file's length as it was last set, and as it was last synced: a `File` of the store cannot be cut.
@@ -87,7 +87,7 @@ impl StorageBackend for Backend {
 }
 
 impl Disk {
-    fn new() -> Disk {
+    pub(super) fn new() -> Disk {
         let memory = MemoryDir::new();
         let faults = FaultDir::new(Arc::new(memory.clone()));
         let disk = Disk { memory, faults, length: Arc::default() };
@@ -112,7 +112,7 @@ impl Disk {
         super::carefully(|| super::builder().create_with_backend(backend))
     }
 
-    fn open(&self, key: u8) -> Result<Store, StoreError> {
+    pub(super) fn open(&self, key: u8) -> Result<Store, StoreError> {
         Store::over(self.database()?, Arc::new(wrapper(key)), Arc::new(Counting::default()))
     }
 
@@ -129,7 +129,7 @@ fn wrapper(key: u8) -> LocalWrapper {
     LocalWrapper::new(Zeroizing::new([key; KEY_BYTES]))
 }
 
-fn source() -> SourceKey {
+pub(super) fn source() -> SourceKey {
     SourceKey::from_seed("a-source".parse().unwrap(), &Zeroizing::new([7; 32]))
 }
 
@@ -150,7 +150,7 @@ fn event(number: u64) -> Collected {
 }
 
 /// A clock that stands.
-struct Still;
+pub(super) struct Still;
 
 impl Clock for Still {
     fn now(&self) -> UnixMillis {
