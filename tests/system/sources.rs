@@ -9,7 +9,7 @@ use epigraph_event::chain::Tip;
 use epigraph_event::leaf::LEAF_BYTES;
 use epigraph_rpc::peer::Monitor;
 use epigraph_rpc::peer::monitor::Finding;
-use redb::{AccessGuard, Database, ReadableTable as _, TableDefinition};
+use redb::{Database, ReadableTable as _, TableDefinition};
 use tokio::time::timeout;
 
 use crate::audit::{Audited, NAME, collected, key};
@@ -57,11 +57,9 @@ impl Watched {
                 loop {
                     last = monitor.findings("", false, "").await.unwrap().0;
                     last.sort_by_key(|finding| finding.code.clone());
-                    if {
-                        let mut open: Vec<_> = last.iter().map(|finding| finding.code.as_str()).collect();
-                        open.dedup();
-                        open == codes
-                    } {
+                    let mut open: Vec<_> = last.iter().map(|finding| finding.code.as_str()).collect();
+                    open.dedup();
+                    if open == codes {
                         return;
                     }
                     tokio::task::yield_now().await;
@@ -143,11 +141,12 @@ fn flip(store: &Path) {
     let transaction = database.begin_write().unwrap();
     {
         let mut events = transaction.open_table(EVENTS).unwrap();
-        let read = |(key, value): (AccessGuard<'_, (&[u8; 32], u64, u64)>, AccessGuard<'_, &[u8]>)| {
+        let mut all = Vec::new();
+        for row in events.iter().unwrap() {
+            let (key, value) = row.unwrap();
             let (source, epoch, sequence) = key.value();
-            ((*source, epoch, sequence), value.value().to_vec())
-        };
-        let all: Vec<_> = events.iter().unwrap().map(|row| read(row.unwrap())).collect();
+            all.push(((*source, epoch, sequence), value.value().to_vec()));
+        }
         for ((source, epoch, sequence), mut event) in all {
             if source == *key().vkey().id().as_bytes() {
                 event[LEAF_BYTES + 16 + 17 + 4 + 30] ^= 1;

@@ -78,11 +78,10 @@ impl State {
                 let effects = state.machine.step(event);
                 self.carry_out(log, effects)
             }
-            // Another identity may be behind the one that read last.
-            Message::Order { upto, .. } if upto < state.ordered() => Ok(Vec::new()),
             Message::Order { upto, conditions } => {
-                state.ordered = upto;
-                self.report(log, THE_ENTRIES, conditions)?;
+                if state.is_newest(upto) {
+                    self.report(log, THE_ENTRIES, conditions)?;
+                }
                 Ok(Vec::new())
             }
             Message::Audit { vantage, come } => {
@@ -228,10 +227,12 @@ impl State {
 }
 
 impl LogState {
-    /// As far as the order of entries was looked at, also before the start.
-    fn ordered(&self) -> TreeSize {
+    /// Whether nobody has looked at the order of more entries, also before the start: one identity may be behind another.
+    fn is_newest(&mut self, upto: TreeSize) -> bool {
         let read = self.progress.all().map(|(_, audited)| audited.read.size());
-        read.max().unwrap_or_default().max(self.ordered)
+        let known = read.max().unwrap_or_default().max(self.ordered);
+        self.ordered = known.max(upto);
+        upto >= known
     }
 
     /// Notes what people want to see of a vantage point.
@@ -426,5 +427,16 @@ mod tests {
         log.come("two", Come::Again(Frontier::new(), String::new()), UnixMillis(at + 2 * HOUR - 1));
         assert_eq!(turn(&mut log, at + 2 * HOUR), None);
         assert_eq!(turn(&mut log, at + 3 * HOUR).as_deref(), Some("one"));
+    }
+
+    /// What an identity saw that is behind another one brings nothing back. Seen to fail with what was read before the start not counted.
+    #[test]
+    fn the_order_of_fewer_entries_is_no_news() {
+        let mut log = read_by_two();
+        let mut five = Frontier::new();
+        (0..5_u8).for_each(|n| five.push(EvidenceId::of(&[n]).0).unwrap());
+        log.come("one", Come::Read(five, String::new()), UnixMillis(0));
+        let newest = [4, 5, 5, 7, 6, 7].map(|upto| log.is_newest(TreeSize::new(upto).unwrap()));
+        assert_eq!(newest, [false, true, true, true, false, true]);
     }
 }
