@@ -135,6 +135,10 @@ logs = ["*"]
         self.audit = Some(audit);
     }
 
+    pub fn serving(&self) -> &Serving {
+        self.audit.as_ref().unwrap()
+    }
+
     pub fn stop(&mut self) {
         self.audit.take().unwrap().stop();
     }
