@@ -12,7 +12,6 @@ use epigraph_core::{Clock, Entropy, LeafIndex, Origin, Policy, UnixMillis};
 use epigraph_monitor::Monitor;
 use epigraph_monitor::finding::{Code, Finding};
 use epigraph_monitor::standing::Condition;
-use epigraph_rpc::CallError;
 use epigraph_rpc::peer;
 use epigraph_rpc::peer::audit::{Audit, SourceStatus};
 use tokio::time::{MissedTickBehavior, interval};
@@ -25,6 +24,15 @@ pub const REPORTER: &str = "audit service";
 
 /// Pages of sources: more than an audit service has.
 const MAX_PAGES: usize = 128;
+
+/// Sources that are looked at: as many as an audit service takes.
+const MAX_SOURCES: usize = 10_000;
+
+/// The longest text about a source: several times the longest name and owner that can be enrolled.
+const MAX_TEXT_BYTES: usize = 1_024;
+
+/// Leaves whose event is not what they commit to, and which are looked at again: with all else that stands they fit into one report.
+const MAX_BAD: usize = 64;
 
 /// Entries that are looked at for one that is an event's, in a log that has others.
 const TRIES: usize = 16;
@@ -144,7 +152,9 @@ impl Known {
                 self.unsampled = None;
             }
             Sampled::Bad(why) if self.bad.contains_key(&index) || self.suspect.remove(&index) => {
-                self.bad.insert(index, why);
+                if self.bad.len() < MAX_BAD || self.bad.contains_key(&index) {
+                    self.bad.insert(index, why);
+                }
                 self.unsampled = None;
             }
             Sampled::Bad(_) => {
@@ -153,6 +163,13 @@ impl Known {
             Sampled::NoAnswer(why) => self.unsampled = Some(why),
         }
     }
+}
+
+/// Nobody is believed to send little.
+fn is_bounded(source: &SourceStatus) -> bool {
+    let texts = [&source.vkey, &source.owner, &source.collector];
+    let kinds = source.troubles.iter().map(|trouble| &trouble.kind);
+    texts.into_iter().chain(kinds).all(|text| text.len() <= MAX_TEXT_BYTES)
 }
 
 fn subject_of(index: LeafIndex) -> String {
@@ -164,10 +181,14 @@ fn leaf_of(subject: &str) -> Option<LeafIndex> {
 }
 
 impl Watch {
-    async fn list(&self) -> Result<Vec<SourceStatus>, CallError> {
+    async fn list(&self) -> Result<Vec<SourceStatus>, String> {
         let (mut all, mut token) = (Vec::<SourceStatus>::new(), String::new());
         for _ in 0..MAX_PAGES {
-            let page = self.audit.sources(self.origin.as_str(), &token).await?;
+            let page = self.audit.sources(self.origin.as_str(), &token).await;
+            let page = page.map_err(|error| error.to_string())?;
+            if !page.sources.iter().all(is_bounded) || all.len() + page.sources.len() > MAX_SOURCES {
+                return Err("it lists more than an audit service can have".into());
+            }
             all.extend(page.sources);
             match page.next {
                 Some(next) if next > token => token = next,
@@ -249,6 +270,19 @@ mod tests {
         known.take(index, Sampled::Good);
         known.take(index, bad());
         assert_eq!(codes(&mut known), []);
+    }
+
+    /// However much is wrong, all of it fits into one report beside what is wrong with the sources.
+    #[test]
+    fn what_is_remembered_of_samples_is_bounded() {
+        let mut known = known();
+        for index in (0..2 * MAX_BAD as u64).filter_map(LeafIndex::new) {
+            known.take(index, Sampled::Bad("another".into()));
+            known.take(index, Sampled::Bad("another".into()));
+        }
+        assert_eq!((known.bad.len(), known.suspect.len()), (MAX_BAD, 0));
+        let of_sources = (status::CODES.len() - 2) * (crate::sources::MAX_NAMED + 1);
+        assert!(1 + MAX_BAD + of_sources <= epigraph_monitor::standing::MAX_CONDITIONS);
     }
 
     #[test]

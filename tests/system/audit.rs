@@ -12,7 +12,7 @@ use epigraph_event::{Bundle, Collected};
 use epigraph_rpc::peer::audit::{Audit, BatchRefusal, Submitted};
 use zeroize::Zeroizing;
 
-use crate::metrics::{are_documented, get};
+use crate::metrics::{are_documented, get, sample};
 use crate::signer::Door;
 use crate::support::{House, Serving, block_on, epigraph};
 
@@ -353,11 +353,33 @@ fn the_wrapping_key_is_replaced_and_what_was_cut_off_is_ended() {
     refused.refused(5, &["wrapped by another one"]);
 }
 
+/// F57: what each source has done is among the metrics, under its name, and moves with it.
 #[test]
 fn the_documented_metrics_are_those_that_are_served() {
     let audited = Audited::new();
-    audited.house.call("audit", &[&"status"]).succeeded(&["2 sources, 0 gaps"]);
-    let text = get(audited.audit.as_ref().unwrap(), "/metrics", 200);
+    let first = audited.batch(&Tip::default(), collected(&audited.entropy));
+    let second = audited.batch(&Tip::after(first.signed()), collected(&audited.entropy));
+    let third = audited.batch(&Tip::after(second.signed()), collected(&audited.entropy));
+    audited.submit("one", &[first, third]);
+    audited.submit("two", &[second]);
+    let source = "source=\"a-cluster\"";
+    // The sources are looked at every few seconds.
+    let text = (0..).map(|_| get(audited.serving(), "/metrics", 200)).find(|text| {
+        text.contains(source) && sample(text, "epigraph_audit_source_events_total", source) == 4.0
+    });
+    let text = text.unwrap();
     are_documented(&text, "An audit service");
-    get(audited.audit.as_ref().unwrap(), "/readyz", 200);
+    let check = |name: &str, label: &str, expected: f64| {
+        assert_eq!(sample(&text, &format!("epigraph_audit_{name}"), label), expected, "{name}");
+    };
+    check("source_next_sequence", source, 6.0);
+    check("source_gaps", source, 1.0);
+    check("source_silent", source, 0.0);
+    check("gap_sources", "", 1.0);
+    check("sources", "", 2.0);
+    check("unlisted_sources", "", 0.0);
+    check("refused_batches_total", "unknown-source", 1.0);
+    check("troubles_total", "bad-signature", 0.0);
+    assert!(sample(&text, "epigraph_audit_source_last_seen_timestamp_seconds", source) > 1.0e9);
+    get(audited.serving(), "/readyz", 200);
 }
