@@ -48,6 +48,7 @@ mod reload;
 mod repin;
 mod several;
 mod signer;
+mod sources;
 mod support;
 mod tracing;
 mod tree;

@@ -211,7 +211,7 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         path: "/epigraph.v1.AuditService/ListSources",
-        roles: &[Role::Auditor, Role::Operator],
+        roles: &[Role::Monitor, Role::Auditor, Role::Operator],
         deadline: CALL_DEADLINE,
     },
     Rule { path: "/epigraph.v1.MonitorService/RunDrill", roles: &[Role::Operator], deadline: DRILL_DEADLINE },
@@ -500,7 +500,7 @@ mod tests {
             ("/SubmitBatches", &[Collector]),
             ("/GetSource", &[Collector, Auditor, Operator]),
             ("/GetEvent", &[Reader, Auditor]),
-            ("/ListSources", &[Auditor, Operator]),
+            ("/ListSources", &[Monitor, Auditor, Operator]),
             ("/RunDrill", &[Operator]),
             ("/ServerReflectionInfo", &Role::ALL),
         ];

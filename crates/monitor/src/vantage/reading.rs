@@ -105,7 +105,7 @@ pub async fn tail(
                     full = true;
                     reading.come(Come::Full { at: outbox.now() }).await;
                 }
-                reading.stands().await;
+                reading.stands(target).await;
                 reading.reached(target).await;
                 continue;
             }
@@ -288,10 +288,9 @@ impl<'a> Reading<'a> {
     }
 
     /// Says what stands as of the head that was reached.
-    async fn stands(&self) {
+    async fn stands(&self, head: TreeHead) {
         let Some(order) = &self.order else { return };
-        let (reporter, conditions) = (self.reader.vantage.name.clone(), order.proven.stands());
-        self.outbox.send(Message::Report { reporter, conditions }).await;
+        self.outbox.send(Message::Order { upto: head.size, conditions: order.proven.stands() }).await;
     }
 
     async fn found(&self, found: Found) {
