@@ -109,11 +109,11 @@ impl Witnesses {
         let Some(claim) = &mut peer.claim else { return };
         let (asked, otherwise) = (claim.asked, claim.otherwise.clone());
         match judged.clone() {
-            Judged::Unknown(why) => return self.tell(place, Trouble::UnjudgedConflict(why)),
+            Judged::Unknown(why) => self.tell(place, Trouble::UnjudgedConflict(why)),
             Judged::OneHistory => {
                 claim.judged = Some(judged);
                 let why = "the head that it holds is one of this log's own history".to_owned();
-                return self.unproven(place, asked, otherwise, why);
+                self.unproven(place, asked, otherwise, why);
             }
             Judged::TwoHistories { held, ours } => {
                 claim.judged = Some(judged);
