@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod collector;
+pub mod doors;
 pub mod monitor;
 pub mod signer;
 pub mod tls;
@@ -96,6 +97,8 @@ struct RawLog {
     origin: String,
     #[serde(default = "default_interval")]
     checkpoint_interval_ms: u64,
+    #[serde(default = "default_refresh")]
+    refresh_interval_ms: u64,
     #[serde(default = "default_segment")]
     segment_mib: u64,
     unpublished_max_entries: Option<u64>,
@@ -109,6 +112,11 @@ struct RawLog {
 
 fn default_interval() -> u64 {
     1_000
+}
+
+/// A quarter of the hour after which a monitor calls a head stale: so two rounds may fail before anybody is called.
+fn default_refresh() -> u64 {
+    900_000
 }
 
 fn default_segment() -> u64 {
@@ -174,6 +182,8 @@ pub struct LogConfig {
     pub limits: Limits,
     /// How long a head waits for publication when nobody waits for it.
     pub checkpoint_interval: Duration,
+    /// How old cosignatures become before a log that does not grow asks for younger ones.
+    pub refresh_interval: Duration,
     /// The size of a journal segment; taken by `init`, then read from the log's own directory.
     pub segment_bytes: u64,
     /// Who signs for it.
@@ -278,6 +288,10 @@ impl RawLog {
         if !(10..=3_600_000).contains(&self.checkpoint_interval_ms) {
             return Err(in_log("checkpoint_interval_ms is 10 to 3600000".into()));
         }
+        // Longer than a witness repeats itself, shorter than anybody takes a log for alive.
+        if !(10_000..=86_400_000).contains(&self.refresh_interval_ms) {
+            return Err(in_log("refresh_interval_ms is 10000 to 86400000".into()));
+        }
         if !(MIN_SEGMENT_MIB..=MAX_SEGMENT_MIB).contains(&self.segment_mib) {
             return Err(in_log(format!("segment_mib is {MIN_SEGMENT_MIB} to {MAX_SEGMENT_MIB}")));
         }
@@ -300,6 +314,7 @@ impl RawLog {
             directory: directory.join(origin.to_origin().hash().to_string()),
             limits,
             checkpoint_interval: Duration::from_millis(self.checkpoint_interval_ms),
+            refresh_interval: Duration::from_millis(self.refresh_interval_ms),
             segment_bytes: self.segment_mib * 1024 * 1024,
             signer,
             origin,

@@ -15,11 +15,12 @@ use crate::compare::Machine;
 use crate::disk::{Disk, DiskError};
 use crate::drill::{NO_LOG, Rehearsal};
 use crate::event::{Claim, Effect, Event, Vantage};
-use crate::finding::{EvidenceId, Finding, FindingId, Notice, Trigger};
+use crate::finding::{Clear, EvidenceId, Finding, FindingId, Notice, Trigger};
 use crate::heads::Seen;
 use crate::monitor::{LogStatus, VantageStatus};
 use crate::progress::{Audited, Progress};
 use crate::run::OnNotice;
+use crate::standing::{Condition, Standing};
 use crate::statement::{self, NotStated};
 use crate::vantage::{Come, Message};
 
@@ -52,6 +53,8 @@ pub(crate) struct LogState {
     pub(crate) progress: Progress,
     pub(crate) full_audit_every_ms: u64,
     pub(crate) points: BTreeMap<String, VantageStatus>,
+    /// What stands on the word of whoever reports.
+    pub(crate) standing: Standing,
     /// Readers under which everything was to be read again, and when there was last a sign of it.
     pub(crate) again: BTreeMap<String, UnixMillis>,
 }
@@ -60,7 +63,7 @@ pub(crate) struct LogState {
 #[derive(Debug)]
 pub(crate) enum Ask {
     Effect(Effect),
-    Again { vantage: String, upto: TreeHead, heads: Vec<TreeHead>, from: Frontier },
+    Again { vantage: String, upto: TreeHead, heads: Vec<TreeHead>, from: (Frontier, String) },
 }
 
 /// A full audit that shows no progress for this long is begun again, under another reader first.
@@ -79,6 +82,10 @@ impl State {
                 let effects = state.machine.step(event);
                 self.carry_out(log, effects)
             }
+            Message::Report { reporter, conditions } => {
+                self.report(log, &reporter, conditions)?;
+                Ok(Vec::new())
+            }
             Message::Audit { vantage, come } => {
                 state.come(&vantage, come, self.clock.now());
                 let origin = state.machine.origin().clone();
@@ -86,6 +93,26 @@ impl State {
                 Ok(Vec::new())
             }
         }
+    }
+
+    /// Takes all that somebody has to say of what stands in a log.
+    pub(crate) fn report(
+        &mut self,
+        log: usize,
+        reporter: &str,
+        conditions: Vec<Condition>,
+    ) -> Result<(), DiskError> {
+        let at = self.clock.now();
+        let Some(state) = self.logs.get_mut(log) else { return Ok(()) };
+        let about = (&self.book, state.machine.origin(), at);
+        let (triggers, clears) = state.standing.report(reporter, conditions, about);
+        triggers.into_iter().try_for_each(|trigger| self.trigger(trigger))?;
+        clears.iter().try_for_each(|clear| self.clear(clear))
+    }
+
+    fn clear(&mut self, clear: &Clear) -> Result<(), DiskError> {
+        let notice = self.book.clear(clear);
+        self.tell(notice.into_iter().collect())
     }
 
     /// Takes a claim, durably; says by when the entry must be published. `None`: there is no room for more.
@@ -149,10 +176,7 @@ impl State {
                     self.disk.keep_heads(state.machine.origin(), &state.machine.encode())?;
                 }
                 Effect::Trigger(trigger) => self.trigger(trigger)?,
-                Effect::Clear(clear) => {
-                    let notice = self.book.clear(&clear);
-                    self.tell(notice.into_iter().collect())?;
-                }
+                Effect::Clear(clear) => self.clear(&clear)?,
                 ask => asks.push(Ask::Effect(ask)),
             }
         }
@@ -251,9 +275,9 @@ impl LogState {
     fn come(&mut self, vantage: &str, come: Come, now: UnixMillis) {
         let mut audited = self.progress.of(vantage);
         match come {
-            Come::Read(read) => audited.read = read,
-            Come::Again(again) => {
-                audited.again = Some(again);
+            Come::Read(read, rules) => (audited.read, audited.rules) = (read, rules),
+            Come::Again(again, rules) => {
+                audited.again = Some((again, rules));
                 self.again.insert(vantage.to_owned(), now);
             }
             Come::Full { at } => {
@@ -346,7 +370,15 @@ mod tests {
             machine.step(Event::Head { vantage, note: note.clone(), at: UnixMillis(0) });
         }
         let (points, again) = (BTreeMap::new(), BTreeMap::new());
-        LogState { machine, policy, progress, full_audit_every_ms: EVERY, points, again }
+        LogState {
+            machine,
+            policy,
+            progress,
+            full_audit_every_ms: EVERY,
+            points,
+            standing: Standing::default(),
+            again,
+        }
     }
 
     /// Who reads all again at this time, if anybody does.
@@ -385,7 +417,7 @@ mod tests {
         assert_eq!(turn(&mut log, at).as_deref(), Some("one"));
         assert_eq!(turn(&mut log, at + HOUR - 1), None);
         assert_eq!(turn(&mut log, at + HOUR).as_deref(), Some("two"));
-        log.come("two", Come::Again(Frontier::new()), UnixMillis(at + 2 * HOUR - 1));
+        log.come("two", Come::Again(Frontier::new(), String::new()), UnixMillis(at + 2 * HOUR - 1));
         assert_eq!(turn(&mut log, at + 2 * HOUR), None);
         assert_eq!(turn(&mut log, at + 3 * HOUR).as_deref(), Some("one"));
     }

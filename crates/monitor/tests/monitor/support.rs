@@ -123,6 +123,8 @@ impl Home {
             tuning: Tuning::default(),
             full_audit_every_ms,
             rules: Vec::new(),
+            sequence: None,
+            reporters: Vec::new(),
             readers: readers.into_iter().map(|(name, log)| (name.to_owned(), log)).collect(),
             witnesses: Vec::new(),
             monitors,
