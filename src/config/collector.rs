@@ -174,6 +174,9 @@ mod tests {
         assert_eq!((raw.spool_mib, raw.heartbeat_ms), (DEFAULT_SPOOL_MIB, DEFAULT_HEARTBEAT_MS));
         let kinds: Vec<Kind> = raw.input.into_iter().map(|input| input.check(Path::new("/")).kind).collect();
         assert!(matches!(kinds[..], [Kind::K8sAudit, Kind::Json(_)]));
+        let doors = doors::check(raw.door, Path::new("/")).unwrap();
+        assert_eq!(doors.iter().filter(|door| door.tls.is_none()).count(), 2);
+        assert!(doors.iter().all(|door| door.tls.is_some() || door.address.ip().is_loopback()));
         assert!(toml::from_str::<RawConfig>(&text.replace("spool_mib", "spool_gib")).is_err());
     }
 }

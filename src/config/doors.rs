@@ -94,7 +94,9 @@ impl RawPushDoor {
         let RawPushDoor { name, kind, address, tenant, allow_plain_text, tls } = self;
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if !(1..=MAX_NAME_BYTES).contains(&name.len()) || !name.bytes().all(is_word) {
-            return Err(format!("[[door]] name is 1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 - _ .; this one is {name:?}"));
+            return Err(format!(
+                "[[door]] name is 1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 - _ .; this one is {name:?}"
+            ));
         }
         let tls = match tls {
             Some(tls) => Some(tls.check(kind, base).map_err(|what| format!("[[door]] {name}: {what}"))?),
@@ -112,7 +114,9 @@ impl RawPushDoor {
 
 impl RawDoorTls {
     fn check(self, kind: DoorKind, base: &Path) -> Result<GuestFiles, String> {
-        if !(1..=MAX_GUEST_PATTERNS).contains(&self.clients.len()) || self.clients.iter().any(String::is_empty) {
+        if !(1..=MAX_GUEST_PATTERNS).contains(&self.clients.len())
+            || self.clients.iter().any(String::is_empty)
+        {
             return Err(format!(
                 "clients are 1 to {MAX_GUEST_PATTERNS} names of those who may send, as they stand in their certificates; \
                  \"*\" is everybody whom client_ca vouches for"

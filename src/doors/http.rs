@@ -80,16 +80,25 @@ impl From<BodyError> for Refused {
                 "BODY_TOO_LARGE",
                 "a body has at most 16 MiB, unpacked; send fewer events in one",
             ),
-            BodyError::TooSlow => Refused(StatusCode::REQUEST_TIMEOUT, "TOO_SLOW", "the body was not there in 30 s"),
+            BodyError::TooSlow => {
+                Refused(StatusCode::REQUEST_TIMEOUT, "TOO_SLOW", "the body was not there in 30 s")
+            }
             BodyError::Full => FULL,
-            BodyError::Broken => Refused(StatusCode::BAD_REQUEST, "INCOMPLETE", "the body ends before its end"),
-            BodyError::NotGzip => Refused(StatusCode::BAD_REQUEST, "NOT_GZIP", "the body is no gzip, or not all of it"),
+            BodyError::Broken => {
+                Refused(StatusCode::BAD_REQUEST, "INCOMPLETE", "the body ends before its end")
+            }
+            BodyError::NotGzip => {
+                Refused(StatusCode::BAD_REQUEST, "NOT_GZIP", "the body is no gzip, or not all of it")
+            }
         }
     }
 }
 
-const FULL: Refused =
-    Refused(StatusCode::TOO_MANY_REQUESTS, "FULL", "the collector is full and took nothing of it; send it again");
+const FULL: Refused = Refused(
+    StatusCode::TOO_MANY_REQUESTS,
+    "FULL",
+    "the collector is full and took nothing of it; send it again",
+);
 
 async fn answer(
     desk: &Desk,
@@ -148,7 +157,8 @@ async fn take(
     let mut share = desk.hold(0).ok_or(FULL)?;
     let mut bytes = body::read(body, &mut share).await?;
     if is_packed {
-        let unpacking = tokio::task::spawn_blocking(move || body::gunzip(&bytes, &mut share).map(|bytes| (bytes, share)));
+        let unpacking =
+            tokio::task::spawn_blocking(move || body::gunzip(&bytes, &mut share).map(|bytes| (bytes, share)));
         (bytes, share) = unpacking.await.map_err(|_| FULL)??;
     }
     let repeats = spoken == Spoken::K8sWebhook;
@@ -168,7 +178,8 @@ enum Read {
 impl Read {
     /// By its headers (CloudEvents, HTTP binding, section 3).
     fn of(headers: &HeaderMap) -> Result<Read, Refused> {
-        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let content_type =
+            headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         if media == "application/cloudevents+json" || media == "application/cloudevents-batch+json" {
             return Ok(Read::Structured);
@@ -182,9 +193,11 @@ impl Read {
         }
         let is_told = |name: &str| name == "content-type" || name.starts_with("ce-");
         let told = headers.iter().filter(|(name, _)| is_told(name.as_str()));
-        let texts = told.map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())));
+        let texts =
+            told.map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())));
         let texts: Option<Vec<_>> = texts.collect();
-        let not_text = Refused(StatusCode::BAD_REQUEST, "HEADERS", "attributes in headers are printable ASCII");
+        let not_text =
+            Refused(StatusCode::BAD_REQUEST, "HEADERS", "attributes in headers are printable ASCII");
         Ok(Read::Binary(texts.ok_or(not_text)?))
     }
 

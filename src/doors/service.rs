@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes};
 use epigraph_event::decode::otlp;
 use epigraph_rpc::connection::{
-    CONNECTION_AGE, CONNECTION_GRACE, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_ERROR_RESETS, MAX_HEADER_BYTES,
-    MAX_PENDING_RESETS,
+    CONNECTION_AGE, CONNECTION_GRACE, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_ERROR_RESETS,
+    MAX_HEADER_BYTES, MAX_PENDING_RESETS,
 };
 use epigraph_rpc::guests::Guest;
 use epigraph_rpc::{Reason, Refusal, Share};
@@ -68,7 +68,11 @@ pub async fn attend(guest: Guest, desk: Arc<Desk>) {
     let _ = timeout(CONNECTION_GRACE, serving).await;
 }
 
-async fn answer(desk: Arc<Desk>, sender: Option<Arc<str>>, request: Request<Incoming>) -> Response<tonic::body::Body> {
+async fn answer(
+    desk: Arc<Desk>,
+    sender: Option<Arc<str>>,
+    request: Request<Incoming>,
+) -> Response<tonic::body::Body> {
     let refused = |refusal: Refusal| Status::from(refusal).into_http();
     let path = request.uri().path();
     if path != EXPORT {
@@ -125,7 +129,8 @@ impl UnaryService<Bytes> for Export {
             let answer = desk.take(sender, false, move |context| otlp::decode(&message, context)).await;
             match answer {
                 Answer::Taken { events: 0, why: Some(why), .. } => {
-                    let text = format!("nothing in it could be understood ({why}); it is kept in the quarantine");
+                    let text =
+                        format!("nothing in it could be understood ({why}); it is kept in the quarantine");
                     Err(Refusal::new(Reason::Malformed, text).into())
                 }
                 Answer::Taken { rejected, why, .. } => Ok(tonic::Response::new(response(rejected, why))),
@@ -144,7 +149,9 @@ impl UnaryService<Bytes> for Export {
 fn response(rejected: u64, why: Option<&str>) -> Vec<u8> {
     let partial_success = why.map(|why| ExportLogsPartialSuccess {
         rejected_log_records: i64::try_from(rejected).unwrap_or(i64::MAX),
-        error_message: format!("{rejected} records could not be understood and are kept in the quarantine; the first: {why}"),
+        error_message: format!(
+            "{rejected} records could not be understood and are kept in the quarantine; the first: {why}"
+        ),
     });
     ExportLogsServiceResponse { partial_success }.encode_to_vec()
 }
@@ -159,7 +166,10 @@ impl Body for Metered {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else { return Poll::Ready(None) };
         let frame = frame.map_err(|error| Status::from_error(error.into()));

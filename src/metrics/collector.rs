@@ -57,7 +57,11 @@ impl Collector for Collecting {
             Some(&Unit::Other("batches".into())),
             waiting as f64,
         )?;
-        out.counter("door_events", "Events that came in at a door and are durable", self.each(|counts| &counts.events))?;
+        out.counter(
+            "door_events",
+            "Events that came in at a door and are durable",
+            self.each(|counts| &counts.events),
+        )?;
         out.counter("door_repeats", "Events that were sent again", self.each(|counts| &counts.repeated))?;
         let help = "Requests and reads that were pushed back";
         out.counter("door_pushed_back", help, self.each(|counts| &counts.pushed_back))?;

@@ -50,7 +50,10 @@ pub struct Guest {
 
 impl fmt::Debug for Guest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guest").field("name", &self.name).field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Guest")
+            .field("name", &self.name)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -133,7 +136,10 @@ pub async fn let_in<F>(
     stop.send_replace(true);
     let drained = async { while guests.join_next().await.is_some() {} };
     if timeout(GUEST_DRAIN, drained).await.is_err() {
-        tracing::warn!(seconds = GUEST_DRAIN.as_secs(), "senders were cut off when the time to finish was over");
+        tracing::warn!(
+            seconds = GUEST_DRAIN.as_secs(),
+            "senders were cut off when the time to finish was over"
+        );
     }
 }
 
