@@ -2,7 +2,7 @@
 //! are proven to be in the log.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::cli::DEFAULT_PROFILE;
 use crate::config::collector::{CollectorConfig, DEFAULT_SPOOL_MIB};
 use crate::config::doors::DoorConfig;
 use crate::doors::Doors;
@@ -27,7 +28,7 @@ use crate::profile::{self, Profile};
 use crate::runtime::{self, Stopwatch};
 use crate::serve::{listen_for_watchers, look_inside};
 use crate::state::collector::{self, CollectorState};
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, shell};
 
 /// Failures in a row after which `--once` leaves it: the first seconds of a service that is being started.
 const PATIENCE: u32 = 6;
@@ -78,6 +79,8 @@ struct Run {
     doors: Vec<DoorConfig>,
     metrics: Option<SocketAddr>,
     heartbeat: Option<Duration>,
+    /// How `--profile` is said to the next command, if there is a client directory.
+    profile: Option<String>,
 }
 
 /// Where a collector's state is, and how it calls.
@@ -120,7 +123,7 @@ fn configured(args: &Collect) -> Outcome<Run> {
         };
         // Whoever pushes does not end: a run that does leaves the doors shut.
         let (doors, metrics) = if args.once { (Vec::new(), None) } else { (config.doors, config.metrics) };
-        return Ok(Run { place, inputs, doors, metrics, heartbeat: Some(config.heartbeat) });
+        return Ok(Run { place, inputs, doors, metrics, heartbeat: Some(config.heartbeat), profile: None });
     }
     let Some(profile) = &args.profile else {
         return Err(Failure::usage("say which collector: --profile DIR or --config FILE"));
@@ -130,8 +133,12 @@ fn configured(args: &Collect) -> Outcome<Run> {
             "nothing to collect: give a file with --cloudtrail, --k8s-audit or --jsonl; `-` is standard input",
         ));
     }
+    let said = match profile == Path::new(DEFAULT_PROFILE) {
+        true => String::new(),
+        false => format!(" --profile {}", shell(profile)),
+    };
     let place = Profile::load(profile)?.collector(DEFAULT_SPOOL_MIB << 20)?;
-    Ok(Run { place, inputs, doors: Vec::new(), metrics: None, heartbeat: None })
+    Ok(Run { place, inputs, doors: Vec::new(), metrics: None, heartbeat: None, profile: Some(said) })
 }
 
 fn given(args: &Collect) -> Outcome<Vec<Input>> {
@@ -161,7 +168,7 @@ fn given(args: &Collect) -> Outcome<Vec<Input>> {
 async fn collect(run: Run, once: bool, terminal: Terminal) -> Outcome {
     let watch = Stopwatch::start();
     let stop = runtime::stop_signal().map_err(Failure::state)?;
-    let Run { place, inputs, doors, metrics, heartbeat } = run;
+    let Run { place, inputs, doors, metrics, heartbeat, profile } = run;
     let CollectorState { key, token_key, spool, spool_dir } =
         collector::open(&place.directory, place.spool_bytes)?;
     let audit = peer::Audit::new(&place.address, &place.tls, &place.server).map_err(Failure::usage)?;
@@ -236,6 +243,13 @@ async fn collect(run: Run, once: bool, terminal: Terminal) -> Outcome {
         .map_err(of_intake)?;
     show(&reports, &vkey, *progress.borrow(), watch, terminal);
     delivered.map_err(|error| of_delivery(&error, &progress.borrow()))?;
+    if let (Some(profile), Some(id)) =
+        (profile, reports.iter().find_map(|(_, report)| report.first_id.as_ref()))
+    {
+        terminal.line(format_args!(
+            "Look at the first of them, with everything that proves it:\n  epigraph events get {id} --proof out/{profile}"
+        ));
+    }
     let left = progress.borrow().tip.number.saturating_sub(progress.borrow().delivered);
     if once && left > 0 {
         let message =
@@ -337,6 +351,7 @@ fn object((name, report): &(String, Report)) -> Value {
         "tokenised": report.replaced.iter().map(|((path, kind), count)| {
             json!({ "path": path, "kind": kind, "count": count })
         }).collect::<Vec<_>>(),
+        "first_event_id": report.first_id,
         "first_sequence": report.sequences.map(|(first, _)| first),
         "last_sequence": report.sequences.map(|(_, last)| last),
     })

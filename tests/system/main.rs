@@ -39,6 +39,7 @@ mod policy;
 mod producers;
 mod python;
 mod quickstart;
+mod quickstart_audit;
 mod quickstart_witnessed;
 mod receipts;
 mod reflection;
