@@ -4,6 +4,9 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use epigraph_rpc::channel::channel;
+use epigraph_rpc::v1::collector_service_client::CollectorServiceClient;
+use epigraph_rpc::v1::{CollectRequest, CollectResponse};
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_client::LogsServiceClient;
 use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceRequest};
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
@@ -84,6 +87,31 @@ pub async fn export(
     let channel = Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?.connect().await?;
     send(channel, records).await?;
     Ok(())
+}
+
+/// Sends these messages over Epigraph's own protocol, and waits for all answers.
+pub async fn collect(
+    address: &str,
+    house: &House,
+    name: &str,
+    messages: impl Iterator<Item = &[String]>,
+) -> Result<Vec<CollectResponse>, tonic::Status> {
+    let door = "spiffe://epigraph.quickstart/epigraph/sender/door".parse().unwrap();
+    let channel = channel(address, &house.tls_of(&format!("pki/{name}")), &door).unwrap();
+    let requests: Vec<_> = (0..)
+        .zip(messages)
+        .map(|(number, events)| {
+            let events = events.iter().map(|event| event.clone().into()).collect();
+            CollectRequest { number, events }
+        })
+        .collect();
+    let mut client = CollectorServiceClient::new(channel);
+    let mut answers = client.collect(tokio_stream::iter(requests)).await?.into_inner();
+    let mut all = Vec::new();
+    while let Some(answer) = answers.message().await? {
+        all.push(answer);
+    }
+    Ok(all)
 }
 
 /// What an HTTP door answered.
