@@ -5,8 +5,12 @@ mod body;
 pub mod desk;
 mod http;
 mod native;
-mod service;
 mod syslog;
+
+mod otlp {
+    //! OpenTelemetry logs.
+    pub mod service;
+}
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -136,7 +140,7 @@ async fn let_guests_in(
         let desk = Arc::clone(&desk);
         async move {
             match kind {
-                DoorKind::Otlp => service::attend(guest, desk).await,
+                DoorKind::Otlp => otlp::service::attend(guest, desk).await,
                 DoorKind::K8sWebhook => http::attend(guest, desk, http::Spoken::K8sWebhook).await,
                 DoorKind::Cloudevents => http::attend(guest, desk, http::Spoken::CloudEvents).await,
                 DoorKind::Syslog => syslog::attend(guest, desk).await,
