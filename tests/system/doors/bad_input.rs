@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::senders::{Lines, export_all, get, log_record, post, say, try_export};
 use super::{Collecting, Found, JSON, STRUCTURED, cloud_event, deliver, event_list, k8s_event, plain};
 use crate::collect::Audited;
+use crate::full_disk::Disk;
 use crate::support::block_on;
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -163,4 +164,53 @@ fn a_full_spool_pushes_back_and_drops_nothing() {
     deliver(&audited);
     assert_eq!(audited.status()["events"], taken as u64 + 1);
     assert_eq!(audited.status()["gap_count"], 0);
+}
+
+/// The spool on a volume that fills up: what is pushed is refused as not taken or not known to be, and once there is room everything
+/// that was answered with yes is there. Broken to see it fail: answered while the batch waits for space.
+#[test]
+fn a_full_disk_under_the_spool_is_told_and_passes() {
+    let mut audited = Audited::new();
+    let Some(disk) = Disk::mount(audited.house.outside("disk"), 52) else { return };
+    let moved = std::process::Command::new("cp")
+        .arg("-a")
+        .args([audited.house.path("collector"), disk.0.join("collector")])
+        .status()
+        .unwrap();
+    assert!(moved.success());
+    let there = format!("directory = \"{}\"", disk.0.join("collector").display());
+    audited.house.edit("collector.toml", "directory = \"collector\"", &there);
+    audited.stop_service();
+    let collecting = Collecting::start(&audited, &plain("shop", "cloudevents"));
+    let event = |n: usize| {
+        let mut event = cloud_event(&format!("ce-{n}"));
+        event["data"] = "x".repeat(900 << 10).into();
+        event.to_string()
+    };
+    let mut taken = 0;
+    let full = loop {
+        let answer = post(collecting.door("shop"), &[STRUCTURED], event(taken).as_bytes());
+        if answer.status != 200 {
+            break answer;
+        }
+        taken += 1;
+        assert!(taken < 60, "52 MiB took {taken} events of 900 KiB");
+    };
+    // This one may be durable later; the next one is not taken.
+    full.refuses(503, "LATE");
+    assert!(full.head.contains("retry-after: "), "{}", full.head);
+    post(collecting.door("shop"), &[STRUCTURED], event(taken).as_bytes()).refuses(429, "FULL");
+    disk.grow(200);
+    while post(collecting.door("shop"), &[STRUCTURED], event(taken + 1).as_bytes()).status != 200 {}
+    collecting.stop();
+    audited.serve();
+    deliver(&audited);
+    // What was not known to be kept was.
+    assert_eq!(audited.status()["events"], taken as u64 + 2);
+    block_on(async {
+        let found = Found::of(&audited);
+        for n in 0..taken + 2 {
+            found.one(&format!("ce-{n}")).await;
+        }
+    });
 }
