@@ -171,7 +171,7 @@ fn a_full_spool_pushes_back_and_drops_nothing() {
 #[test]
 fn a_full_disk_under_the_spool_is_told_and_passes() {
     let mut audited = Audited::new();
-    let Some(disk) = Disk::mount(audited.house.outside("disk"), 52) else { return };
+    let Some(disk) = Disk::mount(audited.house.outside("disk"), 36) else { return };
     let moved = std::process::Command::new("cp")
         .arg("-a")
         .args([audited.house.path("collector"), disk.0.join("collector")])
@@ -194,7 +194,7 @@ fn a_full_disk_under_the_spool_is_told_and_passes() {
             break answer;
         }
         taken += 1;
-        assert!(taken < 60, "52 MiB took {taken} events of 900 KiB");
+        assert!(taken < 60, "36 MiB took {taken} events of 900 KiB");
     };
     // This one may be durable later; the next one is not taken.
     full.refuses(503, "LATE");
@@ -204,12 +204,14 @@ fn a_full_disk_under_the_spool_is_told_and_passes() {
     while post(collecting.door("shop"), &[STRUCTURED], event(taken + 1).as_bytes()).status != 200 {}
     collecting.stop();
     audited.serve();
+    // The service has another port now.
+    Collecting::start(&audited, "").stop();
     deliver(&audited);
     // What was not known to be kept was.
     assert_eq!(audited.status()["events"], taken as u64 + 2);
     block_on(async {
         let found = Found::of(&audited);
-        for n in 0..taken + 2 {
+        for n in [0, taken, taken + 1] {
             found.one(&format!("ce-{n}")).await;
         }
     });
