@@ -85,7 +85,7 @@ pub enum Command {
     /// Fetch audit events, each with everything that proves it
     #[command(subcommand)]
     Events(audit::EventsCommand),
-    /// Check every byte that a log, signer or witness keeps while it is not running, and change nothing
+    /// Check every byte that a log, signer, witness or monitor keeps while it is not running, and change nothing
     Fsck(RoleConfig),
     /// Try to open a stored tree; `serve` and `fsck` run this in a child process
     #[command(hide = true)]
@@ -689,6 +689,7 @@ pub enum KeptRole {
     Log,
     Signer,
     Witness,
+    Monitor,
 }
 
 /// Roles that are served.

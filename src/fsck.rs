@@ -1,4 +1,4 @@
-//! `epigraph fsck`: an offline check of every byte that a log and its signer keep, or a signer or witness process by itself. It goes
+//! `epigraph fsck`: an offline check of every byte that a log and its signer keep, or a signer, witness or monitor process by itself. It goes
 //! on behind a finding, so that one run shows all, and writes nothing but the lock. Nobody is asked but a log's signer in another
 //! process, if it answers.
 //!
@@ -6,6 +6,7 @@
 
 mod beside;
 mod heads;
+mod monitor;
 
 use std::fmt;
 use std::fs::{self, DirBuilder};
@@ -98,6 +99,7 @@ pub fn run(args: &RoleConfig, terminal: Terminal) -> Outcome {
         KeptRole::Log => logs(config, terminal),
         KeptRole::Signer => heads::signer(config, terminal),
         KeptRole::Witness => heads::witness(config, terminal),
+        KeptRole::Monitor => monitor::monitor(config, terminal),
     }
 }
 

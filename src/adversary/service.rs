@@ -101,7 +101,14 @@ impl LogService for Service {
         };
         let reached = if receipts.is_some() { Wait::Published } else { Wait::Durable }.to_wire();
         let (checkpoint, proofs) = receipts.unwrap_or_default();
-        Ok(Response::new(v1::AppendResponse { first_index, count, reached, checkpoint, proofs }))
+        Ok(Response::new(v1::AppendResponse {
+            first_index,
+            count,
+            reached,
+            checkpoint,
+            proofs,
+            unpublished_because: String::new(),
+        }))
     }
 
     type AppendStreamStream = Answers<v1::AppendResponse>;

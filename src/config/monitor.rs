@@ -15,7 +15,7 @@ use epigraph_rpc::{Grant, SpiffeId};
 use serde::Deserialize;
 
 use super::tls::{ClientCertificate, ProcessTls};
-use super::{RawDoor, RawGrant, RawListen, load_toml};
+use super::{RawDoor, RawGrant, RawListen, load_toml, not_of_drills};
 use crate::cli::verify::read_policy;
 use crate::failure::{Failure, Outcome};
 use crate::observe::{RawTracing, Tracing};
@@ -329,6 +329,7 @@ impl MonitoredLog {
 impl RawLog {
     fn check(self, base: &Path) -> Result<MonitoredLog, String> {
         let origin = Origin::new(self.origin).map_err(|error| format!("origin: {error}"))?;
+        not_of_drills(origin.as_str())?;
         let in_log = |what: String| format!("[[log]] {origin}: {what}");
         let policy =
             read_policy(&base.join(self.policy)).map_err(|error| in_log(format!("policy: {error}")))?;

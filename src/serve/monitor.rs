@@ -82,7 +82,7 @@ async fn serve(
     let stop = runtime::stop_signal().map_err(Failure::state)?;
     let door = Door::new(&config.tls, config.grants.clone(), config.reflection)?;
     let logs = config.logs.iter().map(|log| connect(&config, log)).collect::<Outcome<Vec<_>>>()?;
-    let MonitorState { key, disk, book, queues } = state::monitor::open(&config)?;
+    let MonitorState { key, disk, book, queues, drill } = state::monitor::open(&config)?;
     let sinks = Arc::new(Sinks::new(sinks(&config, &book, queues)?, config.heartbeat));
 
     let vkey = key.vkey().clone();
@@ -93,6 +93,7 @@ async fn serve(
         entropy: runtime::entropy(),
         disk,
         book,
+        drill,
         logs,
         poll: config.poll,
         published_within_ms: config.published_within_ms,

@@ -33,6 +33,7 @@ mod kill;
 mod metrics;
 mod monitor;
 mod monitor_cli;
+mod monitor_fsck;
 mod operations;
 mod paper;
 mod policy;

@@ -13,6 +13,7 @@ use tokio::sync::broadcast;
 use crate::book::{AcknowledgeError, Book};
 use crate::compare::Machine;
 use crate::disk::{Disk, DiskError};
+use crate::drill::{NO_LOG, Rehearsal};
 use crate::event::{Claim, Effect, Event, Vantage};
 use crate::finding::{Clear, EvidenceId, Finding, FindingId, Notice, Trigger};
 use crate::heads::Seen;
@@ -40,6 +41,8 @@ pub(crate) struct State {
     /// Whether the book has counted something that is not stored.
     pub(crate) counted: bool,
     pub(crate) tidied: UnixMillis,
+    /// The drill that is going on.
+    pub(crate) drill: Option<Rehearsal>,
     /// What is to be done, and the loop was not told yet.
     pub(crate) asks: Vec<(usize, Ask)>,
 }
@@ -69,6 +72,9 @@ const AGAIN_LOST_MS: u64 = 60 * 60 * 1000;
 impl State {
     /// Takes what a vantage point of a log said; says what is to be done.
     pub(crate) fn heard(&mut self, log: usize, message: Message) -> Result<Vec<Ask>, DiskError> {
+        if log == NO_LOG {
+            return self.rehearsed(message).map(|()| Vec::new());
+        }
         let Some(state) = self.logs.get_mut(log) else { return Ok(Vec::new()) };
         match message {
             Message::Event(event) => {

@@ -101,3 +101,6 @@ pub const MAX_SINKS: usize = 64;
 
 /// Characters of a refusal's message. It travels in a header, and quotes what the caller sent.
 pub const MAX_MESSAGE_CHARS: usize = 1_024;
+
+/// Characters of a reason that is shown to people: the names of some witnesses, and no more than a screen of a liar's words.
+pub const MAX_REASON_CHARS: usize = 1_024;

@@ -47,6 +47,9 @@ pub struct AppendAnswer {
     pub checkpoint: Option<Bytes>,
     /// With [`Wait::Published`] one inclusion proof per entry; else none.
     pub proofs: Vec<Vec<Hash>>,
+    /// Why they are not published, if that was waited for and the log says so: a stranger's words, of
+    /// [`MAX_REASON_CHARS`](crate::limits::MAX_REASON_CHARS) at most.
+    pub unpublished_because: Option<String>,
 }
 
 /// A log, seen by those who call it. Cheap to clone; clones share the connection.

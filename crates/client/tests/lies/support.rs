@@ -328,7 +328,14 @@ impl LogService for Service {
             .map(|index| v1::InclusionProof { hashes: world.proof(index) })
             .collect();
         let reached = Wait::Published.to_wire();
-        let mut answer = v1::AppendResponse { first_index, count, reached, checkpoint: world.note(), proofs };
+        let mut answer = v1::AppendResponse {
+            first_index,
+            count,
+            reached,
+            checkpoint: world.note(),
+            proofs,
+            unpublished_because: String::new(),
+        };
         world.twisted(Answer::Append(&mut answer));
         Ok(Response::new(answer))
     }

@@ -315,8 +315,8 @@ impl<'a> Reading<'a> {
     async fn rewritten(&self, rewritten: &Rewritten) {
         let Rewritten { index, served, proven, under } = *rewritten;
         let detail = format!(
-            "entry {index} as it was served has the leaf hash {served}; the log proves {proven} to be there under its signed \
-             head of size {} with root {}",
+            "as it was served has the leaf hash {served}; the log proves {proven} to be there under its signed head of size {} with \
+             root {}",
             under.size, under.root
         );
         self.found(Found::Rewritten { head: under, index: Some(index), detail }).await;

@@ -11,6 +11,7 @@ mod audit;
 mod disk;
 mod drill;
 mod failures;
+mod inspect;
 mod liar;
 mod lies;
 mod pki;

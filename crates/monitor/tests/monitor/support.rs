@@ -36,6 +36,9 @@ pub struct Home {
     pub state: MemoryDir,
     pub evidence: MemoryDir,
     pub dropped: MemoryDir,
+    pub drill: Arc<dyn Dir>,
+    /// The name of the log that it watches.
+    pub name: Origin,
     /// What the sinks were told, and whether its evidence was on the disk by then.
     pub told: Arc<Mutex<Vec<(Notice, bool)>>>,
 }
@@ -62,6 +65,8 @@ impl Home {
             state: MemoryDir::new(),
             evidence: MemoryDir::new(),
             dropped: MemoryDir::new(),
+            drill: Arc::new(MemoryDir::new()),
+            name: origin(),
             told: Arc::default(),
         };
         create(Arc::new(home.state.clone())).unwrap();
@@ -75,6 +80,8 @@ impl Home {
             state: self.state.duplicate(),
             evidence: self.evidence.duplicate(),
             dropped: self.dropped.duplicate(),
+            drill: Arc::new(MemoryDir::new()),
+            name: self.name.clone(),
             told: Arc::default(),
         }
     }
@@ -111,7 +118,7 @@ impl Home {
     ) -> Result<Running, StartError> {
         let (disk, book) = Disk::open(state, Arc::new(self.evidence.clone()))?;
         let log = LogSetup {
-            origin: origin(),
+            origin: self.name.clone(),
             policy: Policy::of_log(key().vkey().clone()),
             tuning: Tuning::default(),
             full_audit_every_ms,
@@ -135,6 +142,7 @@ impl Home {
             entropy: Arc::new(Fixed),
             disk,
             book,
+            drill: Arc::clone(&self.drill),
             logs: vec![log],
             poll: Duration::from_millis(20),
             published_within_ms: PUBLISHED_WITHIN_MS,
@@ -183,6 +191,12 @@ impl Running {
         let of = move |finding: &&Finding| finding.code == code && finding.is_open();
         self.until(code.as_str(), |_, findings| findings.iter().any(|finding| of(&finding))).await;
         self.monitor.findings().iter().find(of).cloned().unwrap()
+    }
+
+    /// Waits until its loop has come round so often.
+    pub async fn rounds(&mut self, count: u64) {
+        let until = *self.rounds.borrow() + count;
+        self.rounds.wait_for(|rounds| *rounds >= until).await.unwrap();
     }
 
     /// Serves what it has seen to other monitors.

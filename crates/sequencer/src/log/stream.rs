@@ -116,7 +116,8 @@ type Read = (Vec<Bytes>, Result<(), ReadError>);
 pub struct WatchPending {
     life: Life,
     signed: SignedReceiver,
-    after: Option<TreeSize>,
+    /// What was given out last. The log shows a head once more when it wants it cosigned once more.
+    last: Option<Arc<LogSigned>>,
 }
 
 /// Published checkpoints, the newest whenever one is asked for.
@@ -158,7 +159,7 @@ impl Log {
 
     /// Signed heads, published or not: for witnesses and monitors.
     pub fn watch_pending(&self, who: SpiffeId, leave_by: Instant) -> Result<WatchPending, TooManyStreams> {
-        Ok(WatchPending { life: self.life(who, leave_by)?, signed: self.signed.clone(), after: None })
+        Ok(WatchPending { life: self.life(who, leave_by)?, signed: self.signed.clone(), last: None })
     }
 
     fn life(&self, who: SpiffeId, leave_by: Instant) -> Result<Life, TooManyStreams> {
@@ -301,16 +302,16 @@ async fn read_next(
 impl WatchPending {
     /// As [`Watch::next`].
     pub async fn next(&mut self) -> Option<Arc<LogSigned>> {
-        let after = self.after;
+        let last = self.last.clone();
         let more = move |newest: &Option<Arc<LogSigned>>| {
-            newest.as_ref().is_some_and(|signed| after.is_none_or(|after| signed.head().size > after))
+            newest.as_ref().is_some_and(|signed| last.as_ref().is_none_or(|last| !Arc::ptr_eq(signed, last)))
         };
         let newest = tokio::select! {
             biased;
             () = self.life.over() => None,
             newest = self.signed.wait_for(more) => newest.ok()?.clone(),
         }?;
-        self.after = Some(newest.head().size);
+        self.last = Some(Arc::clone(&newest));
         Some(newest)
     }
 }

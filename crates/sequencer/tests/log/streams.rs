@@ -219,3 +219,21 @@ async fn a_watcher_gets_the_newest_at_once_and_misses_what_it_was_too_slow_for()
         assert!(poll_times(watch.next(), 1).await.is_none());
     }
 }
+
+/// A witness that dials in is shown a head once, and once more when the log wants it cosigned once more; whoever watches what is
+/// published is not. Fails if a head is told from the one before by its size.
+#[tokio::test]
+async fn a_head_that_is_to_be_cosigned_again_is_shown_again() {
+    let running = create(&MemoryDir::new(), Options { publishes: false, ..Options::default() });
+    let mut pending = running.log.watch_pending(reader("w"), Instant::now() + LONG).unwrap();
+    let mut published = running.log.watch(None, reader("a"), Instant::now() + LONG).unwrap();
+    running.durable(&["x"]).await;
+    let head = *running.offered.clone().wait_for(|head| head.size == size(1)).await.unwrap();
+    for round in 0..2 {
+        running.sign.send_replace(Some(Arc::new(log_signed(head))));
+        running.publish.send_replace(Some(Arc::new(signed(head))));
+        assert_eq!(pending.next().await.unwrap().head(), head);
+        assert!(poll_times(pending.next(), 1).await.is_none());
+        assert_eq!(poll_times(published.next(), 1).await.is_some(), round == 0);
+    }
+}
