@@ -74,7 +74,8 @@ impl Collecting {
 
     /// Waits until a metric says so, by asking.
     fn wait_for(&self, name: &str, labels: &str, value: u64) {
-        while self.metric(name, labels) < value {}
+        const ASKED: usize = 20_000;
+        let _ = (0..ASKED).find(|_| self.metric(name, labels) >= value);
         assert_eq!(self.metric(name, labels), value, "{name} {labels}");
     }
 
