@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     let root = "../../proto";
     println!("cargo:rerun-if-changed={root}");
     let descriptors = protox::compile(
-        ["audit", "log", "monitor", "signer", "witness"]
+        ["audit", "collector", "log", "monitor", "signer", "witness"]
             .map(|service| format!("epigraph/v1/{service}.proto")),
         [root],
     )?;

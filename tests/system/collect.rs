@@ -22,16 +22,16 @@ use crate::waiting::until;
 const COLLECTOR: &str = "spiffe://epigraph.quickstart/epigraph/collector/cluster";
 
 /// A house with a log, an audit service and an enrolled collector.
-struct Audited {
-    house: House,
+pub struct Audited {
+    pub house: House,
     log: Serving,
     /// What the audit service knows as the log.
     to_log: Door,
-    audit: Option<Serving>,
+    pub audit: Option<Serving>,
 }
 
 impl Audited {
-    fn new() -> Audited {
+    pub fn new() -> Audited {
         let house = House::new();
         let issue = |purpose: &str, spiffe: &str, out: &str| {
             let out = house.path(out);
@@ -119,7 +119,7 @@ impl Audited {
         audited
     }
 
-    fn serve(&mut self) {
+    pub fn serve(&mut self) {
         let audit = self.house.start("audit", "audit.toml");
         let audit = audit.unwrap_or_else(|ended| panic!("the audit service did not start: {ended}"));
         for file in ["client.toml", "collector.toml"] {
@@ -133,7 +133,7 @@ impl Audited {
         self.audit = Some(audit);
     }
 
-    fn stop_service(&mut self) {
+    pub fn stop_service(&mut self) {
         self.audit.take().unwrap().stop();
     }
 
@@ -151,7 +151,7 @@ impl Audited {
     }
 
     /// What the service says of the one source.
-    fn status(&self) -> Value {
+    pub fn status(&self) -> Value {
         let ended = self.house.call("audit", &[&"status", &"--json"]);
         let object = ended.succeeded(&[]).object();
         let sources = object["sources"].as_array().unwrap();

@@ -12,11 +12,11 @@ use crate::metrics::get;
 use crate::support::{House, Serving, block_on};
 
 /// A mounted tmpfs, gone with its holder.
-struct Disk(PathBuf);
+pub struct Disk(pub PathBuf);
 
 impl Disk {
     /// `None`, and a line that says so, if this process may not mount.
-    fn mount(at: PathBuf, mib: u32) -> Option<Disk> {
+    pub fn mount(at: PathBuf, mib: u32) -> Option<Disk> {
         fs::create_dir(&at).unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"])
@@ -29,7 +29,7 @@ impl Disk {
         mounted.then_some(Disk(at))
     }
 
-    fn grow(&self, mib: u32) {
+    pub fn grow(&self, mib: u32) {
         let option = format!("remount,size={mib}m");
         assert!(Command::new("mount").args(["-o", &option]).arg(&self.0).status().unwrap().success());
     }

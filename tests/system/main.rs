@@ -20,6 +20,7 @@ mod collect;
 mod damage;
 mod demo;
 mod deploy;
+mod doors;
 mod drill;
 mod entries;
 mod first_minute;

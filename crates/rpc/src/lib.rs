@@ -35,8 +35,8 @@ pub use quota::{Exceeded, Quota, Share};
 pub use request_id::{RequestId, RequestIds, TraceParent};
 pub use sending::{MAX_SENDING_BYTES, MAX_SENDING_BYTES_PER_IDENTITY};
 pub use server::{
-    ReflectionError, audit_service, log_service, monitor_service, serve, signer_service, with_reflection,
-    witness_service,
+    ReflectionError, audit_service, collector_service, log_service, monitor_service, serve, signer_service,
+    with_reflection, witness_service,
 };
 pub use status::{CallError, Reason, Refusal};
 pub use tls::{

@@ -56,6 +56,12 @@ pub const MAX_WHY_BYTES: usize = 1_000;
 /// A batch of events, encoded: as large as docs/formats/event-batch.md allows, and what stands around it.
 pub const MAX_EVENT_BATCH_BYTES: usize = (2 << 20) + 4_096;
 
+/// Events in one message of `Collect`: four signed batches.
+pub const MAX_COLLECT_EVENTS: usize = 1_024;
+
+/// Bytes of all events in one message of `Collect`: four of the largest.
+pub const MAX_COLLECT_BYTES: usize = 4 << 20;
+
 /// Sources in one page of `ListSources`.
 pub const MAX_SOURCES_PAGE: u32 = 1_000;
 
