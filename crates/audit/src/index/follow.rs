@@ -35,7 +35,7 @@ pub enum FollowError {
     #[error(transparent)]
     Ended(#[from] Ended),
     /// A step was not done to its end.
-    #[error("a step of the audit index has ended unexpectedly; this is a fault of the program")]
+    #[error("the audit index is damaged, or there is a fault of the program: a step has ended in its middle")]
     Stopped,
 }
 
@@ -152,7 +152,12 @@ pub async fn run(path: PathBuf, keeper: Keeper, following: Following) -> std::co
     loop {
         let Err(error) = follow(path.clone(), is_damaged, &keeper, &following).await;
         tracing::error!(%error, "the audit index does not follow");
-        is_damaged = matches!(&error, FollowError::Index(error) if error.is_damage());
+        // The library ends a thread over pages of its own that were changed.
+        is_damaged = match &error {
+            FollowError::Index(error) => error.is_damage(),
+            FollowError::Stopped => true,
+            FollowError::Store(_) | FollowError::Ended(_) => false,
+        };
         following.change(|state| (state.index, state.trouble) = (None, Some(error.to_string())));
         tokio::time::sleep(PAUSE).await;
     }
