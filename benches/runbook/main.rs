@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use anyhow::Context;
-use epigraph_audit::index::{Entry, Index, follow};
+use epigraph_audit::index::follow::{self, STEP, STEPS_A_SYNC};
+use epigraph_audit::index::{Entry, Index};
 use epigraph_audit::query::row::Pseudonyms;
 use epigraph_audit::query::{Access, Estimate, Filter, Meter, Pseudonym, Row, Scan, Window};
 use epigraph_audit::store::{EventName, Store};
@@ -32,10 +33,6 @@ use zeroize::Zeroizing;
 
 /// Of the records; another one makes others.
 const SEED: u64 = 20_260_302;
-
-/// Events that are taken in at a time, as the follower does.
-const STEP: u64 = 1_024;
-const STEPS_A_SYNC: u64 = 16;
 
 /// Events that are sealed, kept and followed.
 const FOLLOWED: u64 = 20_000;
@@ -242,7 +239,7 @@ fn follow(records: &Records, dir: &Path) -> anyhow::Result<()> {
     let reader = store.reader();
     let index = follow::open(&dir.join("index.redb"), false, &reader)?;
     let (began, start) = (cpu()?, clock::now());
-    for step in 1_u64.. {
+    for step in 1_u32.. {
         if follow::step(&index, &reader, step.is_multiple_of(STEPS_A_SYNC))? == 0 {
             break;
         }
@@ -272,7 +269,7 @@ fn fill(records: &Records, index: &Index) -> anyhow::Result<()> {
             .map(|(number, record)| entry(*number, record, &mut vault, &mut texts))
             .collect::<Result<_, _>>()?;
         let (decoded, asked) = (cpu()?, clock::now());
-        index.fill(&entries, (step as u64).is_multiple_of(STEPS_A_SYNC))?;
+        index.fill(&entries, (step as u32).is_multiple_of(STEPS_A_SYNC))?;
         waited += asked.elapsed();
         decoding += decoded.saturating_sub(began);
         filling += cpu()?.saturating_sub(decoded);

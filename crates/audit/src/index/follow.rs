@@ -15,10 +15,11 @@ use crate::query::Row;
 use crate::store::{Follow, Placed, Reader, StoreError};
 
 /// Events that are taken in at a time: some megabytes of rows at the most, and a transaction of some tens of milliseconds.
-pub const STEP: u64 = 1_024;
+pub const STEP: u64 = 2_048;
 
-/// So many steps are made durable together: what a crash takes is filled in again in a second.
-const STEPS_A_SYNC: u32 = 16;
+/// So many steps are made durable together: what a crash takes is filled in again in a second. Pages that were replaced are used again only
+/// after that, so more of them make a larger file.
+pub const STEPS_A_SYNC: u32 = 4;
 
 /// The pause after an error, and before the next try.
 const PAUSE: Duration = Duration::from_secs(30);
