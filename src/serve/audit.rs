@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use epigraph_audit::append;
 use epigraph_audit::audit::{Audit, watch_published};
+use epigraph_audit::index::follow::{self, Following};
 use epigraph_audit::keeper::Keeper;
 use epigraph_audit::registry::Registry;
 use epigraph_audit::service::AuditServer;
@@ -94,6 +95,8 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
     let (keeper, mut failure) =
         Keeper::start(store, Arc::clone(&clock), state::audit::room(&config)).map_err(Failure::state)?;
     let (newest, published) = watch::channel(None);
+    // Nobody waits for the indexes: until they are there, and whatever is wrong with them, events are taken in and given back.
+    let indexing = follow::run(state::audit::index(&config), keeper.clone(), Following::default());
     let audit = Audit::new(
         registry.clone(),
         keeper.clone(),
@@ -135,6 +138,7 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
         }),
         ended = append::run(&keeper, &client, Arc::clone(&entropy), waits) => ended.map_err(Failure::state),
         () = watch_published(&client, Arc::clone(&entropy), newest) => Ok(()),
+        never = indexing => match never {},
         never = reload(&registry, &config, &vkey, seen) => match never {},
         never = look(&audit, looked) => match never {},
         never = look_inside(watched, metrics) => match never {},

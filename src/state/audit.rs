@@ -22,6 +22,8 @@ use crate::runtime;
 
 /// Events and everything about them.
 pub const STORE: &str = "events.redb";
+/// What finds events: made of the store, and made again if it is not there.
+const INDEX: &str = "index.redb";
 /// The newest checkpoint of the log that the service has accepted.
 const PIN: &str = "pin";
 
@@ -154,6 +156,11 @@ pub fn wrapper_in(path: &Path) -> Outcome<LocalWrapper> {
 /// Where its events are.
 pub fn store(config: &AuditConfig) -> std::path::PathBuf {
     config.directory.join(STORE)
+}
+
+/// Where the indexes are.
+pub fn index(config: &AuditConfig) -> std::path::PathBuf {
+    config.directory.join(INDEX)
 }
 
 /// Where the pin of the log is.

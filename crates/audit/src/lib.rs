@@ -2,12 +2,14 @@
 //! event into a log, and gives each event back with everything that proves it.
 //!
 //! [`source`] judges batches, [`vault`] has the keys, [`seal`] turns events into what lies on disk and back, [`store`] is that disk and
-//! [`keeper`] the thread that writes to it, and [`append`] puts the leaves into the log.
-//! Nothing here knows what happened in an event, or what a log does with a leaf.
+//! [`keeper`] the thread that writes to it, and [`append`] puts the leaves into the log. [`index`] finds events, in the words of [`query`].
+//! Nothing here knows what an event means, or what a log does with a leaf.
 
 pub mod append;
 pub mod audit;
+pub mod index;
 pub mod keeper;
+pub mod query;
 pub mod record;
 pub mod registry;
 pub mod seal;

@@ -9,6 +9,7 @@
 
 #[cfg(test)]
 mod faults;
+mod follow;
 #[cfg(test)]
 mod hostile;
 pub mod inspect;
@@ -34,6 +35,7 @@ use crate::seal::{self, OpenError, Opened, Sealed};
 use crate::source::{Kind, MAX_SKEW_MS, Refused, State, Verdict, judge};
 use crate::vault::{DataKey, KeyName, KeyWrapper, Names, SealError, WrapError};
 
+pub use follow::{Follow, Placed};
 pub use rekey::{Rekeyed, rekey};
 
 type Id = [u8; 32];
@@ -374,8 +376,8 @@ fn take_one(
     let mut keys = transaction.open_table(KEYS).map_err(disk("written"))?;
     for (at, event) in batch.events().iter().enumerate() {
         let leaf = batch.leaf(at, ingested).ok_or_else(|| StoreError::Damaged("a batch".into()))?;
-        let wanted = seal::key_names(&reader.names, batch, event, ingested);
-        for name in wanted {
+        let (wanted, behind) = seal::key_names(&reader.names, batch, event, ingested);
+        for name in wanted.into_iter().chain(behind) {
             let Entry::Vacant(vacant) = open_keys.entry(name) else { continue };
             let stored = keys.get(name.as_bytes()).map_err(disk("read"))?.map(|key| key.value().to_vec());
             vacant.insert(match stored {
@@ -537,27 +539,8 @@ impl Reader {
     pub fn event(&self, name: &EventName) -> Result<Option<(Sealed, Opened)>, StoreError> {
         let transaction = self.begin()?;
         let events = transaction.open_table(EVENTS).map_err(disk("read"))?;
-        let EventName { source, epoch, sequence } = *name;
-        let Some(stored) = events.get((source.as_bytes(), epoch, sequence)).map_err(disk("read"))? else {
-            return Ok(None);
-        };
-        let wrong = |why| StoreError::Event { source_id: source, epoch, sequence, why };
-        let sealed = decode_sealed(stored.value()).ok_or_else(|| wrong(OpenError::Leaf))?;
         let keys = transaction.open_table(KEYS).map_err(disk("read"))?;
-        let key = |name: &KeyName| -> Result<Option<DataKey>, StoreError> {
-            let wrapped = keys.get(name.as_bytes()).map_err(disk("read"))?;
-            Ok(wrapped.map(|key| self.wrapper.unwrap(name, key.value())).transpose()?)
-        };
-        let opened = seal::open::<OpenOrStore, _>(&sealed, |name| key(name).map_err(OpenOrStore::Store));
-        let opened = opened.map_err(|error| match error {
-            OpenOrStore::Open(why) => wrong(why),
-            OpenOrStore::Store(error) => error,
-        })?;
-        let leaf = &opened.leaf;
-        if (leaf.source, leaf.epoch, leaf.sequence) != (source, epoch, sequence) {
-            return Err(wrong(OpenError::Leaf));
-        }
-        Ok(Some((sealed, opened)))
+        open_event(&events, &keys, &*self.wrapper, name)
     }
 
     /// The batch of this name, as its source signed it.
@@ -605,6 +588,43 @@ impl Reader {
         }
         Ok(slots)
     }
+}
+
+/// The event of this name, compared with its leaf.
+fn open_event(
+    events: &impl ReadableTable<(&'static Id, u64, u64), &'static [u8]>,
+    keys: &impl ReadableTable<&'static [u8; KeyName::LEN], &'static [u8]>,
+    wrapper: &dyn KeyWrapper,
+    name: &EventName,
+) -> Result<Option<(Sealed, Opened)>, StoreError> {
+    let EventName { source, epoch, sequence } = *name;
+    let Some(stored) = events.get((source.as_bytes(), epoch, sequence)).map_err(disk("read"))? else {
+        return Ok(None);
+    };
+    let wrong = |why| StoreError::Event { source_id: source, epoch, sequence, why };
+    let sealed = decode_sealed(stored.value()).ok_or_else(|| wrong(OpenError::Leaf))?;
+    let opened = seal::open::<OpenOrStore, _>(&sealed, |name| {
+        key_named(keys, wrapper, name).map_err(OpenOrStore::Store)
+    });
+    let opened = opened.map_err(|error| match error {
+        OpenOrStore::Open(why) => wrong(why),
+        OpenOrStore::Store(error) => error,
+    })?;
+    let leaf = &opened.leaf;
+    if (leaf.source, leaf.epoch, leaf.sequence) != (source, epoch, sequence) {
+        return Err(wrong(OpenError::Leaf));
+    }
+    Ok(Some((sealed, opened)))
+}
+
+/// The data key of this name; none if it was never drawn, or was destroyed.
+fn key_named(
+    keys: &impl ReadableTable<&'static [u8; KeyName::LEN], &'static [u8]>,
+    wrapper: &dyn KeyWrapper,
+    name: &KeyName,
+) -> Result<Option<DataKey>, StoreError> {
+    let wrapped = keys.get(name.as_bytes()).map_err(disk("read"))?;
+    Ok(wrapped.map(|key| wrapper.unwrap(name, key.value())).transpose()?)
 }
 
 /// In a table of runs: what stands for `at`, which is in the run that begins there or before.
