@@ -294,7 +294,8 @@ pub(super) fn seconds(text: &str) -> Option<u64> {
     number.parse::<u64>().ok().filter(|_| is_plain)?.checked_mul(unit)
 }
 
-fn time(text: &str) -> Option<i64> {
+/// A time from `2024-07-30T21:53:13Z`, or from a date: its midnight, UTC. In nanoseconds since 1970-01-01T00:00:00Z.
+pub fn time(text: &str) -> Option<i64> {
     let parse = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();
     let at = parse(text).or_else(|| parse(&format!("{text}T00:00:00Z")))?;
     i64::try_from(at.unix_timestamp_nanos()).ok()

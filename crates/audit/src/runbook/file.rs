@@ -179,15 +179,6 @@ fn whole(runbook: &Runbook) -> Result<(), Wrong> {
     if runbook.reduce.is_some() && runbook.newest_first {
         return wrong("newest_first", "what is made of rows is made of them in order: leave it out");
     }
-    let operands = runbook.operands();
-    for parameter in &runbook.parameters {
-        if !operands.contains(&&Operand::Of(parameter.name.clone())) {
-            return wrong(
-                format!("parameter.{}", parameter.name),
-                "nothing in the plan uses it: take it out",
-            );
-        }
-    }
     let type_of = |key: &str, operand: &Operand| match operand {
         Operand::Is(_) => Ok(None),
         Operand::Of(name) => match runbook.parameter(name) {
@@ -247,6 +238,15 @@ fn whole(runbook: &Runbook) -> Result<(), Wrong> {
             fits("reduce.offset", offset, "an integer", number)?;
         }
         Some(Recipe::Count { by }) => fits("reduce.by", by, "a word", one_word)?,
+    }
+    let operands = runbook.operands();
+    for parameter in &runbook.parameters {
+        if !operands.contains(&&Operand::Of(parameter.name.clone())) {
+            return wrong(
+                format!("parameter.{}", parameter.name),
+                "nothing in the plan uses it: take it out",
+            );
+        }
     }
     // The example is a run: so is every value that stands in the plan, and the least and the most of each parameter.
     let window = Window::new(0, scan::DAY_NS).map_err(|why| ("example".to_owned(), why.to_string()))?;
