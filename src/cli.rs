@@ -25,6 +25,9 @@ use epigraph_rpc::{SpiffeId, Wait};
 use crate::terminal::Color;
 use monitor::args::MonitorCommand;
 
+/// The client directory where none is named: what `quickstart` makes in the same place.
+pub const DEFAULT_PROFILE: &str = "epigraph-quickstart";
+
 /// An audit log that can prove it was never rewritten.
 ///
 /// Exit codes: 0 yes; 1 verified, and the answer is no; 2 usage or configuration; 3 refused by the server; 4 server
@@ -45,7 +48,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Try everything on this machine: a log, its signer and four witnesses, entries, receipts, verification
+    /// Try everything on this machine: a log, its signer, four witnesses, a monitor and an audit service
     Quickstart(Quickstart),
     /// Create the state of a role, once; `serve` never does
     #[command(subcommand)]
@@ -395,7 +398,7 @@ pub struct ServeRole {
 #[derive(Args)]
 pub struct Profile {
     /// A client directory as `quickstart` writes it: client.toml, policy, state
-    #[arg(long, value_name = "DIR", env = "EPIGRAPH_PROFILE")]
+    #[arg(long, value_name = "DIR", env = "EPIGRAPH_PROFILE", default_value = DEFAULT_PROFILE)]
     pub profile: PathBuf,
 }
 

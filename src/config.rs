@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod collector;
+pub mod doors;
 pub mod monitor;
 pub mod signer;
 pub mod tls;

@@ -4,6 +4,7 @@
 mod adversary;
 mod cli;
 mod config;
+mod doors;
 mod failure;
 mod fsck;
 mod hammer;

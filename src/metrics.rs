@@ -2,6 +2,7 @@
 //! `docs/metrics.md` explains every one. The roles know nothing of this; they are asked when somebody looks.
 
 pub mod audit;
+pub mod collector;
 pub mod listener;
 pub mod monitor;
 mod process;
@@ -233,14 +234,24 @@ impl Metrics {
     where
         R: Role + Collector + Clone + Send + Sync,
     {
+        let mut metrics = Metrics::without_calls(role, started);
+        calls.register(&mut metrics.registry);
+        let registry = &mut metrics.registry;
+        registry.register("exported_spans", "Spans that a collector took", spans.exported.clone());
+        registry.register("lost_spans", "Spans that no collector took", spans.lost.clone());
+        metrics
+    }
+
+    /// Of a role that serves no calls of ours.
+    pub fn without_calls<R>(role: R, started: UnixMillis) -> Metrics
+    where
+        R: Role + Collector + Clone + Send + Sync,
+    {
         let mut registry = Registry::with_prefix("epigraph");
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What runs", build);
         let started = ConstGauge::new(seconds(started));
         registry.register_with_unit("start_timestamp", "When the process started", Unit::Seconds, started);
-        calls.register(&mut registry);
-        registry.register("exported_spans", "Spans that a collector took", spans.exported.clone());
-        registry.register("lost_spans", "Spans that no collector took", spans.lost.clone());
         registry.register_collector(Box::new(Process));
         role.register(&mut registry);
         registry.register_collector(Box::new(role.clone()));

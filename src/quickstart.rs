@@ -22,21 +22,19 @@ use epigraph_core::tlog_proof::Receipt;
 use epigraph_core::{LeafIndex, Policy, TreeSize};
 use epigraph_rpc::Wait;
 
-use crate::cli::Quickstart;
 use crate::cli::append::{Totals, append_lines, open, rate, skipped};
+use crate::cli::{DEFAULT_PROFILE, Quickstart};
 use crate::failure::{Failure, Outcome};
 use crate::input::Lines;
 use crate::profile::Profile;
 use crate::receipts::ReceiptDir;
 use crate::runtime::{self, Stopwatch};
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, shell};
+use create::{SAMPLE_FILE, SAMPLE_ID};
 use directory::Directory;
 use monitor::{From, Watched};
 use processes::Processes;
 use role::{Role, THRESHOLD};
-
-/// Where everything is kept if nothing else is said.
-const DIRECTORY: &str = "epigraph-quickstart";
 
 /// Audit events to begin with, where no input is given.
 const SAMPLE: &[u8] = include_bytes!("quickstart/sample.jsonl");
@@ -57,7 +55,7 @@ pub fn run(args: &Quickstart, terminal: Terminal) -> Outcome {
     if let Some(demo) = args.demo {
         return demo::run(args, demo, terminal);
     }
-    let dir = args.dir.clone().unwrap_or_else(|| PathBuf::from(DIRECTORY));
+    let dir = args.dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PROFILE));
     let input: Box<dyn std::io::BufRead> = match &args.input {
         Some(path) => open(path)?,
         None => Box::new(SAMPLE),
@@ -84,7 +82,11 @@ async fn show(
 
     let watch = Stopwatch::start();
     let directory = Directory::prepare(dir, args.alone)?;
-    let parts = if directory.alone() { "" } else { ", with a signer, four witnesses and a monitor" };
+    let parts = if directory.alone() {
+        ""
+    } else {
+        ", with a signer, four witnesses, a monitor and an audit service"
+    };
     phases.done(
         if directory.is_new { "keys and certificates" } else { "directory found" },
         watch.elapsed(),
@@ -361,6 +363,9 @@ fn show_next(args: &Quickstart, directory: &Directory, example: &Example, termin
         return;
     }
     if !args.once {
+        if directory.roles().contains(&Role::Audit) {
+            show_collecting(directory, terminal);
+        }
         let pid = |role| shell(&directory.run_file(role, "pid"));
         let (first, second) = (Role::Witness(4), Role::Witness(3));
         terminal.line("\nKill a witness, and nothing changes:");
@@ -382,6 +387,20 @@ fn show_next(args: &Quickstart, directory: &Directory, example: &Example, termin
     terminal.line(format_args!("  {program} quickstart --demo split-view"));
 }
 
+/// Audit events from where they happen to a proof, in commands that can be pasted as they stand.
+fn show_collecting(directory: &Directory, terminal: Terminal) {
+    let (program, dir) = (shell(&program()), shell(&directory.path));
+    let (sample, proofs) =
+        (shell(&directory.path.join(SAMPLE_FILE)), shell(&directory.path.join("event-proofs")));
+    terminal.line(
+        "\nCollect audit events, signed before they go anywhere; find one again, and prove it offline:",
+    );
+    terminal.line(format_args!("  {program} collect --cloudtrail {sample} --once --profile {dir}"));
+    terminal.line(format_args!("  {program} events get {SAMPLE_ID} --proof {proofs} --profile {dir}"));
+    terminal.line(format_args!("  {program} verify --profile {dir} {proofs}"));
+    terminal.line(format_args!("  {program} audit status --profile {dir}"));
+}
+
 /// How to call this program again from the current directory.
 fn program() -> PathBuf {
     let program = env::current_exe().unwrap_or_else(|_| PathBuf::from("epigraph"));
@@ -391,11 +410,4 @@ fn program() -> PathBuf {
         Ok(relative) => Path::new(".").join(relative),
         Err(_) => program,
     }
-}
-
-/// A path as one word of a shell command.
-fn shell(path: &Path) -> String {
-    let path = path.display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '-' | '_');
-    if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }

@@ -180,7 +180,7 @@ async fn run_all(opened: Vec<log::Opened>) -> Outcome {
 }
 
 /// The listener for whoever watches the process, and where it is.
-async fn listen_for_watchers(
+pub async fn listen_for_watchers(
     address: Option<SocketAddr>,
 ) -> Outcome<(Option<TcpListener>, Option<SocketAddr>)> {
     let Some(address) = address else { return Ok((None, None)) };
@@ -191,7 +191,7 @@ async fn listen_for_watchers(
 }
 
 /// Health, readiness and metrics, also while the role is stopping.
-async fn look_inside(listener: Option<TcpListener>, metrics: Metrics) -> Infallible {
+pub async fn look_inside(listener: Option<TcpListener>, metrics: Metrics) -> Infallible {
     match listener {
         Some(listener) => metrics::listener::serve(listener, Arc::new(metrics)).await,
         None => std::future::pending().await,

@@ -52,7 +52,7 @@ pub struct AuditEnrol {
     #[arg(long, value_name = "URI")]
     pub collector: SpiffeId,
 
-    /// It says at least this often that it is alive, in milliseconds
+    /// It says at least this often that it is alive, in milliseconds; 0 if it is run by hand or by a timer, and its silence says nothing
     #[arg(long, value_name = "MS", default_value_t = 60_000)]
     pub heartbeat_ms: u64,
 }

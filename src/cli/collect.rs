@@ -1,7 +1,9 @@
 //! `epigraph collect`: reads audit events from files, signs and spools them, and delivers them to an audit service until they
 //! are proven to be in the log.
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,16 +13,22 @@ use epigraph_collector::pack::{Kind, Report};
 use epigraph_collector::spool::Progress;
 use epigraph_event::sensitive::{ALL, Detectors};
 use epigraph_rpc::peer;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::cli::DEFAULT_PROFILE;
 use crate::config::collector::{CollectorConfig, DEFAULT_SPOOL_MIB};
+use crate::config::doors::DoorConfig;
+use crate::doors::Doors;
 use crate::failure::{Failure, Kind as Ends, Outcome};
+use crate::metrics::Metrics;
+use crate::metrics::collector::Collecting;
 use crate::profile::{self, Profile};
 use crate::runtime::{self, Stopwatch};
+use crate::serve::{listen_for_watchers, look_inside};
 use crate::state::collector::{self, CollectorState};
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, shell};
 
 /// Failures in a row after which `--once` leaves it: the first seconds of a service that is being started.
 const PATIENCE: u32 = 6;
@@ -68,7 +76,11 @@ pub struct Collect {
 struct Run {
     place: CollectorPlace,
     inputs: Vec<Input>,
+    doors: Vec<DoorConfig>,
+    metrics: Option<SocketAddr>,
     heartbeat: Option<Duration>,
+    /// How `--profile` is said to the next command, if there is a client directory.
+    profile: Option<String>,
 }
 
 /// Where a collector's state is, and how it calls.
@@ -109,7 +121,9 @@ fn configured(args: &Collect) -> Outcome<Run> {
             server: config.audit_server,
             tls: profile::client_tls(&config.tls)?,
         };
-        return Ok(Run { place, inputs, heartbeat: Some(config.heartbeat) });
+        // Whoever pushes does not end: a run that does leaves the doors shut.
+        let (doors, metrics) = if args.once { (Vec::new(), None) } else { (config.doors, config.metrics) };
+        return Ok(Run { place, inputs, doors, metrics, heartbeat: Some(config.heartbeat), profile: None });
     }
     let Some(profile) = &args.profile else {
         return Err(Failure::usage("say which collector: --profile DIR or --config FILE"));
@@ -119,7 +133,12 @@ fn configured(args: &Collect) -> Outcome<Run> {
             "nothing to collect: give a file with --cloudtrail, --k8s-audit or --jsonl; `-` is standard input",
         ));
     }
-    Ok(Run { place: Profile::load(profile)?.collector(DEFAULT_SPOOL_MIB << 20)?, inputs, heartbeat: None })
+    let said = match profile == Path::new(DEFAULT_PROFILE) {
+        true => String::new(),
+        false => format!(" --profile {}", shell(profile)),
+    };
+    let place = Profile::load(profile)?.collector(DEFAULT_SPOOL_MIB << 20)?;
+    Ok(Run { place, inputs, doors: Vec::new(), metrics: None, heartbeat: None, profile: Some(said) })
 }
 
 fn given(args: &Collect) -> Outcome<Vec<Input>> {
@@ -149,7 +168,7 @@ fn given(args: &Collect) -> Outcome<Vec<Input>> {
 async fn collect(run: Run, once: bool, terminal: Terminal) -> Outcome {
     let watch = Stopwatch::start();
     let stop = runtime::stop_signal().map_err(Failure::state)?;
-    let Run { place, inputs, heartbeat } = run;
+    let Run { place, inputs, doors, metrics, heartbeat, profile } = run;
     let CollectorState { key, token_key, spool, spool_dir } =
         collector::open(&place.directory, place.spool_bytes)?;
     let audit = peer::Audit::new(&place.address, &place.tls, &place.server).map_err(Failure::usage)?;
@@ -159,17 +178,34 @@ async fn collect(run: Run, once: bool, terminal: Terminal) -> Outcome {
         key,
         detectors: Detectors::new(token_key, &ALL),
         inputs,
-        pushing: Vec::new(),
+        pushing: doors.iter().map(|door| door.name.clone()).collect(),
         once,
         heartbeat,
         clock: runtime::clock(),
         entropy: runtime::entropy(),
     };
     let Intake { commands, progress, mut ended } = intake::start(setup, spool).map_err(Failure::state)?;
+    let clock = runtime::clock();
+    let doors = Doors::open(&doors, &commands, &clock).await?;
+    let (watched, metrics_address) = listen_for_watchers(metrics).await?;
+    let counting = Collecting { doors: doors.counts(), progress: progress.clone() };
+    let looking_inside = look_inside(watched, Metrics::without_calls(counting, clock.now()));
     if !once {
         terminal.line(format_args!("collecting as {}; {before} batches wait in the spool", vkey.name()));
-        terminal.object(&json!({ "collecting": vkey.to_string(), "waiting_batches": before }));
+        let mut addresses = Map::new();
+        for (name, address) in doors.addresses() {
+            terminal.line(format_args!("events may be sent to {name} on {address}"));
+            addresses.insert(name.to_owned(), address.to_string().into());
+        }
+        terminal.object(&json!({
+            "collecting": vkey.to_string(),
+            "waiting_batches": before,
+            "doors": addresses,
+            "metrics_address": metrics_address.map(|address| address.to_string()),
+        }));
     }
+    let (close, closing) = watch::channel(false);
+    let mut doors = pin!(doors.serve(closing));
     let delivery = Delivery {
         sink: Service { audit, origin: place.origin.clone() },
         source: vkey.clone(),
@@ -185,7 +221,14 @@ async fn collect(run: Run, once: bool, terminal: Terminal) -> Outcome {
         delivered = delivery.run(once.then_some(PATIENCE)) => delivered,
         ended = &mut ended => { early = Some(ended); Ok(()) }
         () = stop => Ok(()),
+        () = &mut doors => Ok(()),
+        never = looking_inside => match never {},
     };
+    if early.is_none() {
+        // Whoever is sending still hears that it was taken.
+        close.send_replace(true);
+        doors.await;
+    }
     if once && delivered.is_err() {
         read_to_the_end(progress.clone()).await;
     }
@@ -200,6 +243,13 @@ async fn collect(run: Run, once: bool, terminal: Terminal) -> Outcome {
         .map_err(of_intake)?;
     show(&reports, &vkey, *progress.borrow(), watch, terminal);
     delivered.map_err(|error| of_delivery(&error, &progress.borrow()))?;
+    if let (Some(profile), Some(id)) =
+        (profile, reports.iter().find_map(|(_, report)| report.first_id.as_ref()))
+    {
+        terminal.line(format_args!(
+            "Look at the first of them, with everything that proves it:\n  epigraph events get {id} --proof out/{profile}"
+        ));
+    }
     let left = progress.borrow().tip.number.saturating_sub(progress.borrow().delivered);
     if once && left > 0 {
         let message =
@@ -301,6 +351,7 @@ fn object((name, report): &(String, Report)) -> Value {
         "tokenised": report.replaced.iter().map(|((path, kind), count)| {
             json!({ "path": path, "kind": kind, "count": count })
         }).collect::<Vec<_>>(),
+        "first_event_id": report.first_id,
         "first_sequence": report.sequences.map(|(first, _)| first),
         "last_sequence": report.sequences.map(|(_, last)| last),
     })

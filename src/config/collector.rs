@@ -1,5 +1,6 @@
 //! The configuration of a collector's process.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use epigraph_event::decode::mapped::Mapping;
 use epigraph_rpc::SpiffeId;
 use serde::Deserialize;
 
-use super::{RawTls, load_toml};
+use super::doors::{self, DoorConfig, RawPushDoor};
+use super::{RawListen, RawTls, load_toml};
 use crate::cli::verify::read_policy;
 use crate::failure::{Failure, Outcome};
 
@@ -38,6 +40,9 @@ struct RawConfig {
     tls: RawTls,
     #[serde(default)]
     input: Vec<RawInput>,
+    #[serde(default)]
+    door: Vec<RawPushDoor>,
+    metrics: Option<RawListen>,
 }
 
 fn default_spool() -> u64 {
@@ -95,6 +100,10 @@ pub struct CollectorConfig {
     pub tls: RawTls,
     /// What it reads.
     pub inputs: Vec<Input>,
+    /// Where senders push to.
+    pub doors: Vec<DoorConfig>,
+    /// Where health and metrics are served.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl CollectorConfig {
@@ -137,6 +146,8 @@ impl CollectorConfig {
                 .map_err(|error| bad(format!("[audit]: server: {error}")))?,
             tls: raw.tls.relative_to(base),
             inputs,
+            doors: doors::check(raw.door, base).map_err(bad)?,
+            metrics: raw.metrics.map(|metrics| metrics.address),
         })
     }
 }

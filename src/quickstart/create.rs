@@ -1,6 +1,7 @@
 //! A new quickstart directory: ports, a throw-away CA, configurations with comments for a newcomer, and initialised state.
 //! Everything goes through the same code as `init` does.
 
+mod audit;
 mod files;
 
 use std::fs::{self, OpenOptions};
@@ -11,8 +12,10 @@ use std::path::Path;
 use anyhow::Context as _;
 use epigraph_core::{Entropy, Hash, Policy, UnixMillis, VKey};
 
+pub use audit::{SAMPLE_FILE, SAMPLE_ID};
+
 use super::directory::TRUST_DOMAIN;
-use super::role::{Cast, READERS, Role, THRESHOLD, client_spiffe, reader_spiffe};
+use super::role::{Cast, READERS, Role, THRESHOLD, client_spiffe, collector_spiffe, reader_spiffe};
 use crate::config::ProcessConfig;
 use crate::config::monitor::MonitorConfig;
 use crate::config::signer::SignerProcessConfig;
@@ -55,6 +58,10 @@ const README_ALL: &str = "\
   signer.toml signer/         the signer's: the log's key, and the newest head that it signed
   witness-1.toml witness-1/   a witness's: its key, and the newest head that it cosigned; of four
   monitor.toml monitor/       the monitor's: its key, what it was shown, what it found, and the evidence
+  audit.toml audit/           the audit service's: its keys, and audit events, encrypted
+  collector.toml collector/   a collector's: the key under which it signs events, and those not delivered yet
+  sources                     the public keys of those who sign events
+  cloudtrail-sample.jsonl     made-up audit events, to try `epigraph collect` with
 ";
 
 const README_END: &str = "\
@@ -83,7 +90,10 @@ pub fn certificates(roles: &[Role]) -> Vec<Certificate> {
     let callers = roles.iter().filter(calls).map(|role| client(format!("{role}/client"), role.spiffe()));
     let readers = READERS.into_iter().filter(|_| roles.contains(&Role::Monitor));
     let readers = readers.map(|name| client(format!("monitor/{name}"), reader_spiffe(name)));
-    servers.chain(callers).chain(readers).chain([client("client/client".into(), client_spiffe())]).collect()
+    let collector =
+        roles.contains(&Role::Audit).then(|| client("collector/client".into(), collector_spiffe()));
+    let people = collector.into_iter().chain([client("client/client".into(), client_spiffe())]);
+    servers.chain(callers).chain(readers).chain(people).collect()
 }
 
 /// What a new directory is made of.
@@ -173,6 +183,9 @@ impl<'a> Plan<'a> {
         }
         if self.cast != Cast::Alone {
             self.init_monitor()?;
+        }
+        if self.address(Role::Audit).is_ok() {
+            self.init_audit()?;
         }
         self.write("client.toml", &self.client("", "client")?)
     }

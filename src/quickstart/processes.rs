@@ -44,7 +44,8 @@ impl Processes {
     ) -> Outcome<Processes> {
         let mut processes = Processes { running: Vec::new(), address: String::new(), metrics_address: None };
         let roles = directory.roles();
-        let (last, first): (Vec<Role>, Vec<Role>) = roles.iter().partition(|role| **role == Role::Monitor);
+        let (last, first): (Vec<Role>, Vec<Role>) =
+            roles.iter().partition(|role| matches!(role, Role::Monitor | Role::Audit));
         let mut started = Vec::new();
         for mut liar in liars {
             liar.go_on().await?;
@@ -57,7 +58,7 @@ impl Processes {
         // The log last: it asks all others.
         started.sort_by_key(|(process, _)| process.role == Role::Log);
         processes.await_all(directory, started, phases).await?;
-        // Nothing is there to be seen before: a monitor is not startled by a log that starts.
+        // Nothing is there to be seen before: neither is startled by a log that starts.
         let mut started = Vec::new();
         for role in last {
             started.push((RoleProcess::spawn(&directory.path, role)?, Stopwatch::start()));
@@ -119,7 +120,8 @@ impl Processes {
         self.running.iter().filter(|process| matches!(process.role, Role::Witness(_))).count()
     }
 
-    /// Completes if a process ends without which nothing goes on, with what it said. A witness or a monitor that ends is only named.
+    /// Completes if a process ends without which nothing goes on, with what it said. Others that end are only
+    /// named.
     pub async fn ended(&mut self, directory: &Directory, terminal: Terminal) -> Failure {
         loop {
             let (index, code) = self.next_ended().await;
@@ -130,6 +132,15 @@ impl Processes {
                     let failure = process.failure(code);
                     terminal
                         .line(format_args!("the log goes on, and nobody reads along any more: {failure}"));
+                    continue;
+                }
+                Role::Audit => {
+                    let (failure, config) =
+                        (process.failure(code), super::shell(&directory.config(Role::Audit)));
+                    terminal.line(format_args!(
+                        "the log goes on, and takes no audit events any more: {failure}. Start it again: {} serve audit --config {config}",
+                        super::shell(&super::program()),
+                    ));
                     continue;
                 }
                 Role::Log | Role::Signer => return process.failure(code),
@@ -163,11 +174,11 @@ impl Processes {
         .await
     }
 
-    /// The monitor goes first, so that nothing that now ends alarms it. The log finishes what it took, with the signer and the
+    /// The monitor goes first, so that nothing that now ends alarms it, then the audit service while its log is there. The log finishes what it took, with the signer and the
     /// witnesses still there; then these end.
     pub async fn stop(&mut self) {
         for process in &mut self.running {
-            if matches!(process.role, Role::Monitor | Role::Log) {
+            if matches!(process.role, Role::Monitor | Role::Audit | Role::Log) {
                 process.stop().await;
             }
         }

@@ -25,6 +25,7 @@ pub enum Role {
     Signer,
     Witness(u8),
     Monitor,
+    Audit,
 }
 
 /// Who is there.
@@ -44,7 +45,8 @@ impl Cast {
         let others = match self {
             Cast::Alone => return vec![Role::Log],
             Cast::Demo(demo) if demo.lie().is_some() => vec![Role::Monitor, Role::Log],
-            Cast::All | Cast::Demo(_) => vec![Role::Monitor, Role::Log, Role::Signer],
+            Cast::Demo(_) => vec![Role::Monitor, Role::Log, Role::Signer],
+            Cast::All => vec![Role::Monitor, Role::Audit, Role::Log, Role::Signer],
         };
         others.into_iter().chain(Role::witnesses()).collect()
     }
@@ -55,7 +57,7 @@ impl Cast {
         match role {
             Role::Log => demo.lie().is_some(),
             Role::Witness(number) => demo.lying_witnesses().contains(&number),
-            Role::Signer | Role::Monitor => false,
+            Role::Signer | Role::Monitor | Role::Audit => false,
         }
     }
 }
@@ -95,13 +97,14 @@ impl Role {
             Role::Signer => "signer",
             Role::Witness(_) => "witness",
             Role::Monitor => "monitor",
+            Role::Audit => "audit",
         }
     }
 
     /// The name in its certificates.
     pub fn spiffe(self) -> String {
         let name = match self {
-            Role::Log | Role::Signer | Role::Monitor => "quickstart".to_owned(),
+            Role::Log | Role::Signer | Role::Monitor | Role::Audit => "quickstart".to_owned(),
             Role::Witness(number) => format!("quickstart-{number}"),
         };
         format!("spiffe://{TRUST_DOMAIN}/epigraph/{}/{name}", self.kind())
@@ -111,7 +114,7 @@ impl Role {
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Role::Log | Role::Signer | Role::Monitor => f.write_str(self.kind()),
+            Role::Log | Role::Signer | Role::Monitor | Role::Audit => f.write_str(self.kind()),
             Role::Witness(number) => write!(f, "witness-{number}"),
         }
     }
@@ -120,6 +123,11 @@ impl fmt::Display for Role {
 /// The name of somebody who reads the log.
 pub fn reader_spiffe(name: &str) -> String {
     format!("spiffe://{TRUST_DOMAIN}/epigraph/reader/{name}")
+}
+
+/// The name under which the collector hands events in.
+pub fn collector_spiffe() -> String {
+    format!("spiffe://{TRUST_DOMAIN}/epigraph/collector/quickstart")
 }
 
 /// The name in the client's certificate.

@@ -190,6 +190,8 @@ fn connect(config: &MonitorConfig, log: &MonitoredLog) -> Outcome<LogSetup> {
         tuning: log.tuning,
         full_audit_every_ms: log.full_audit_every_ms,
         rules: Vec::new(),
+        sequence: None,
+        reporters: Vec::new(),
         readers,
         witnesses,
         monitors,

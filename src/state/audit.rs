@@ -40,7 +40,7 @@ const NO_SOURCES: &str = "\
 # When it was enrolled, and from when on nothing that it signs is taken any more: milliseconds since 1970.
 # enrolled_at_ms = 1790000000000
 # retired_at_ms = 1790000000000
-# It says at least this often that it is alive; twice that time without a word is an alert.
+# It says at least this often that it is alive; twice that time without a word is an alert. 0: it is run by hand or by a timer.
 # heartbeat_ms = 60000
 ";
 

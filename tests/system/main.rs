@@ -38,6 +38,7 @@ mod policy;
 mod producers;
 mod python;
 mod quickstart;
+mod quickstart_audit;
 mod quickstart_witnessed;
 mod receipts;
 mod reflection;

@@ -1,4 +1,4 @@
-//! What `quickstart` starts: a log, a signer, four witnesses and a monitor that are apart, and receipts that need three witnesses.
+//! What `quickstart` starts: a log, a signer, four witnesses, a monitor and an audit service that are apart, and receipts that need three witnesses.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +16,8 @@ use crate::python::Python;
 use crate::support::{epigraph, signal};
 use crate::waiting::until;
 
-const ROLES: [&str; 7] = ["monitor", "log", "signer", "witness-1", "witness-2", "witness-3", "witness-4"];
+const ROLES: [&str; 8] =
+    ["monitor", "audit", "log", "signer", "witness-1", "witness-2", "witness-3", "witness-4"];
 
 /// Runs it to its end within a directory of its own.
 fn once(home: &Path) -> serde_json::Value {
@@ -37,7 +38,7 @@ fn pems(home: &Path) -> Vec<PathBuf> {
         };
         pems.extend(names.iter().map(|name| home.join("pki").join(role).join(name)));
     }
-    pems.push(home.join("pki/client/client.pem"));
+    pems.extend(["client", "collector"].map(|name| home.join("pki").join(name).join("client.pem")));
     pems
 }
 
@@ -60,8 +61,8 @@ fn everybody_is_a_process_with_what_it_needs_for_itself() {
     }
     let certificates: BTreeSet<_> = pems(&home).iter().map(|pem| fs::read(pem).unwrap()).collect();
     assert_eq!(certificates.len(), pems(&home).len());
-    assert_eq!(certificates.len(), 2 * ROLES.len() + 2);
-    for role in ["log", "signer", "monitor"] {
+    assert_eq!(certificates.len(), 2 * ROLES.len() + 3);
+    for role in ["log", "signer", "monitor", "audit"] {
         let config = home.join(format!("{role}.toml"));
         epigraph(&[&"config", &"check", &"--role", &role, &config]).succeeded(&[]);
     }

@@ -1,5 +1,5 @@
 //! What the audit service keeps on disk: sealed events, the batches they came in, where each source stands, which leaf is whose, and
-//! the wrapped keys. One file of redb; only this module names it.
+//! the wrapped keys. One file of redb.
 //!
 //! A group of batches is one transaction: events, leaves and the source's new state are durable together or not at all, before the log
 //! is given a leaf. Nothing is ever changed: an event that is there is not written again, and a batch is new, the same, or refused.

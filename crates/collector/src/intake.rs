@@ -3,6 +3,7 @@
 //!
 //! When the spool is full nothing is read, so that every source keeps what it has: nothing is dropped here.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel,
 use std::thread;
 use std::time::Duration;
 
-use epigraph_core::{Clock, Entropy, SourceKey, UnixMillis};
+use epigraph_core::hash::sha256_of;
+use epigraph_core::{Clock, Entropy, Hash, SourceKey, UnixMillis};
 use epigraph_event::batch::BatchError;
 use epigraph_event::decode::Decoded;
 use epigraph_event::decode::frame::{Frame, Lines};
@@ -88,10 +90,21 @@ pub struct Pushed {
     pub events: Vec<Decoded>,
     /// For those that could not be.
     pub context: Context,
-    /// Which source they are counted for.
-    pub input: usize,
-    /// Hears that they are durable; dropped if they are not taken.
-    pub durable: oneshot::Sender<()>,
+    /// Which source they are counted for: its place in [`Setup::pushing`].
+    pub door: usize,
+    /// Whether a record that came before, byte for byte, is the same event, sent again: its sender names every event by itself.
+    pub repeats: bool,
+    /// Hears what became of them, once they are durable; dropped if they are not taken.
+    pub durable: oneshot::Sender<Taken>,
+}
+
+/// What became of events that were pushed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Taken {
+    /// Durable now, those of the quarantine too.
+    pub events: u64,
+    /// Durable before, because they were sent before.
+    pub repeated: u64,
 }
 
 /// What the thread is told.
@@ -147,6 +160,33 @@ pub fn start(setup: Setup, spool: Spool) -> io::Result<Intake> {
     Ok(Intake { commands, progress, ended })
 }
 
+/// Records that a sender may send again because it did not hear that they were taken, as long as this process lives.
+const MAX_SEEN: usize = 65_536;
+
+/// The records that were pushed lately, by their digests: a repeat is known only if all of its bytes are the same.
+#[derive(Default)]
+struct Seen {
+    known: BTreeSet<Hash>,
+    order: VecDeque<Hash>,
+}
+
+impl Seen {
+    /// Whether this record of this door was not seen; from now on it was.
+    fn is_new(&mut self, door: usize, record: &[u8]) -> bool {
+        let digest = sha256_of(&[&door.to_le_bytes(), record]);
+        if !self.known.insert(digest) {
+            return false;
+        }
+        self.order.push_back(digest);
+        if self.order.len() > MAX_SEEN
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+}
+
 /// An input while it is read.
 enum Reader {
     File(Tail),
@@ -192,7 +232,8 @@ struct Reading {
     /// How far the inputs are read with everything that is pending.
     positions: Positions,
     /// Who waits for what is pending.
-    waiting: Vec<oneshot::Sender<()>>,
+    waiting: Vec<(oneshot::Sender<Taken>, Taken)>,
+    seen: Seen,
     last_batch_at: UnixMillis,
     tell: watch::Sender<Progress>,
     ended: bool,
@@ -213,6 +254,7 @@ impl Reading {
             reports: vec![Report::default(); setup.inputs.len() + setup.pushing.len()],
             pending: Pending::default(),
             waiting: Vec::new(),
+            seen: Seen::default(),
             last_batch_at: setup.clock.now(),
             ended: false,
             stopped: false,
@@ -233,6 +275,10 @@ impl Reading {
         loop {
             while let Ok(command) = told.try_recv() {
                 self.hear(command, told)?;
+            }
+            // All that waited are made durable together.
+            if !self.waiting.is_empty() {
+                self.flush(told)?;
             }
             if self.stopped {
                 return self.stop();
@@ -270,17 +316,37 @@ impl Reading {
                 self.spool.delivered(next, self.setup.clock.now())?;
                 self.publish();
             }
-            // Its sender hears nothing, which says that it was not taken.
-            Command::Push(_) if !self.spool.has_room() => {}
-            Command::Push(pushed) => {
-                for decoded in pushed.events {
-                    self.take(pushed.input, decoded, &pushed.context, told)?;
-                }
-                self.waiting.push(pushed.durable);
-                self.flush(told)?;
-            }
+            Command::Push(pushed) => self.push(pushed, told)?,
             Command::Stop => self.stopped = true,
         }
+        Ok(())
+    }
+
+    /// Takes what was pushed, or nothing of it: then its sender hears nothing, and keeps it.
+    fn push(&mut self, pushed: Pushed, told: &Receiver<Command>) -> Result<(), IntakeError> {
+        let Pushed { events, context, door, repeats, durable } = pushed;
+        let record = |decoded: &Decoded| match decoded {
+            Ok(event) => event.body.record.len(),
+            Err(rejected) => rejected.record.len(),
+        };
+        let bytes: usize = self.pending.bytes() + events.iter().map(record).sum::<usize>();
+        if self.stopped || !self.spool.has_room_for(bytes as u64) {
+            return Ok(());
+        }
+        let place = self.setup.inputs.len() + door;
+        let mut taken = Taken::default();
+        for decoded in events {
+            self.reports[place].records += 1;
+            if let (true, Ok(event)) = (repeats, &decoded)
+                && !self.seen.is_new(door, &event.body.record)
+            {
+                taken.repeated += 1;
+                continue;
+            }
+            taken.events += 1;
+            self.take(place, decoded, &context, told)?;
+        }
+        self.waiting.push((durable, taken));
         Ok(())
     }
 
@@ -398,15 +464,12 @@ impl Reading {
 
     /// Signs what is pending, and makes it durable.
     fn flush(&mut self, told: &Receiver<Command>) -> Result<(), IntakeError> {
-        if self.pending.is_empty() && self.positions == *self.spool.positions() {
-            self.answer();
-            return Ok(());
+        // Where only empty lines were read, nothing is lost if they are read again.
+        if !self.pending.is_empty() {
+            self.sign(told)?;
         }
-        if self.pending.is_empty() {
-            // Only empty lines were read: nothing is lost if they are read again.
-            return Ok(());
-        }
-        self.sign(told)
+        self.answer();
+        Ok(())
     }
 
     fn sign(&mut self, told: &Receiver<Command>) -> Result<(), IntakeError> {
@@ -435,16 +498,18 @@ impl Reading {
             }
         }
         self.last_batch_at = now;
-        self.answer();
         self.publish();
         Ok(())
     }
 
-    /// Tells those who wait that what they sent is durable.
+    /// Tells those who wait that what they sent is durable; nothing is pending.
     fn answer(&mut self) {
-        for waiting in self.waiting.drain(..) {
-            // Who hung up sends it again; it is here twice then, as two events.
-            let _ = waiting.send(());
+        for (waiting, taken) in self.waiting.drain(..) {
+            // What was to be signed when it was stopped is not durable, and who sent it hears nothing.
+            if !self.stopped {
+                // Who hung up sends it again; it is here twice then, unless its door knows repeats.
+                let _ = waiting.send(taken);
+            }
         }
     }
 

@@ -21,6 +21,9 @@ const EVENT_OVERHEAD: usize = 256;
 /// Fields of which is told that something was replaced in them, for each source; the others are told of as one.
 const MAX_TOLD_FIELDS: usize = 256;
 
+/// The longest event id that is told: that of every cloud fits.
+const MAX_TOLD_ID: usize = 128;
+
 /// What stands for the fields beyond [`MAX_TOLD_FIELDS`].
 const OTHER_FIELDS: &str = "(other fields)";
 
@@ -78,6 +81,8 @@ pub struct Report {
     pub rejected: BTreeMap<&'static str, u64>,
     /// Where and how often something was replaced by a token.
     pub replaced: BTreeMap<(String, &'static str), u64>,
+    /// The id of the first event that has one which can be typed.
+    pub first_id: Option<String>,
     /// The sequence numbers of the first and the last event.
     pub sequences: Option<(u64, u64)>,
 }
@@ -90,6 +95,9 @@ impl Report {
     }
 
     fn tell_of(&mut self, event: &Event) {
+        if self.first_id.is_none() && can_be_typed(&event.core.event_id) {
+            self.first_id = Some(event.core.event_id.clone());
+        }
         for replaced in &event.body.replaced {
             let kind = word(replaced.kind());
             let known = self.replaced.contains_key(&(replaced.path.clone(), kind));
@@ -98,6 +106,14 @@ impl Report {
             *self.replaced.entry((path, kind)).or_default() += u64::from(replaced.count);
         }
     }
+}
+
+/// Ids are chosen by whoever caused the event: nothing of them that a terminal or a shell would take for more than an id.
+fn can_be_typed(id: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
+    (1..=MAX_TOLD_ID).contains(&id.len())
+        && id.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && id.chars().all(plain)
 }
 
 const fn word(kind: Detected) -> &'static str {
@@ -160,6 +176,10 @@ impl Pending {
 
     pub(crate) fn len(&self) -> usize {
         self.events.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether it has to be signed before one more comes.

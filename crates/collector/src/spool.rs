@@ -126,6 +126,8 @@ pub struct Progress {
     pub first_waiting: TreeSize,
     /// Where the next batch belongs.
     pub tip: Tip,
+    /// Whether one more batch of the largest size may wait.
+    pub has_room: bool,
     /// Whether nothing more will come.
     pub ended: bool,
 }
@@ -228,6 +230,13 @@ impl Spool {
             <= self.limits.waiting_bytes
     }
 
+    /// Whether so many bytes of events may be added. While nothing waits, anything may: what is larger than the whole spool would
+    /// be refused for ever.
+    pub fn has_room_for(&self, bytes: u64) -> bool {
+        self.waiting.is_empty()
+            || (self.has_room() && self.waiting_bytes.saturating_add(bytes) <= self.limits.waiting_bytes)
+    }
+
     /// Batches and bytes that wait.
     pub fn waiting(&self) -> (usize, u64) {
         (self.waiting.len(), self.waiting_bytes)
@@ -241,6 +250,7 @@ impl Spool {
             delivered: self.delivered,
             first_waiting: self.waiting.front().map_or(durable, |batch| batch.at),
             tip: self.tip,
+            has_room: self.has_room(),
             ended: false,
         }
     }

@@ -14,6 +14,7 @@ pub mod fit;
 pub mod leaf;
 pub mod segment;
 pub mod sensitive;
+pub mod succession;
 
 /// The generated messages of `proto/epigraph/v1/event.proto`.
 #[allow(missing_docs, reason = "generated: the documentation is in the .proto file")]

@@ -22,7 +22,7 @@ use thiserror::Error;
 pub use judge::{Answer, judge};
 use milestone::Milestones;
 pub use milestone::{Beginning, MAX_MILESTONES};
-pub use rule::{Broken, EntryRule, WellFormed};
+pub use rule::{Broken, EntryRule, Sequence, SequenceRule, WellFormed};
 
 /// Leaf hashes that are kept behind the proven tree: 2 MiB. One proof is asked for each so many entries, which costs nothing
 /// beside reading them; and as many are lost when the process is killed.
@@ -419,11 +419,16 @@ impl Audit {
 }
 
 impl Malformed {
-    fn check(&mut self, index: LeafIndex, entry: &[u8], rules: &[&dyn EntryRule]) {
-        let Some(broken) = rules.iter().find_map(|rule| rule.check(index, entry).err()) else { return };
+    /// Notes one.
+    pub(crate) fn note(&mut self, index: LeafIndex, broken: Broken) {
         self.count += 1;
         if self.named.len() < MAX_MALFORMED {
             self.named.push((index, broken));
         }
+    }
+
+    fn check(&mut self, index: LeafIndex, entry: &[u8], rules: &[&dyn EntryRule]) {
+        let Some(broken) = rules.iter().find_map(|rule| rule.check(index, entry).err()) else { return };
+        self.note(index, broken);
     }
 }

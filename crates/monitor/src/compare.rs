@@ -4,7 +4,7 @@
 //! shows, and what is found. Two rules keep it from crying wolf: only a note with the log's own signature says anything about
 //! the log, and a proof that fails says nothing about anybody but whom it was asked of. What it holds is bounded whatever a log
 //! shows. Parts: `questions` asks and judges, `convict` makes evidence, `perjury` looks at what witnesses vouch for alone, `vigil`
-//! watches vantage points, witnesses and clocks, `claims` looks for acknowledged entries. One machine knows one log; it does not
+//! watches vantage points, witnesses and clocks, `audits` has the entries read, `claims` looks for acknowledged entries. One machine knows one log; it does not
 //! know how anything is fetched or kept.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +17,7 @@ use crate::finding::{Clear, Code, Trigger};
 use crate::heads::{self, Garbage, Heads, Noted, Seen};
 pub use crate::lines::StateError;
 
+mod audits;
 mod claims;
 mod convict;
 mod perjury;
@@ -24,15 +25,16 @@ mod questions;
 mod time;
 mod vigil;
 
+pub use audits::THE_AUDIT;
 pub use claims::{MAX_CLAIMS, MAX_CLAIMS_OF_ONE};
-pub use vigil::{THE_AUDIT, THIS_MONITOR, Tuning};
+pub use vigil::{THIS_MONITOR, Tuning};
 
 use claims::Awaited;
 use convict::Convictions;
 use perjury::Perjuries;
 use questions::{Doubt, Question};
 use time::{Elapsed, Time};
-use vigil::{Audit, Point, Progress, WitnessState};
+use vigil::{Point, Progress, WitnessState};
 
 /// What a finding about the log as a whole is about.
 pub const THE_LOG: &str = "log";
@@ -63,7 +65,6 @@ pub struct Machine {
     points: BTreeMap<String, Point>,
     witnesses: Vec<WitnessState>,
     progress: Progress,
-    audit: Audit,
     questions: Vec<Question>,
     doubts: BTreeMap<Key, Doubt>,
     convictions: Convictions,
@@ -91,7 +92,6 @@ impl Machine {
             time: Time::default(),
             heads: Heads::default(),
             progress: Progress::default(),
-            audit: Audit::default(),
             questions: Vec::new(),
             doubts: BTreeMap::new(),
             convictions: Convictions::default(),
@@ -178,7 +178,7 @@ impl Machine {
         }
         self.try_perjuries();
         self.advance();
-        self.next_audit();
+        self.next_audits();
         self.evaluate();
         let mut effects = std::mem::take(&mut self.out);
         if std::mem::take(&mut self.changed) {

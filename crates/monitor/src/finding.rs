@@ -73,11 +73,29 @@ pub enum Code {
     MonitorBehind,
     /// The monitor's own test of its alarms failed.
     SelfTestFailed,
+    /// Numbers of a source are missing.
+    SourceGap,
+    /// A source has not said in time that it is alive.
+    SourceSilent,
+    /// Two histories under one source's key.
+    SourceConflict,
+    /// Batches in a source's name that its key did not sign.
+    SourceForged,
+    /// Batches under a key that was retired.
+    SourceRetired,
+    /// A source's clock.
+    SourceSkew,
+    /// One event id, two events.
+    EventIdReused,
+    /// An event is not what its leaf commits to.
+    PayloadMismatch,
+    /// The audit service does not answer.
+    AuditUnreachable,
 }
 
 impl Code {
     /// All of them, in the order of this file.
-    pub const ALL: [Code; 17] = [
+    pub const ALL: [Code; 26] = [
         Code::SplitView,
         Code::InconsistentHead,
         Code::RewrittenEntry,
@@ -95,6 +113,15 @@ impl Code {
         Code::MalformedEntry,
         Code::MonitorBehind,
         Code::SelfTestFailed,
+        Code::SourceGap,
+        Code::SourceSilent,
+        Code::SourceConflict,
+        Code::SourceForged,
+        Code::SourceRetired,
+        Code::SourceSkew,
+        Code::EventIdReused,
+        Code::PayloadMismatch,
+        Code::AuditUnreachable,
     ];
 
     /// The stable text form.
@@ -117,6 +144,15 @@ impl Code {
             Code::MalformedEntry => "malformed-entry",
             Code::MonitorBehind => "monitor-behind",
             Code::SelfTestFailed => "self-test-failed",
+            Code::SourceGap => "source-gap",
+            Code::SourceSilent => "source-silent",
+            Code::SourceConflict => "source-conflict",
+            Code::SourceForged => "source-forged",
+            Code::SourceRetired => "source-retired",
+            Code::SourceSkew => "source-skew",
+            Code::EventIdReused => "event-id-reused",
+            Code::PayloadMismatch => "payload-mismatch",
+            Code::AuditUnreachable => "audit-unreachable",
         }
     }
 
@@ -140,14 +176,23 @@ impl Code {
             | Code::QuorumLost
             | Code::WitnessEquivocation
             | Code::LogUnreachable
-            | Code::SelfTestFailed => Severity::Page,
+            | Code::SelfTestFailed
+            | Code::SourceGap
+            | Code::SourceSilent
+            | Code::SourceConflict
+            | Code::SourceForged
+            | Code::PayloadMismatch => Severity::Page,
             Code::BadSignature
             | Code::UnknownKey
             | Code::WitnessSilent
             | Code::ClockSkew
             | Code::VantageUnreachable
             | Code::MalformedEntry
-            | Code::MonitorBehind => Severity::Warn,
+            | Code::MonitorBehind
+            | Code::SourceRetired
+            | Code::SourceSkew
+            | Code::EventIdReused
+            | Code::AuditUnreachable => Severity::Warn,
         }
     }
 
@@ -202,6 +247,30 @@ impl Code {
             Code::MonitorBehind => "The monitor does not keep up: what it has not read, it has not checked.",
             Code::SelfTestFailed => {
                 "The monitor's test of its own alarms did not arrive everywhere: a real alarm might not either."
+            }
+            Code::SourceGap => {
+                "Events of a source are missing: it has numbered what never arrived in the log."
+            }
+            Code::SourceSilent => {
+                "A source has not said in time that it is alive: nobody knows what happens there."
+            }
+            Code::SourceConflict => {
+                "Under one source's key came two histories: numbers used twice, an epoch that is over, or batches \
+                 that do not follow each other."
+            }
+            Code::SourceForged => "Somebody sends batches in the name of a source that its key did not sign.",
+            Code::SourceRetired => "A source goes on signing under a key that was retired.",
+            Code::SourceSkew => {
+                "Events of a source lie ahead of the time at which they were taken in: its clock is wrong, or says a \
+                 local time."
+            }
+            Code::EventIdReused => "One event id stands on two events with different content. Both are kept.",
+            Code::PayloadMismatch => {
+                "The audit service does not give an event as its leaf in the log commits to it: it was changed, or \
+                 is gone."
+            }
+            Code::AuditUnreachable => {
+                "The audit service does not say where its sources stand: gaps and silences may go unseen."
             }
         }
     }
@@ -261,10 +330,48 @@ impl Code {
             }
             Code::MalformedEntry => "Find out from the entry's index who appended it, and mend the appender.",
             Code::MonitorBehind => {
-                "Look at the monitor's machine and its connection to the log. Until it has caught up, newer entries are unaudited."
+                "Look at the monitor's machine and its connection to the log. Until it has caught up, newer entries are unaudited. If it is \
+                 behind under one identity alone, the log may be withholding entries from that reader."
             }
             Code::SelfTestFailed => {
                 "See which alarms are missing in the detail, and mend that channel before anything else."
+            }
+            Code::SourceGap => {
+                "Ask the owner of the source what was in its spool, and look whether its collector still has the \
+                 events: a batch that comes late fills the gap. If they are lost, have the loss put on record; \
+                 somebody may have taken them out."
+            }
+            Code::SourceSilent => {
+                "Ask its owner, and look at its collector: whether it runs, whether its spool is full, and what it \
+                 says of the audit service. If the source is gone for good, retire its key."
+            }
+            Code::SourceConflict => {
+                "Look whether two collectors have one key, or whether one was put back from an old copy: give each a \
+                 key of its own. If neither is so, somebody else has the key: retire it."
+            }
+            Code::SourceForged => {
+                "Look at the collector that is enrolled for the source: only under its certificate such a batch gets \
+                 so far. Look for damage on its disk, and for somebody who uses its certificate."
+            }
+            Code::SourceRetired => {
+                "Give its collector a new key and enrol that. If the key was retired because it was stolen, this is \
+                 the thief."
+            }
+            Code::SourceSkew => {
+                "Look at time synchronisation at the source, and at the time zone in its records. The order of its \
+                 events is that of their numbers, whatever their times say."
+            }
+            Code::EventIdReused => {
+                "Read both with `epigraph events get`. Ids are chosen by sources and those who call them: somebody \
+                 may want one event to be taken for another."
+            }
+            Code::PayloadMismatch => {
+                "Stop the service and keep its disk as it is. Compare with a backup of its store: the leaf in the \
+                 log tells which bytes are the true ones."
+            }
+            Code::AuditUnreachable => {
+                "Look whether the service runs, and whether it grants this monitor the role `monitor`, and `reader` \
+                 for samples."
             }
         }
     }

@@ -226,7 +226,7 @@ impl Branch {
     }
 
     /// All heads that are kept, the smallest first.
-    pub fn heads(&self) -> impl Iterator<Item = &Seen> {
+    pub fn heads(&self) -> impl DoubleEndedIterator<Item = &Seen> {
         self.heads.values()
     }
 

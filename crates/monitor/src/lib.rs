@@ -13,6 +13,7 @@ pub mod progress;
 pub mod run;
 pub mod service;
 pub mod sinks;
+pub mod standing;
 pub mod statement;
 pub mod vantage;
 

@@ -14,6 +14,7 @@ use crate::disk::DiskError;
 use crate::event::{Claim, Event, Vantage, VantageKind};
 use crate::finding::{EvidenceId, Finding, FindingId, Notice};
 use crate::heads::{Seen, Sighting};
+use crate::standing::Condition;
 use crate::state::State;
 use crate::vantage::Message;
 
@@ -192,6 +193,18 @@ impl Monitor {
             state.claimed(log, Claim { claimant, index, leaf, deadline })
         });
         claimed.await??.ok_or(MonitorError::Full)
+    }
+
+    /// Takes all that a reporter of the setup has to say of what stands in a log: what is new in it is found, and what nobody says any
+    /// more is over. It is on the disk when this returns.
+    pub async fn report(
+        &self,
+        origin: &Origin,
+        reporter: &str,
+        conditions: Vec<Condition>,
+    ) -> Result<(), MonitorError> {
+        let (log, reporter) = (self.place(origin)?, reporter.to_owned());
+        Ok(self.blocking(move |state| state.report(log, &reporter, conditions)).await??)
     }
 
     /// Everything that is told from now on. A subscriber that is too far behind is told that it missed something.

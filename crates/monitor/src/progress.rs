@@ -29,8 +29,10 @@ pub struct Progress {
 pub struct Audited {
     /// What was read and proven to be a beginning of a signed tree.
     pub read: Frontier,
+    /// What the rule about the order of entries remembers of them, as it wrote it; empty without one.
+    pub rules: String,
     /// The same of an audit that began again at the first entry, while one is under way.
-    pub again: Option<Frontier>,
+    pub again: Option<(Frontier, String)>,
     /// When an audit that began at the first entry last reached a signed root.
     pub full_at: Option<UnixMillis>,
 }
@@ -61,10 +63,10 @@ impl Progress {
     /// The progress as a file.
     pub fn encode(&self) -> Vec<u8> {
         let mut file = Writer::new(HEADER);
-        for (name, Audited { read, again, full_at }) in &self.vantages {
+        for (name, Audited { read, rules, again, full_at }) in &self.vantages {
             file.line("vantage", name);
-            write_frontier(&mut file, "read", read);
-            again.iter().for_each(|again| write_frontier(&mut file, "again", again));
+            write_frontier(&mut file, "read", read, rules);
+            again.iter().for_each(|(again, rules)| write_frontier(&mut file, "again", again, rules));
             full_at.iter().for_each(|at| file.line("full", at.0));
         }
         file.finish()
@@ -78,7 +80,7 @@ impl Progress {
             let name = |text: &str| (text.len() <= MAX_VANTAGE_BYTES).then(|| text.to_owned());
             let name = file.value("vantage", name)?;
             let read = file.value("read", size)?;
-            let read = read_frontier(&mut file, read)?;
+            let (read, rules) = read_frontier(&mut file, read)?;
             let again = match file.maybe("again", size)? {
                 Some(again) => Some(read_frontier(&mut file, again)?),
                 None => None,
@@ -87,7 +89,7 @@ impl Progress {
             if progress.vantages.len() >= MAX_AUDITED {
                 return Err(file.bad());
             }
-            progress.vantages.insert(name, Audited { read, again, full_at });
+            progress.vantages.insert(name, Audited { read, rules, again, full_at });
         }
         if progress.encode() == bytes { Ok(progress) } else { Err(StateError::NotCanonical) }
     }
@@ -97,16 +99,23 @@ fn size(text: &str) -> Option<TreeSize> {
     number(text).and_then(TreeSize::new)
 }
 
-fn write_frontier(file: &mut Writer, word: &str, frontier: &Frontier) {
+fn write_frontier(file: &mut Writer, word: &str, frontier: &Frontier, rules: &str) {
     file.line(word, frontier.size());
     frontier.hashes().iter().for_each(|hash| file.line("hash", hash));
+    rules.lines().for_each(|line| file.line("rule", line));
 }
 
-/// The hashes of a frontier: as many as its size has set bits.
-fn read_frontier(file: &mut Reader<'_>, size: TreeSize) -> Result<Frontier, StateError> {
+/// The hashes of a frontier, as many as its size has set bits; and the lines of the rule behind it.
+fn read_frontier(file: &mut Reader<'_>, size: TreeSize) -> Result<(Frontier, String), StateError> {
     let hashes = (0..size.get().count_ones()).map(|_| file.value("hash", Hash::from_hex));
     let hashes = hashes.collect::<Result<Vec<_>, _>>()?;
-    Frontier::from_parts(size, hashes).map_err(|_| file.bad())
+    let frontier = Frontier::from_parts(size, hashes).map_err(|_| file.bad())?;
+    let mut rules = String::new();
+    while let Some(line) = file.maybe("rule", |line| (!line.is_empty()).then_some(line))? {
+        rules.push_str(line);
+        rules.push('\n');
+    }
+    Ok((frontier, rules))
 }
 
 #[cfg(test)]
@@ -124,9 +133,16 @@ mod tests {
     #[test]
     fn it_reads_back_and_nothing_that_was_edited_does() {
         let mut progress = Progress::default();
-        progress
-            .set("a", Audited { read: frontier(7), again: Some(frontier(2)), full_at: Some(UnixMillis(9)) });
-        progress.set("b", Audited { read: frontier(0), again: None, full_at: None });
+        progress.set(
+            "a",
+            Audited {
+                read: frontier(7),
+                rules: "x 1\ny 2\n".into(),
+                again: Some((frontier(2), "x 0\n".into())),
+                full_at: Some(UnixMillis(9)),
+            },
+        );
+        progress.set("b", Audited { again: Some((frontier(3), String::new())), ..Audited::default() });
         let file = progress.encode();
         assert_eq!(Progress::decode(&file), Ok(progress));
         for cut in 0..file.len() {
@@ -144,13 +160,20 @@ mod tests {
     #[test]
     fn the_file_is_as_documented() {
         let mut progress = Progress::default();
-        progress
-            .set("b", Audited { read: frontier(3), again: Some(frontier(1)), full_at: Some(UnixMillis(9)) });
+        progress.set(
+            "b",
+            Audited {
+                read: frontier(3),
+                rules: "of all so far\n".into(),
+                again: Some((frontier(1), String::new())),
+                full_at: Some(UnixMillis(9)),
+            },
+        );
         progress.set("a", Audited::default());
         let first = leaf_hash(&[0]);
         let pair = epigraph_core::hash::node_hash(&first, &leaf_hash(&[1]));
         let text = format!(
-            "epigraph-audit@v1\nvantage a\nread 0\nvantage b\nread 3\nhash {pair}\nhash {}\nagain 1\nhash {first}\nfull 9\n",
+            "epigraph-audit@v1\nvantage a\nread 0\nvantage b\nread 3\nhash {pair}\nhash {}\nrule of all so far\nagain 1\nhash {first}\nfull 9\n",
             leaf_hash(&[2])
         );
         assert_eq!(String::from_utf8(progress.encode()).unwrap(), text);

@@ -14,14 +14,15 @@ use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::audit::{EntryRule, WellFormed};
+use crate::audit::{EntryRule, SequenceRule, WellFormed};
 use crate::book::Book;
 use crate::compare::{Machine, Tuning};
 use crate::disk::{Disk, DiskError};
 use crate::event::{Effect, Event, Vantage, VantageKind, Why};
-use crate::finding::Notice;
+use crate::finding::{Code, Notice};
 use crate::monitor::{Monitor, MonitorError, VantageStatus};
-use crate::progress::{MAX_AUDITED, MAX_VANTAGE_BYTES, StateError};
+use crate::progress::{MAX_AUDITED, MAX_VANTAGE_BYTES, Progress, StateError};
+use crate::standing::Standing;
 use crate::state::{Ask, LogState, MAX_BEHIND, State};
 use crate::vantage::reading::{self, Job, MAX_JOBS, Rules};
 use crate::vantage::{MAX_UNHEARD, Message, Outbox, Reader, WitnessSource, ask, feed, files, monitors};
@@ -31,6 +32,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Messages that are taken at once: as many as may wait, so that a disk that syncs slowly is asked less often.
 const BATCH: usize = MAX_UNHEARD;
+
+/// What the order of entries shows.
+const IN_ORDER: &[Code] = &[Code::SourceGap];
 
 /// Questions for proofs that are under way for one log. The others wait.
 const MAX_QUESTIONS: usize = 8;
@@ -74,6 +78,10 @@ pub struct LogSetup {
     pub full_audit_every_ms: u64,
     /// What entries must be, beside what every entry must be.
     pub rules: Vec<Box<dyn EntryRule>>,
+    /// What their order must be, if anything.
+    pub sequence: Option<Arc<dyn SequenceRule>>,
+    /// Who else reports what stands, and of which codes: see [`Monitor::report`].
+    pub reporters: Vec<(String, &'static [Code])>,
     /// The log as a reader, under each identity: a name and a connection.
     pub readers: Vec<(String, peer::Log)>,
     /// Witnesses: a name, the name of the witness's key, and a connection.
@@ -108,6 +116,17 @@ pub enum StartError {
         origin: Origin,
         /// The name.
         name: String,
+    },
+    /// What a rule remembered.
+    #[error(
+        "what the rule about the order of entries remembered of {origin} under {vantage} cannot be used: another version of this \
+         program wrote it. Put back that version, or an older copy of the monitor's directory, which does no harm"
+    )]
+    Rule {
+        /// The log.
+        origin: Origin,
+        /// The vantage point.
+        vantage: String,
     },
     /// Too many identities.
     #[error("{origin} is read under {readers} identities, at most {MAX_AUDITED} are possible")]
@@ -180,6 +199,12 @@ fn open(disk: &Disk, log: &LogSetup) -> Result<LogState, StartError> {
     }
     let crate::disk::LogState { heads, mut progress } = disk.log(origin)?;
     progress.retain(|name| log.readers.iter().any(|(reader, _)| reader == name));
+    check_rules(log, &mut progress)?;
+    let mut standing = Standing::default();
+    if log.sequence.is_some() {
+        log.readers.iter().for_each(|(reader, _)| standing.expect(reader, IN_ORDER));
+    }
+    log.reporters.iter().for_each(|(reporter, codes)| standing.expect(reporter, codes));
     let (policy, tuning) = (log.policy.clone(), log.tuning);
     let machine = if heads.is_empty() {
         Machine::new(origin.clone(), policy, &vantages, tuning)
@@ -194,7 +219,34 @@ fn open(disk: &Disk, log: &LogSetup) -> Result<LogState, StartError> {
         full_audit_every_ms: log.full_audit_every_ms,
         points,
         again: BTreeMap::new(),
+        standing,
     })
+}
+
+/// What the rule about the order of entries remembered must be what it goes on from. A log that has such a rule for the first time
+/// is read from its first entry on.
+fn check_rules(log: &LogSetup, progress: &mut Progress) -> Result<(), StartError> {
+    let names: Vec<String> = progress.all().map(|(name, _)| name.to_owned()).collect();
+    for vantage in names {
+        let mut audited = progress.of(&vantage);
+        let Some(rule) = &log.sequence else {
+            audited.rules.clear();
+            audited.again.iter_mut().for_each(|(_, rules)| rules.clear());
+            progress.set(&vantage, audited);
+            continue;
+        };
+        if audited.rules.is_empty() {
+            (audited.read, audited.full_at) = (Frontier::new(), None);
+        }
+        audited.again = audited.again.filter(|(_, rules)| !rules.is_empty());
+        let again = audited.again.iter().map(|(_, rules)| rules);
+        let mut kept = std::iter::once(&audited.rules).chain(again).filter(|rules| !rules.is_empty());
+        if kept.any(|rules| rule.resume(rules).is_none()) {
+            return Err(StartError::Rule { origin: log.origin.clone(), vantage });
+        }
+        progress.set(&vantage, audited);
+    }
+    Ok(())
 }
 
 impl LogSetup {
@@ -227,13 +279,13 @@ impl Lane {
     fn start(
         log: LogSetup,
         outbox: Outbox,
-        progress: &crate::progress::Progress,
+        progress: &Progress,
         poll: Duration,
         tasks: &mut JoinSet<()>,
     ) -> Lane {
-        let LogSetup { origin, rules, readers, witnesses, monitors, files, .. } = log;
+        let LogSetup { origin, rules, sequence, readers, witnesses, monitors, files, .. } = log;
         let always: Box<dyn EntryRule> = Box::new(WellFormed);
-        let rules: Rules = std::iter::once(always).chain(rules).collect();
+        let rules = Rules { each: std::iter::once(always).chain(rules).collect(), sequence };
         let mut lines = BTreeMap::new();
         for (name, log) in readers {
             let vantage = Vantage { name: name.clone(), kind: VantageKind::Log };
@@ -243,12 +295,12 @@ impl Lane {
             let audited = progress.of(&name);
             let (one, out) = (reader.clone(), outbox.clone());
             tasks.spawn(async move { feed::follow(&one, &one.vantage, poll, &out).await });
-            let (one, out, its_rules) = (reader.clone(), outbox.clone(), Arc::clone(&rules));
+            let (one, out, its_rules) = (reader.clone(), outbox.clone(), rules.clone());
             tasks.spawn(async move {
                 let full = audited.full_at.is_some();
-                reading::tail(&one, audited.read, full, asked, &its_rules, &out).await;
+                reading::tail(&one, (audited.read, &audited.rules), full, asked, &its_rules, &out).await;
             });
-            let (one, out, its_rules) = (reader.clone(), outbox.clone(), Arc::clone(&rules));
+            let (one, out, its_rules) = (reader.clone(), outbox.clone(), rules.clone());
             tasks.spawn(async move { reading::jobs(&one, queue, &its_rules, &out).await });
             lines.insert(name, Line { reader, upto, jobs });
         }
@@ -316,7 +368,7 @@ impl Lane {
         }
     }
 
-    fn again(&self, vantage: &str, upto: TreeHead, heads: Vec<TreeHead>, from: Frontier) {
+    fn again(&self, vantage: &str, upto: TreeHead, heads: Vec<TreeHead>, from: (Frontier, String)) {
         let Some(line) = self.readers.get(vantage) else { return };
         if line.jobs.try_send(Job::Again { upto, heads, from }).is_err() {
             tracing::warn!(vantage, "its entries are not read again now: its histories are being read");

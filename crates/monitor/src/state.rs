@@ -14,11 +14,12 @@ use crate::book::{AcknowledgeError, Book};
 use crate::compare::Machine;
 use crate::disk::{Disk, DiskError};
 use crate::event::{Claim, Effect, Event, Vantage};
-use crate::finding::{EvidenceId, Finding, FindingId, Notice, Trigger};
+use crate::finding::{Clear, EvidenceId, Finding, FindingId, Notice, Trigger};
 use crate::heads::Seen;
 use crate::monitor::{LogStatus, VantageStatus};
-use crate::progress::Progress;
+use crate::progress::{Audited, Progress};
 use crate::run::OnNotice;
+use crate::standing::{Condition, Standing};
 use crate::statement::{self, NotStated};
 use crate::vantage::{Come, Message};
 
@@ -49,7 +50,9 @@ pub(crate) struct LogState {
     pub(crate) progress: Progress,
     pub(crate) full_audit_every_ms: u64,
     pub(crate) points: BTreeMap<String, VantageStatus>,
-    /// Readers under which everything is being read again, and since when.
+    /// What stands on the word of whoever reports.
+    pub(crate) standing: Standing,
+    /// Readers under which everything was to be read again, and when there was last a sign of it.
     pub(crate) again: BTreeMap<String, UnixMillis>,
 }
 
@@ -57,10 +60,10 @@ pub(crate) struct LogState {
 #[derive(Debug)]
 pub(crate) enum Ask {
     Effect(Effect),
-    Again { vantage: String, upto: TreeHead, heads: Vec<TreeHead>, from: Frontier },
+    Again { vantage: String, upto: TreeHead, heads: Vec<TreeHead>, from: (Frontier, String) },
 }
 
-/// A full audit that was begun and never ended is begun again after this long.
+/// A full audit that shows no progress for this long is begun again, under another reader first.
 const AGAIN_LOST_MS: u64 = 60 * 60 * 1000;
 
 impl State {
@@ -73,13 +76,37 @@ impl State {
                 let effects = state.machine.step(event);
                 self.carry_out(log, effects)
             }
+            Message::Report { reporter, conditions } => {
+                self.report(log, &reporter, conditions)?;
+                Ok(Vec::new())
+            }
             Message::Audit { vantage, come } => {
-                state.come(&vantage, come);
+                state.come(&vantage, come, self.clock.now());
                 let origin = state.machine.origin().clone();
                 self.disk.keep_progress(&origin, &state.progress)?;
                 Ok(Vec::new())
             }
         }
+    }
+
+    /// Takes all that somebody has to say of what stands in a log.
+    pub(crate) fn report(
+        &mut self,
+        log: usize,
+        reporter: &str,
+        conditions: Vec<Condition>,
+    ) -> Result<(), DiskError> {
+        let at = self.clock.now();
+        let Some(state) = self.logs.get_mut(log) else { return Ok(()) };
+        let about = (&self.book, state.machine.origin(), at);
+        let (triggers, clears) = state.standing.report(reporter, conditions, about);
+        triggers.into_iter().try_for_each(|trigger| self.trigger(trigger))?;
+        clears.iter().try_for_each(|clear| self.clear(clear))
+    }
+
+    fn clear(&mut self, clear: &Clear) -> Result<(), DiskError> {
+        let notice = self.book.clear(clear);
+        self.tell(notice.into_iter().collect())
     }
 
     /// Takes a claim, durably; says by when the entry must be published. `None`: there is no room for more.
@@ -143,10 +170,7 @@ impl State {
                     self.disk.keep_heads(state.machine.origin(), &state.machine.encode())?;
                 }
                 Effect::Trigger(trigger) => self.trigger(trigger)?,
-                Effect::Clear(clear) => {
-                    let notice = self.book.clear(&clear);
-                    self.tell(notice.into_iter().collect())?;
-                }
+                Effect::Clear(clear) => self.clear(&clear)?,
                 ask => asks.push(Ask::Effect(ask)),
             }
         }
@@ -242,11 +266,14 @@ impl LogState {
         self.points.get_mut(&vantage.name)
     }
 
-    fn come(&mut self, vantage: &str, come: Come) {
+    fn come(&mut self, vantage: &str, come: Come, now: UnixMillis) {
         let mut audited = self.progress.of(vantage);
         match come {
-            Come::Read(read) => audited.read = read,
-            Come::Again(again) => audited.again = Some(again),
+            Come::Read(read, rules) => (audited.read, audited.rules) = (read, rules),
+            Come::Again(again, rules) => {
+                audited.again = Some((again, rules));
+                self.again.insert(vantage.to_owned(), now);
+            }
             Come::Full { at } => {
                 (audited.full_at, audited.again) = (Some(at), None);
                 self.again.remove(vantage);
@@ -255,35 +282,32 @@ impl LogState {
         self.progress.set(vantage, audited);
     }
 
-    /// Everything that is to be read again now.
-    fn due(&mut self, at: UnixMillis) -> Vec<Ask> {
-        let tip = self.machine.heads().branches().first().and_then(|branch| branch.tip());
-        let Some(upto) = tip.map(|seen| seen.head()) else { return Vec::new() };
-        let heads: Vec<TreeHead> = self
-            .machine
-            .heads()
-            .branches()
-            .iter()
-            .flat_map(|branch| branch.heads())
-            .chain(self.machine.heads().waiting().iter().map(|waiting| &waiting.seen))
-            .map(|seen| seen.head())
-            .collect();
-        let mut asks = Vec::new();
-        for (vantage, audited) in self.progress.all() {
-            let since = |then: UnixMillis| at.0.saturating_sub(then.0);
-            let due = audited.full_at.is_some_and(|full| since(full) >= self.full_audit_every_ms);
-            let running = self.again.get(vantage).is_some_and(|began| since(*began) < AGAIN_LOST_MS);
-            if due && !running {
-                let from = audited.again.clone().unwrap_or_default();
-                asks.push(Ask::Again { vantage: vantage.to_owned(), upto, heads: heads.clone(), from });
-            }
+    /// What is to be read again from the first entry on now: once in each interval everything, under the reader whose turn was the longest
+    /// ago. So the log sends all of its entries once in an interval, however many read it; and one that serves a reader nothing
+    /// is read under the next.
+    fn due(&mut self, at: UnixMillis) -> Option<Ask> {
+        let since = |then: UnixMillis| at.0.saturating_sub(then.0);
+        let read = |(name, audited): (&str, &Audited)| audited.full_at.map(|full| (full, name.to_owned()));
+        let (newest, _) = self.progress.all().filter_map(read).max()?;
+        if since(newest) < self.full_audit_every_ms
+            || self.again.values().any(|sign| since(*sign) < AGAIN_LOST_MS)
+        {
+            return None;
         }
-        for ask in &asks {
-            if let Ask::Again { vantage, .. } = ask {
-                self.again.insert(vantage.clone(), at);
-            }
-        }
-        asks
+        let turn = |(full, name): (UnixMillis, String)| {
+            let upto = self.machine.shown_at(&name)?;
+            let tried = self.again.get(&name).copied().unwrap_or_default();
+            Some((full.max(tried), name, upto))
+        };
+        let turns = self.progress.all().filter_map(read).filter_map(turn);
+        let (_, vantage, upto) = turns.min_by_key(|(last, ..)| *last)?;
+        self.again.insert(vantage.clone(), at);
+        let heads = self.machine.heads();
+        let waiting = heads.waiting().iter().map(|waiting| &waiting.seen);
+        let kept = heads.branches().iter().flat_map(|branch| branch.heads()).chain(waiting);
+        let heads = kept.map(Seen::head).collect();
+        let from = self.progress.of(&vantage).again.unwrap_or_default();
+        Some(Ask::Again { vantage, upto, heads, from })
     }
 
     pub(crate) fn status(&self, book: &Book) -> LogStatus {
@@ -307,5 +331,88 @@ impl LogState {
             unacknowledged: open().filter(|finding| finding.acknowledged.is_none()).count(),
             vantages: points,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use epigraph_core::checkpoint::encode_text;
+    use epigraph_core::{TreeSize, note};
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::compare::Tuning;
+    use crate::event::VantageKind;
+
+    const HOUR: u64 = 60 * 60 * 1000;
+    const EVERY: u64 = 24 * HOUR;
+
+    /// Two identities were shown one head and have read all, the first of them a little earlier.
+    fn read_by_two() -> LogState {
+        let key = SigningKey::from_seed("log.example".parse().unwrap(), &Zeroizing::new([1; 32]));
+        let origin = key.vkey().name().to_origin();
+        let vantages = ["one", "two"].map(|name| Vantage { name: name.into(), kind: VantageKind::Log });
+        let policy = Policy::of_log(key.vkey().clone());
+        let mut machine = Machine::new(origin.clone(), policy.clone(), &vantages, Tuning::default());
+        let head = TreeHead { size: TreeSize::new(7).unwrap(), root: EvidenceId::of(b"root").0 };
+        let text = encode_text(&origin, &head);
+        let note = Bytes::from(note::encode(&text, [&key.sign_assertion(&text)]));
+        let mut progress = Progress::default();
+        for (full, vantage) in vantages.into_iter().enumerate() {
+            let full_at = Some(UnixMillis(full as u64));
+            progress.set(&vantage.name, Audited { full_at, ..Audited::default() });
+            machine.step(Event::Head { vantage, note: note.clone(), at: UnixMillis(0) });
+        }
+        let (points, again) = (BTreeMap::new(), BTreeMap::new());
+        LogState {
+            machine,
+            policy,
+            progress,
+            full_audit_every_ms: EVERY,
+            points,
+            standing: Standing::default(),
+            again,
+        }
+    }
+
+    /// Who reads all again at this time, if anybody does.
+    fn turn(log: &mut LogState, at: u64) -> Option<String> {
+        log.due(UnixMillis(at)).map(|ask| match ask {
+            Ask::Again { vantage, .. } => vantage,
+            Ask::Effect(effect) => panic!("{effect:?}"),
+        })
+    }
+
+    fn read_all(log: &mut LogState, vantage: &str, at: u64) {
+        log.come(vantage, Come::Full { at: UnixMillis(at) }, UnixMillis(at));
+    }
+
+    /// In each interval everything is read once, under one identity after the other. Seen to fail with an interval for each identity, and with
+    /// the turn always given to the first.
+    #[test]
+    fn identities_take_turns_in_reading_all_again() {
+        let mut log = read_by_two();
+        assert_eq!(turn(&mut log, EVERY), None);
+        for (nth, name) in (1..).zip(["one", "two", "one", "two"]) {
+            let at = nth * (EVERY + 1);
+            assert_eq!(turn(&mut log, at).as_deref(), Some(name));
+            assert_eq!(turn(&mut log, at), None);
+            read_all(&mut log, name, at);
+            assert_eq!(turn(&mut log, at), None);
+        }
+    }
+
+    /// One that is served nothing takes nobody's turn away, and one that reads for hours is let finish. Seen to fail without the time of the
+    /// last attempt in the order, and with the sign of progress not noted.
+    #[test]
+    fn an_identity_that_is_served_nothing_is_passed_over() {
+        let mut log = read_by_two();
+        let at = EVERY + 1;
+        assert_eq!(turn(&mut log, at).as_deref(), Some("one"));
+        assert_eq!(turn(&mut log, at + HOUR - 1), None);
+        assert_eq!(turn(&mut log, at + HOUR).as_deref(), Some("two"));
+        log.come("two", Come::Again(Frontier::new(), String::new()), UnixMillis(at + 2 * HOUR - 1));
+        assert_eq!(turn(&mut log, at + 2 * HOUR), None);
+        assert_eq!(turn(&mut log, at + 3 * HOUR).as_deref(), Some("one"));
     }
 }

@@ -22,6 +22,7 @@ use epigraph_rpc::{CallError, Reason, Refusal, peer};
 use tokio::sync::mpsc;
 
 use crate::event::{Event, Vantage, Why};
+use crate::standing::Condition;
 
 /// What the vantage points of all logs have said and the loop has not heard yet. They wait when it is full.
 pub const MAX_UNHEARD: usize = 64;
@@ -51,15 +52,22 @@ pub enum Message {
         /// How far.
         come: Come,
     },
+    /// All that somebody has to say of what stands.
+    Report {
+        /// Who.
+        reporter: String,
+        /// What is wrong now.
+        conditions: Vec<Condition>,
+    },
 }
 
 /// How far an audit has come.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Come {
-    /// So far is read and proven.
-    Read(Frontier),
-    /// So far is read again and proven.
-    Again(Frontier),
+    /// So far is read and proven; and what the rule about the order of entries remembers of them.
+    Read(Frontier, String),
+    /// So far is read again and proven; and the same.
+    Again(Frontier, String),
     /// Everything from the first entry on was read.
     Full {
         /// When that ended.

@@ -273,7 +273,7 @@ fn refusal_of(error: io::Error) -> ConnectionRefused {
 }
 
 /// What one party can be expected to have many addresses of: in IPv6 a /64.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
@@ -282,7 +282,7 @@ fn network(address: IpAddr) -> IpAddr {
 
 /// Accepts until it works. An error (no file descriptors are left, say) is reported and waited out: giving up would
 /// end the service, and trying again at once would burn the processor until the cause is gone.
-async fn patiently<T>(
+pub(crate) async fn patiently<T>(
     on_paused: &OnAcceptPaused,
     mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<T>>,
 ) -> T {

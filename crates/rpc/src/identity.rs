@@ -20,6 +20,9 @@ pub const MAX_SPIFFE_BYTES: usize = 2_048;
 /// The longest trust domain in bytes (SPIFFE ID section 2.1).
 pub const MAX_TRUST_DOMAIN_BYTES: usize = 255;
 
+/// Names of one certificate of somebody else's PKI that are looked at.
+const MAX_GUEST_NAMES: usize = 64;
+
 const SCHEME: &str = "spiffe://";
 
 /// A SPIFFE name in the one spelling that is allowed: no percent signs, no port, no query, no empty segment.
@@ -185,6 +188,9 @@ pub enum IdentityError {
         /// The trust domain of the bundle.
         want: String,
     },
+    /// Not on a door's list.
+    #[error("the certificate is of {0:?}, and the door's `clients` name nobody of that name")]
+    NotListed(String),
     /// On the deny list.
     #[error("{name} is denied by {what}; see the deny list")]
     Denied {
@@ -236,6 +242,26 @@ fn name_in(leaf: &X509Certificate<'_>) -> Result<SpiffeId, IdentityError> {
         return Err(IdentityError::Form(spiffe));
     }
     Ok(spiffe)
+}
+
+/// The names that a certificate (DER) of somebody else's PKI claims: its URIs, its DNS names, its common name, in this order.
+pub(crate) fn guest_names(certificate: &[u8]) -> Result<Vec<String>, IdentityError> {
+    let leaf = parse(certificate)?;
+    let names = leaf.subject_alternative_name().map_err(|error| malformed(&error))?;
+    let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
+    let uris = names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    let hosts = names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(host) => Some(*host),
+        _ => None,
+    });
+    let common = leaf.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+    let claimed = uris.chain(hosts).chain(common);
+    // A name that cannot be printed on one line is nobody's.
+    let is_name = |name: &&str| !name.is_empty() && !name.contains(char::is_control);
+    Ok(claimed.filter(is_name).take(MAX_GUEST_NAMES).map(ToOwned::to_owned).collect())
 }
 
 /// Reads a leaf certificate (DER) and checks it against the rules for `usage`. Whether the chain is good and the time

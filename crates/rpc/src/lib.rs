@@ -2,7 +2,7 @@
 //!
 //! It owns the generated wire types ([`v1`]) and their conversion to the types of the core ([`convert`]), the one
 //! status mapping ([`status`]), mutual TLS and its two ends ([`tls`], [`accept`], [`channel`]), names ([`identity`]),
-//! who may do what ([`authorize`]), the limits of the wire ([`limits`]), the server ([`server`]), how fast may be asked ([`rate`]), what may be watched of it
+//! who may do what ([`authorize`]), the limits of the wire ([`limits`]), the server ([`server`]), who is let in without speaking our protocol ([`guests`]), how fast may be asked ([`rate`]), what may be watched of it
 //! ([`observe`]) and by which id a call is found again ([`request_id`]), and outgoing calls ([`peer`]). It does not know what a call does, what a checkpoint says, or where anything is stored.
 
 pub mod accept;
@@ -11,6 +11,7 @@ pub mod channel;
 pub mod connection;
 pub mod convert;
 mod gate;
+pub mod guests;
 pub mod identity;
 pub mod limits;
 pub mod observe;

@@ -87,7 +87,7 @@ impl<K> Quota<K> {
 
 impl<K: Ord + Clone> Share<K> {
     /// Takes `units` more; after an error the share is what it was.
-    pub(crate) fn grow(&mut self, units: usize) -> Result<(), Exceeded> {
+    pub fn grow(&mut self, units: usize) -> Result<(), Exceeded> {
         if units == 0 {
             return Ok(());
         }

@@ -9,6 +9,7 @@ mod credentials;
 mod crl;
 mod deny;
 mod files;
+mod guests;
 mod server;
 mod trust;
 
@@ -32,6 +33,7 @@ pub use credentials::{Credentials, MAX_CERTIFICATES, MAX_PEM_BYTES};
 pub use crl::{MAX_CRL_BYTES, MAX_CRLS, RevocationLists};
 pub use deny::{DenyList, MAX_DENIED};
 pub use files::{DomainFiles, Reload, Reloader, TlsFiles};
+pub use guests::{GuestFiles, GuestPattern, GuestTls, MAX_GUEST_PATTERNS};
 pub use server::ServerTls;
 pub(crate) use server::Standing;
 pub use trust::{ClientTrust, MAX_TRUST_DOMAINS, TrustBundle};

@@ -1,9 +1,10 @@
 //! What stands in the files of a new directory: configurations with comments for a newcomer.
 
+use super::audit::SOURCES;
 use super::{MONITOR_POLICY, Plan, STALE_AFTER_MS, WEBHOOK_SECRET};
 use crate::quickstart::demo::webhook;
 use crate::quickstart::directory::TRUST_DOMAIN;
-use crate::quickstart::role::{FAULTY, READERS, Role, client_spiffe, reader_spiffe};
+use crate::quickstart::role::{FAULTY, READERS, Role, client_spiffe, collector_spiffe, reader_spiffe};
 
 impl Plan<'_> {
     /// The beginning of every configuration of a process that serves.
@@ -60,6 +61,14 @@ faulty = {FAULTY}
                 "This witness asks what is published, after each of its starts.",
                 &role.spiffe(),
                 "witness",
+                &self.origin,
+            );
+        }
+        if self.address(Role::Audit).is_ok() {
+            grants += &granted(
+                "The audit service puts a leaf for each event into the log.",
+                &Role::Audit.spiffe(),
+                &["appender", "reader"],
                 &self.origin,
             );
         }
@@ -234,6 +243,64 @@ logs = ["{origin}"]
         ))
     }
 
+    pub(super) fn audit(&self) -> anyhow::Result<String> {
+        let (listen, tls, origin) = (self.serving(Role::Audit)?, tls(Role::Audit, true), &self.origin);
+        let (address, server) = (self.address(Role::Log)?, Role::Log.spiffe());
+        let collector =
+            grant("Collectors hand in what they signed.", &collector_spiffe(), "collector", origin);
+        let client = granted(
+            "The client reads events, each time on the record, and sees where each source stands.",
+            &client_spiffe(),
+            &["reader", "auditor"],
+            origin,
+        );
+        Ok(format!(
+            r#"# The audit service of this quickstart: what `epigraph serve audit --config audit.toml` reads. Paths are relative to this file.
+# In earnest it runs on another machine than the log, and the key that wraps all others is on another disk.
+name = "{origin}/audit"
+directory = "audit"
+
+{listen}
+{tls}
+# Where a leaf for each event goes.
+[log]
+origin = "{origin}"
+address = "{address}"
+server = "{server}"
+policy = "policy"
+{collector}{client}"#
+        ))
+    }
+
+    pub(super) fn collector(&self) -> anyhow::Result<String> {
+        let (address, server) = (self.address(Role::Audit)?, Role::Audit.spiffe());
+        Ok(format!(
+            r#"# The collector of this quickstart: what `epigraph collect --config collector.toml` reads. Paths are relative to this file.
+# `epigraph collect --once --profile` uses the same directory. In earnest a collector runs where its events happen.
+name = "{origin}/collector"
+directory = "collector"
+origin = "{origin}"
+policy = "policy"
+
+[audit]
+address = "{address}"
+server = "{server}"
+
+[tls]
+certificate = "pki/collector/client.pem"
+key = "pki/collector/client.key"
+trust_bundle = "pki/ca.pem"
+trust_domain = "{TRUST_DOMAIN}"
+
+# Files to follow:
+# [[input]]
+# file = "/var/log/kubernetes/audit.log"
+# format = "k8s-audit"
+"#,
+            origin = self.origin
+        ))
+    }
+
     fn readers(&self, why: &str) -> String {
         grant(why, &reader_spiffe("*"), "reader", &self.origin)
     }
@@ -260,6 +327,29 @@ logs = ["{origin}"]
                 Role::Monitor.spiffe()
             ),
         };
+        // A person in a demo has no collector.
+        let audit = match self.address(Role::Audit) {
+            Ok(address) if up.is_empty() => format!(
+                r#"
+# Where `events get` and `audit status` ask.
+[audit]
+address = "{address}"
+server = "{}"
+
+# With what `collect` signs, and who it proves to be.
+[collector]
+directory = "collector"
+certificate = "pki/collector/client.pem"
+key = "pki/collector/client.key"
+"#,
+                Role::Audit.spiffe()
+            ),
+            _ => String::new(),
+        };
+        let sources = match audit.is_empty() {
+            true => String::new(),
+            false => format!("# Whose audit events are believed.\nsources = \"{SOURCES}\"\n"),
+        };
         Ok(format!(
             r#"# A client of the log of this quickstart: what every command with `--profile` reads. Paths are relative to this file.
 origin = "{origin}"
@@ -267,13 +357,13 @@ address = "{address}"
 server = "{server}"
 policy = "{up}policy"
 state = "state"
-
+{sources}
 [tls]
 certificate = "{up}pki/{who}/client.pem"
 key = "{up}pki/{who}/client.key"
 trust_bundle = "{up}pki/ca.pem"
 trust_domain = "{TRUST_DOMAIN}"
-{witnesses}{monitor}"#
+{witnesses}{monitor}{audit}"#
         ))
     }
 }
@@ -302,5 +392,9 @@ key = "pki/{role}/client.key"
 }
 
 fn grant(why: &str, spiffe: &str, role: &str, origin: &str) -> String {
-    format!("\n# {why}\n[[authorize]]\nspiffe = \"{spiffe}\"\nroles = [\"{role}\"]\nlogs = [\"{origin}\"]\n")
+    granted(why, spiffe, &[role], origin)
+}
+
+fn granted(why: &str, spiffe: &str, roles: &[&str], origin: &str) -> String {
+    format!("\n# {why}\n[[authorize]]\nspiffe = \"{spiffe}\"\nroles = {roles:?}\nlogs = [\"{origin}\"]\n")
 }

@@ -188,7 +188,7 @@ fn conditions(filter: &BTreeMap<String, Vec<String>>) -> Result<Vec<(Column, Vec
             return Err(no(format!("`{shown}` is given no value")));
         }
         let kind = match column {
-            Column::Actor | Column::OnBehalfOf => Type::Actor,
+            Column::Actor | Column::ActorName | Column::OnBehalfOf => Type::Actor,
             Column::Session => Type::Session,
             Column::Address => Type::Address,
             Column::Resource => Type::Resource,

@@ -280,7 +280,9 @@ fn filter<'a>(
         let fits = match (type_of(&key, operand)?, operand) {
             (None, Operand::Is(value)) => !column.is_pseudonym() && knows(value),
             (None, Operand::Of(_)) => false,
-            (Some(Type::Actor), _) => matches!(column, Column::Actor | Column::OnBehalfOf),
+            (Some(Type::Actor), _) => {
+                matches!(column, Column::Actor | Column::ActorName | Column::OnBehalfOf)
+            }
             (Some(Type::Session), _) => *column == Column::Session,
             (Some(Type::Resource), _) => *column == Column::Resource,
             (Some(Type::Address), _) => *column == Column::Address,

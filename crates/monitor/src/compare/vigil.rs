@@ -1,5 +1,5 @@
 //! The vigil: what should happen and does not. Vantage points that go back, stand still or stay away; witnesses that fall
-//! silent or behind; quorums that are lost; clocks that are wrong; an audit that does not keep up.
+//! silent or behind; quorums that are lost; clocks that are wrong.
 //!
 //! Each is a condition that holds or does not, told of when it begins and when it ends. Durations are counted by
 //! [`super::time`]; times in signatures are compared with the clock only while it is not suspect.
@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use epigraph_core::policy::WitnessSet;
 use epigraph_core::{Hash, TreeHead, TreeSize};
 
+use super::audits::Audit;
 use super::time::{Elapsed, Lag};
 use super::{Machine, THE_LOG};
-use crate::event::{Effect, Found, Vantage, VantageKind};
+use crate::event::{Found, Vantage, VantageKind};
 use crate::finding::Code;
 use crate::heads::Seen;
 use crate::lines::number;
@@ -19,18 +20,12 @@ use crate::lines::number;
 /// What a finding about the monitor's own clock is about.
 pub const THIS_MONITOR: &str = "this monitor";
 
-/// What a finding about the full audit is about.
-pub const THE_AUDIT: &str = "audit";
-
 /// A vantage point has gone back when it shows this many smaller heads in a row,
 const SMALLER_IN_A_ROW: u32 = 3;
 
 /// and did not show the larger one for this long: several times the deadline of a call, so that answers which overtake each
 /// other are no rollback.
 const SMALLER_FOR_MS: u64 = 60_000;
-
-/// After this long a regular audit that was asked for is asked for again.
-const AUDIT_AGAIN_MS: u64 = 10 * 60 * 1000;
 
 /// After a jump of the clock, and without witnesses whose times could speak for it, it is believed again.
 const BELIEVED_AGAIN_MS: u64 = 10 * 60 * 1000;
@@ -87,6 +82,7 @@ pub(super) struct Point {
     silent_since: Option<Elapsed>,
     why: String,
     lag: Lag,
+    pub(super) audit: Audit,
 }
 
 /// What is known of a witness of the policy.
@@ -116,15 +112,6 @@ pub(super) struct Progress {
     jumped_at: Elapsed,
 }
 
-/// The regular audit.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Audit {
-    done: TreeSize,
-    asked: Option<(TreeHead, Elapsed, String)>,
-    turn: usize,
-    lag: Lag,
-}
-
 impl Point {
     pub(super) fn new(kind: VantageKind) -> Point {
         // Nobody answers for a directory of files.
@@ -140,12 +127,18 @@ impl Point {
             silent_since,
             why: "it has not answered yet".to_owned(),
             lag: Lag::default(),
+            audit: Audit::default(),
         }
     }
 
     /// Whether it answered when it was last asked.
     pub(super) fn answers(&self) -> bool {
         self.silent_since.is_none()
+    }
+
+    /// Whether it has not answered for so long that it is a finding.
+    pub(super) fn away(&self, unreachable_after_ms: u64, now: Elapsed) -> bool {
+        self.silent_since.is_some_and(|since| now.saturating_sub(since) >= unreachable_after_ms)
     }
 
     /// Whether what it shows may never be older than what it showed.
@@ -264,18 +257,6 @@ impl Machine {
         self.time.now.0 / 1000
     }
 
-    pub(super) fn audited(&mut self, head: TreeHead, vantage: &Vantage) {
-        self.reached(vantage);
-        self.audit.done = self.audit.done.max(head.size);
-        self.audit.asked = self.audit.asked.take().filter(|(asked, ..)| asked.size > head.size);
-    }
-
-    /// Another vantage point may be asked at once: one that withholds its entries holds up no other.
-    pub(super) fn not_audited(&mut self, head: TreeHead, vantage: &Vantage) {
-        let is_it = |(asked, _, name): &(TreeHead, Elapsed, String)| *asked == head && *name == vantage.name;
-        self.audit.asked = self.audit.asked.take().filter(|asked| !is_it(asked));
-    }
-
     pub(super) fn audit_found(&mut self, found: Found, vantage: &Vantage) {
         match found {
             Found::Rewritten { head, index, detail } => {
@@ -294,37 +275,12 @@ impl Machine {
         }
     }
 
-    /// Asks for the next regular audit, under another vantage point each time.
-    pub(super) fn next_audit(&mut self) {
-        let now = self.time.elapsed;
-        let running = self.audit.asked.as_ref().is_some_and(|(_, at, name)| {
-            let answers = self.points.get(name).is_some_and(Point::answers);
-            answers && now.saturating_sub(*at) < AUDIT_AGAIN_MS
-        });
-        let Some(upto) = self.published().filter(|tip| tip.size > self.audit.done && !running) else {
-            return;
-        };
-        let mut sources = self.sources(&upto);
-        // Others have not come so far, or are shown another history, which has other entries.
-        let showed = |source: &Vantage| {
-            let seen = self.heads.get(&upto);
-            seen.is_some_and(|seen| seen.sightings().iter().any(|sighting| sighting.vantage == source.name))
-        };
-        sources.retain(|source| showed(source) && self.points.get(&source.name).is_some_and(Point::answers));
-        if sources.is_empty() {
-            return;
-        }
-        let vantage = sources.swap_remove(self.audit.turn % sources.len());
-        self.audit.turn = self.audit.turn.wrapping_add(1);
-        self.audit.asked = Some((upto, now, vantage.name.clone()));
-        self.out.push(Effect::Audit { upto, vantage });
-    }
-
     /// Tells of every condition that began or ended.
     pub(super) fn evaluate(&mut self) {
         let mut conditions = BTreeMap::new();
         self.judge_points(&mut conditions);
         self.judge_log(&mut conditions);
+        self.judge_audits(&mut conditions);
         self.judge_witnesses(&mut conditions);
         self.judge_clock(&mut conditions);
         for ((code, subject), Condition { patience, holds }) in conditions {
@@ -348,9 +304,7 @@ impl Machine {
         let of_log = |point: &&Point| point.kind == VantageKind::Log;
         let shown = self.points.values().filter(of_log).map(|point| point.newest).max().unwrap_or_default();
         let published = shown.max(self.progress.vouched);
-        let long = |point: &Point| {
-            point.silent_since.is_some_and(|since| now.saturating_sub(since) >= unreachable_after_ms)
-        };
+        let long = |point: &Point| point.away(unreachable_after_ms, now);
         let logs: Vec<&Point> = self.points.values().filter(of_log).collect();
         let gone = !logs.is_empty() && logs.iter().all(|point| long(point));
         let why = logs.first().map_or("", |point| &point.why);
@@ -384,7 +338,7 @@ impl Machine {
     fn judge_log(&mut self, conditions: &mut Conditions) {
         let now = self.time.elapsed;
         let seconds = self.seconds();
-        let Tuning { stale_after_ms, quorum_after_ms, behind_after_ms, .. } = self.tuning;
+        let Tuning { stale_after_ms, quorum_after_ms, .. } = self.tuning;
         let progress = &mut self.progress;
         let suspect = self.time.jumped.is_some();
         let old = progress.fresh.map_or(0, |fresh| seconds.saturating_sub(fresh));
@@ -401,13 +355,6 @@ impl Machine {
         progress.quorum.update(progress.vouched, progress.largest, now);
         let lost = progress.quorum.lasted(now) >= quorum_after_ms;
         conditions.tell(Code::QuorumLost, THE_LOG, quorum_after_ms, lost, || progress.missing.clone());
-        // What no reader is shown cannot be read: that is the log's fault.
-        let tip = self.published().map(|head| head.size).unwrap_or_default();
-        self.audit.lag.update(self.audit.done, tip, now);
-        let behind = self.audit.lag.lasted(now) >= behind_after_ms;
-        conditions.tell(Code::MonitorBehind, THE_AUDIT, behind_after_ms, behind, || {
-            format!("entries are audited up to size {}, readers are shown size {tip}", self.audit.done)
-        });
     }
 
     fn judge_witnesses(&mut self, conditions: &mut Conditions) {
@@ -475,16 +422,16 @@ impl Machine {
 }
 
 /// What holds now and what does not.
-type Conditions = BTreeMap<(Code, String), Condition>;
+pub(super) type Conditions = BTreeMap<(Code, String), Condition>;
 
-struct Condition {
+pub(super) struct Condition {
     /// How long it must last to hold.
     patience: u64,
     /// The particulars, if it does.
     holds: Option<String>,
 }
 
-trait Tell {
+pub(super) trait Tell {
     fn tell(
         &mut self,
         code: Code,

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::{Come, HEAD_GAP, Message, Outbox, Reader};
-use crate::audit::{Audit, CHUNK, EntryRule, Malformed, Rewritten, Step, Stuck};
+use crate::audit::{Audit, CHUNK, EntryRule, Malformed, Rewritten, Sequence, SequenceRule, Step, Stuck};
 use crate::event::{Event, Found, Why};
 
 /// Within this time something must come of entries that the log has published.
@@ -49,8 +49,8 @@ pub enum Job {
         upto: TreeHead,
         /// Other heads that the log signed, which must lie on the way.
         heads: Vec<TreeHead>,
-        /// What was read and proven of it before the process ended, if it did.
-        from: Frontier,
+        /// What was read and proven of it before the process ended, if it did, and what the rule remembers of that.
+        from: (Frontier, String),
     },
     /// The consistency proof between two heads, made from the entries because the log does not give it.
     Rehash {
@@ -62,13 +62,19 @@ pub enum Job {
 }
 
 /// The rules that entries must keep.
-pub type Rules = Arc<[Box<dyn EntryRule>]>;
+#[derive(Clone)]
+pub struct Rules {
+    /// Each by itself.
+    pub each: Arc<[Box<dyn EntryRule>]>,
+    /// One after the other.
+    pub sequence: Option<Arc<dyn SequenceRule>>,
+}
 
 /// Reads what is new up to each head that is asked for, for as long as it is polled. `full` says whether an audit from the first
-/// entry on has ended before.
+/// entry on has ended before, and `proven` comes with what the rule remembers of it.
 pub async fn tail(
     reader: &Reader,
-    proven: Frontier,
+    (proven, remembered): (Frontier, &str),
     mut full: bool,
     mut upto: watch::Receiver<Option<TreeHead>>,
     rules: &Rules,
@@ -76,6 +82,7 @@ pub async fn tail(
 ) {
     let mut audit = Audit::from(proven);
     let mut reading = Reading::new(reader, rules, outbox, Some(Come::Read));
+    reading.order = Order::resume(rules, remembered);
     let mut failures = 0;
     loop {
         let asked = *upto.borrow_and_update();
@@ -98,6 +105,7 @@ pub async fn tail(
                     full = true;
                     reading.come(Come::Full { at: outbox.now() }).await;
                 }
+                reading.stands().await;
                 reading.reached(target).await;
                 continue;
             }
@@ -109,6 +117,7 @@ pub async fn tail(
         // What was proven stays; the rest is read anew, of what the log then serves.
         audit = Audit::from(audit.proven().clone());
         reading.entries = Entries::new(reader, outbox);
+        reading.order.iter_mut().for_each(Order::rewind);
         failures += 1;
         sleep(outbox.wait(failures)).await;
     }
@@ -151,10 +160,12 @@ fn within(upto: TreeHead) -> Duration {
 struct Reading<'a> {
     reader: &'a Reader,
     rules: &'a Rules,
+    /// What is remembered of the order of entries, where that is checked.
+    order: Option<Order>,
     outbox: &'a Outbox,
     entries: Entries<'a>,
     /// What a proven tree is stored as, if it is.
-    kept_as: Option<fn(Frontier) -> Come>,
+    kept_as: Option<fn(Frontier, String) -> Come>,
     /// What was last stored, and when.
     kept: (u64, UnixMillis),
 }
@@ -164,23 +175,27 @@ impl<'a> Reading<'a> {
         reader: &'a Reader,
         rules: &'a Rules,
         outbox: &'a Outbox,
-        kept_as: Option<fn(Frontier) -> Come>,
+        kept_as: Option<fn(Frontier, String) -> Come>,
     ) -> Reading<'a> {
         let entries = Entries::new(reader, outbox);
-        Reading { reader, rules, outbox, entries, kept_as, kept: (0, UnixMillis(0)) }
+        Reading { reader, rules, order: None, outbox, entries, kept_as, kept: (0, UnixMillis(0)) }
     }
 
     /// Goes on with an audit until it has reached its head or is stuck. The error says nothing about the log.
     async fn read(&mut self, audit: &mut Audit) -> Result<(), String> {
-        let rules: Vec<&dyn EntryRule> = self.rules.iter().map(|rule| &**rule).collect();
+        let rules: Vec<&dyn EntryRule> = self.rules.each.iter().map(|rule| &**rule).collect();
         loop {
             let proven = audit.proven().size();
             match audit.step() {
                 Step::Read { first, .. } => {
                     let entries = self.entries.from(first).await?;
                     let taken = audit.take(entries, &rules);
+                    let mut malformed = audit.take_malformed();
+                    if let Some(order) = &mut self.order {
+                        let taken = entries.get(..taken).unwrap_or_default();
+                        order.check(first, taken, self.outbox.now(), &mut malformed);
+                    }
                     self.entries.drop_first(taken);
-                    let malformed = audit.take_malformed();
                     self.malformed(malformed).await;
                 }
                 Step::Prove { ours, target } => {
@@ -197,12 +212,19 @@ impl<'a> Reading<'a> {
                 Step::Reached | Step::Stuck => return Ok(()),
             }
             if audit.proven().size() > proven {
+                self.order.iter_mut().for_each(Order::settle);
                 self.keep(audit.proven()).await;
             }
         }
     }
 
-    async fn again(&mut self, upto: TreeHead, heads: Vec<TreeHead>, from: Frontier) -> Result<(), String> {
+    async fn again(
+        &mut self,
+        upto: TreeHead,
+        heads: Vec<TreeHead>,
+        (from, remembered): (Frontier, String),
+    ) -> Result<(), String> {
+        self.order = Order::resume(self.rules, &remembered);
         let mut audit = Audit::from(from);
         audit.pass_through(heads);
         audit.aim(upto);
@@ -255,13 +277,21 @@ impl<'a> Reading<'a> {
         let (kept, at) = self.kept;
         if size.saturating_sub(kept) >= KEEP_EVERY || now.0.saturating_sub(at.0) >= KEEP_EVERY_MS {
             self.kept = (size, now);
-            self.come(kept_as(proven.clone())).await;
+            let rules = self.order.as_ref().map(|order| order.proven.write()).unwrap_or_default();
+            self.come(kept_as(proven.clone(), rules)).await;
         }
     }
 
     async fn come(&self, come: Come) {
         let vantage = self.reader.vantage.name.clone();
         self.outbox.send(Message::Audit { vantage, come }).await;
+    }
+
+    /// Says what stands as of the head that was reached.
+    async fn stands(&self) {
+        let Some(order) = &self.order else { return };
+        let (reporter, conditions) = (self.reader.vantage.name.clone(), order.proven.stands());
+        self.outbox.send(Message::Report { reporter, conditions }).await;
     }
 
     async fn found(&self, found: Found) {
@@ -304,6 +334,40 @@ impl<'a> Reading<'a> {
             }
             None => {}
         }
+    }
+}
+
+/// What is remembered of the order of entries: of those that were read, and of those that were proven to be a beginning of a signed
+/// tree. What was read and not proven is read again.
+struct Order {
+    read: Box<dyn Sequence>,
+    proven: Box<dyn Sequence>,
+}
+
+impl Order {
+    /// Goes on from what was written; from the first entry, if that is nothing.
+    fn resume(rules: &Rules, remembered: &str) -> Option<Order> {
+        let rule = rules.sequence.as_ref()?;
+        // Whether it can be used was found out at the start.
+        let proven = rule.resume(remembered).unwrap_or_else(|| rule.begin());
+        Some(Order { read: proven.duplicate(), proven })
+    }
+
+    fn check(&mut self, first: LeafIndex, entries: &[Bytes], now: UnixMillis, malformed: &mut Malformed) {
+        for (offset, entry) in (0..).zip(entries) {
+            let Some(index) = first.checked_add(offset) else { continue };
+            if let Err(broken) = self.read.check(index, entry, now) {
+                malformed.note(index, broken);
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        self.proven = self.read.duplicate();
+    }
+
+    fn rewind(&mut self) {
+        self.read = self.proven.duplicate();
     }
 }
 

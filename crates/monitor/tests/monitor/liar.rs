@@ -9,14 +9,14 @@ use epigraph_core::{LeafIndex, TreeHead};
 use epigraph_rpc::v1::follow_event::Event;
 use epigraph_rpc::v1::get_proof_request::Target;
 use epigraph_rpc::v1::log_service_server::LogService;
-use epigraph_rpc::{Reason, Refusal, Routes, convert, log_service, v1};
+use epigraph_rpc::{Caller, Reason, Refusal, Routes, convert, log_service, v1};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use crate::pki::Serving;
-use crate::trees::{Tree, entries, note_of, size};
+use crate::trees::{Tree, entries, entry, note_of, size};
 
 /// Entries of one event.
 const EVENT: usize = 100;
@@ -49,6 +49,8 @@ pub struct World {
     pub mood: Mood,
     /// As large as it says it is, where that is more than it serves.
     pub pretends: u64,
+    /// The reader to whom one entry is served with other bytes.
+    pub changed_for: Option<(&'static str, usize)>,
     /// In place of its newest head.
     pub note: Option<Bytes>,
     /// Where each stream of entries began.
@@ -87,6 +89,7 @@ impl Liar {
             tree,
             mood: Mood::Honest,
             pretends: 0,
+            changed_for: None,
             note: None,
             follows: Vec::new(),
             proofs: 0,
@@ -243,12 +246,18 @@ impl LogService for Service {
         request: Request<v1::FollowRequest>,
     ) -> Result<Response<Self::FollowStream>, Status> {
         let first = request.get_ref().first_index;
+        let caller = Caller::of(&request)?.identity().as_str().to_owned();
         let (events, ends) = {
             let mut world = self.world()?;
+            let mut all = world.served.clone();
+            if let Some((_, index)) = world.changed_for.filter(|(to, _)| caller.ends_with(&format!("/{to}")))
+            {
+                all[index] = entry(index as u64, 1);
+            }
             world.follows.push(first);
             let event = |event| Ok(v1::FollowEvent { event: Some(event) });
             let mut events = vec![event(Event::Checkpoint(world.note()))];
-            let from = world.served.get(first as usize..).unwrap_or_default();
+            let from = all.get(first as usize..).unwrap_or_default();
             let served = match world.mood {
                 Mood::Withholds | Mood::Ends => Vec::new(),
                 Mood::Endless => from.iter().cloned().chain(entries(50_000, 0, 9)).collect(),

@@ -7,8 +7,9 @@ use epigraph_core::{Clock, Origin, Policy, SigningKey};
 use epigraph_monitor::Monitor;
 use epigraph_monitor::compare::Tuning;
 use epigraph_monitor::disk::{Disk, add_log, create};
+use epigraph_monitor::event::VantageKind;
 use epigraph_monitor::finding::{Code, Finding, Notice};
-use epigraph_monitor::monitor::{LogStatus, MonitorError};
+use epigraph_monitor::monitor::{LogStatus, MonitorError, VantageStatus};
 use epigraph_monitor::run::{LogSetup, Setup, StartError, start};
 use epigraph_monitor::service::{About, MonitorServer};
 use epigraph_rpc::peer::{self, Log};
@@ -115,6 +116,8 @@ impl Home {
             tuning: Tuning::default(),
             full_audit_every_ms,
             rules: Vec::new(),
+            sequence: None,
+            reporters: Vec::new(),
             readers: readers.into_iter().map(|(name, log)| (name.to_owned(), log)).collect(),
             witnesses: Vec::new(),
             monitors,
@@ -163,7 +166,14 @@ impl Running {
         }
     }
 
-    /// Waits until every vantage point of the log has been read up to a size.
+    /// Waits until the entries were read up to a size under each identity.
+    pub async fn read_under_all(&mut self, leaves: u64) {
+        let read =
+            |point: &VantageStatus| point.vantage.kind != VantageKind::Log || point.audited.get() >= leaves;
+        self.until("all have read it", |status, _| status.vantages.iter().all(read)).await;
+    }
+
+    /// Waits until the entries were read up to a size under some identity.
     pub async fn audited(&mut self, leaves: u64) {
         self.until("it is audited", |status, _| status.audited.get() >= leaves).await;
     }

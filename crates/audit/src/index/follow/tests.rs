@@ -45,7 +45,7 @@ impl Kept {
                 r#"{{"eventName":"CreateUser","eventSource":"iam.amazonaws.com","eventTime":"2024-07-31T21:53:13Z",
                    "recipientAccountId":"a-tenant","requestID":"req-{upon}","sourceIPAddress":"198.51.100.7",
                    "requestParameters":{{"userName":"{upon}"}},
-                   "userIdentity":{{"type":"IAMUser","arn":"{who}","accessKeyId":"KEY-{who}"{issuer}}}}}"#
+                   "userIdentity":{{"type":"IAMUser","arn":"{who}","userName":"name of {who}","accessKeyId":"KEY-{who}"{issuer}}}}}"#
             );
             let event = cloudtrail::decode(record.as_bytes(), &Context::default()).remove(0).unwrap();
             event.seal(&Counting::default()).unwrap()
@@ -111,9 +111,11 @@ fn events_are_found_by_everybody_and_everything_that_they_name() {
     let mut subject = |who| names.subject("a-tenant", who).unwrap();
     let (ann, bob, role) = (subject("ann").unwrap(), subject("bob").unwrap(), subject("a-role").unwrap());
     assert_eq!(subject("carl"), None, "whoever never acted has no pseudonym");
+    let called = names.actors(&["no-tenant".into(), "a-tenant".into()], "name of ann").unwrap();
     let mut thing = |what| names.thing("a-tenant", what).unwrap().unwrap();
     let check = |access, expected: &[u64]| assert_eq!(kept.leaves(&index, access), expected);
     check(Access::Actor(vec![ann]), &[100, 102]);
+    check(Access::Actor(called), &[100, 102]);
     check(Access::Actor(vec![bob]), &[101, 203]);
     check(Access::Actor(vec![role]), &[101, 102]);
     check(Access::Actor(vec![thing("KEY-ann")]), &[100, 102]);
