@@ -351,7 +351,7 @@ impl Guard {
     fn catalogue(&self, who: &Principal, request: &Request, tenant: &str) -> Result<Vec<Stream>, Refusal> {
         let mut streams = self.streams_of(who, tenant);
         if let Some(kind) = &request.stream {
-            streams.retain(|stream| stream.kind == *kind && stream.kind != OTHER_STREAMS);
+            streams.retain(|stream| stream.kind == *kind);
         }
         if streams.iter().all(|stream| stream.kind == OTHER_STREAMS) {
             return Err(unknown_stream());

@@ -125,9 +125,7 @@ impl Asked {
     /// Whose pseudonyms are needed.
     pub(super) fn wanted(&self) -> Vec<Wanted> {
         let of_tail = self.conditions.iter().filter(|(column, _)| column.is_pseudonym());
-        let of_tail = of_tail.flat_map(|(column, values)| {
-            values.iter().map(|given| Wanted { column: *column, given: given.clone() })
-        });
+        let of_tail = of_tail.flat_map(|(column, values)| values.iter().map(|given| wanted(*column, given)));
         let bound = self.bound();
         bound.iter().flat_map(Bound::wanted).chain(of_tail).collect()
     }
@@ -141,8 +139,7 @@ impl Asked {
             let value = |given: &Given| match given {
                 Given::Text(text) => vec![Value::Text(text.clone())],
                 given => {
-                    let wanted = Wanted { column: *column, given: given.clone() };
-                    let tokens = found.get(&wanted).into_iter().flatten();
+                    let tokens = found.get(&wanted(*column, given)).into_iter().flatten();
                     tokens.copied().map(Value::Pseudonym).collect()
                 }
             };
@@ -166,6 +163,15 @@ impl Asked {
     fn bound(&self) -> Option<Bound<'_>> {
         Bound::new(self.runbook.as_deref()?, &self.given).ok()
     }
+}
+
+/// Whom a condition is about: an actor is one in whichever column it stands.
+fn wanted(column: Column, given: &Given) -> Wanted {
+    let column = match column {
+        Column::ActorName | Column::OnBehalfOf => Column::Actor,
+        column => column,
+    };
+    Wanted { column, given: given.clone() }
 }
 
 /// The conditions of a tail: exact values of columns.

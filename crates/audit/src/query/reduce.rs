@@ -320,6 +320,7 @@ mod tests {
         seconds.iter().zip(0..).map(|(at, leaf)| row(leaf, *at, 1, Outcome::Denied)).collect()
     }
 
+    /// Broken to see it fail: `first < to` as `first <= to` joins runs that share no row.
     #[test]
     fn a_run_is_as_long_as_each_row_is_one_of_enough_within_the_span() {
         let check = |seconds: &[i64], least, expected: &[&[u64]]| {
@@ -337,7 +338,6 @@ mod tests {
         check(&[0, 1, 12, 13], 2, &[&[0, 1], &[2, 3]]);
     }
 
-    /// Broken to see it fail: `first < to` as `first <= to` joins runs that share no row.
     #[test]
     fn runs_are_those_that_every_pair_of_rows_says() {
         // A row is in a run if some `least` rows within the span have it among them: said by looking at all of them.

@@ -11,5 +11,6 @@
 
 mod answers;
 mod bad_queries;
+mod documented;
 mod matrix;
 mod support;

@@ -398,3 +398,58 @@ fn an_approval_that_is_not_there_grants_nothing() {
     let by_name = decide(&guard, &run("actor-activity", &[("actor", "ann")]));
     assert!(matches!(by_name, Decision::NeedsApproval(_)), "{by_name:?}");
 }
+
+/// Whatever is asked, there is an answer, and no id is looked up that is not an exact one.
+#[test]
+fn no_request_is_too_odd_to_be_answered() {
+    const PIECES: [&str; 16] = [
+        "ann",
+        "*",
+        "'",
+        "\"",
+        "\u{0}",
+        "\u{202e}",
+        "token:",
+        "-1",
+        "0",
+        "99999999999999999999",
+        "10m",
+        "2024-08-01",
+        "é",
+        " ",
+        "$actor",
+        "../",
+    ];
+    let guard = guard();
+    let books: Vec<_> = guard.runbooks.iter().cloned().collect();
+    let mut dice = Dice(7);
+    for _ in 0..400 {
+        let book = &books[dice.roll(books.len())];
+        let mut text = || (0..dice.roll(4)).map(|_| PIECES[dice.roll(PIECES.len())]).collect::<String>();
+        let mut given: BTreeMap<String, String> =
+            book.parameters.iter().map(|one| (one.name.clone(), text())).collect();
+        let (odd, stream, tenant, purpose) = (text(), text(), text(), text());
+        given.extend([(odd.clone(), odd)].into_iter().filter(|_| dice.roll(4) == 0));
+        let time = |dice: &mut Dice| {
+            [None, Some(i64::MIN), Some(-1), Some(0), Some(1), Some(i64::MAX)][dice.roll(6)]
+        };
+        let request = Request {
+            question: Question::Runbook { id: book.id.clone(), parameters: given },
+            stream: Some(stream).filter(|_| dice.roll(3) == 0).or(Some("k8s".into())),
+            tenant: Some(tenant).filter(|_| dice.roll(3) == 0),
+            from_ns: time(&mut dice),
+            to_ns: time(&mut dice),
+            rows: [None, Some(0), Some(u64::MAX)][dice.roll(3)],
+            purpose,
+            page: [None, Some(vec![1; dice.roll(200)])][usize::from(dice.roll(5) == 0)].clone(),
+            ..run("", &[])
+        };
+        let who = reader(Role::ALL[dice.roll(6)]);
+        if let Decision::Run(plan) =
+            guard.plan(&who, &request, &World::default(), &Standing::default(), &pages(), NOW)
+        {
+            assert!(plan.window.length_ns() <= 400 * 86_400_000_000_000, "{request:?}");
+            assert!(plan.scans.iter().all(|scan| scan.limit > 0), "{request:?}");
+        }
+    }
+}
