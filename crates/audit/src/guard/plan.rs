@@ -232,17 +232,18 @@ impl Guard {
         question::check_texts(request)?;
         let tenant = bounds::tenant_of(who, request)?;
         let streams = self.catalogue(who, request, tenant.as_deref().unwrap_or_default())?;
-        let asked = question::resolve(self, who, request)?;
+        let runbook = question::resolve(self, who, request)?;
         let limits = self.limits.of(who);
-        let window = bounds::window_of(request, &limits, asked.runbook.as_deref())?;
-        let asked = asked.bind(request, &window)?;
+        let window = bounds::window_of(request, &limits, runbook.as_deref())?;
+        let asked = question::Asked::new(request, runbook)?;
+        let reduce = asked.reduce(&window)?;
 
         let asking = Asking { guard: self, who, request, streams };
         let mut facts = Facts {
             window_s: window.length_ns().div_ceil(1_000_000_000),
             purpose: request.purpose.clone(),
             ticket: request.ticket.clone(),
-            runbook: asked.runbook.as_ref().map_or_else(String::new, |runbook| runbook.id.clone()),
+            runbook: asked.runbook().map_or_else(String::new, |runbook| runbook.id.clone()),
             approved: true,
             hour: approval::hour(now),
             ..Facts::default()
@@ -276,7 +277,7 @@ impl Guard {
         let question = asking.question(&asked, &window, tenant.as_deref());
         let page =
             request.page.as_ref().map(|token| pages.open(token, &who.name, &question, now)).transpose()?;
-        let rows = bounds::rows_of(request, &limits, asked.reduce.is_some())?;
+        let rows = bounds::rows_of(request, &limits, reduce.is_some())?;
         let scans = asking.scans(&asked, &found, &window, tenant.as_deref(), rows, page);
         let mut estimate = Estimate::default();
         for scan in &scans {
@@ -288,7 +289,8 @@ impl Guard {
         facts.estimate_rows = estimate.rows;
         facts.estimate_bytes = estimate.bytes;
 
-        let budget = bounds::within_budget(&limits, asked.runbook.as_deref(), &window, &estimate)?;
+        let budget =
+            bounds::within_budget(&limits, asked.runbook().map(|runbook| &**runbook), &window, &estimate)?;
         standing.allows(estimate.bytes, &limits).map_err(|refusal| refusal.costing(estimate))?;
 
         let mut used = None;
@@ -329,7 +331,7 @@ impl Guard {
             }
             (identity, _) => identity,
         };
-        let reduce = bounds::big_enough(asked.reduce.clone(), &identity, &limits, &estimate)?;
+        let reduce = bounds::big_enough(reduce, &identity, &limits, &estimate)?;
         Ok(Decision::Run(Box::new(Plan {
             scans,
             reduce,
@@ -339,7 +341,7 @@ impl Guard {
             question,
             window,
             streams: asking.streams,
-            runbook: asked.runbook,
+            runbook: asked.runbook().cloned(),
             policies: self.policies.hash(),
             decided_by: rights.decided_by,
             approval: used,
@@ -450,7 +452,7 @@ impl Asking<'_> {
         let mut binding = Binding::default()
             .with(&self.who.name)
             .with(self.guard.policies.hash().as_bytes())
-            .with(asked.runbook.as_ref().map_or([0; Hash::LEN], |runbook| *runbook.hash.as_bytes()))
+            .with(asked.runbook().map_or([0; Hash::LEN], |runbook| *runbook.hash.as_bytes()))
             .with(window.from_ns().to_le_bytes())
             .with(window.to_ns().to_le_bytes())
             .with([u8::from(request.unmask), u8::from(request.body), u8::from(tenant.is_some())])

@@ -129,7 +129,7 @@ fn what_is_given_has_one_spelling() {
     let book = shelf.get("repeated-failures").unwrap();
     let canonical = |given: &[(&str, &str)]| {
         let given = given.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        bind::Bound::new(book, &given).unwrap().canonical()
+        bind::Bound::new(&**book, &given).unwrap().canonical()
     };
     assert_eq!(canonical(&[]), canonical(&[("within", "600s"), ("by", "actor"), ("least", "5")]));
     assert_ne!(canonical(&[]), canonical(&[("least", "6")]));
