@@ -169,7 +169,8 @@ impl Asked {
         );
         let given: Vec<String> =
             self.canonical().iter().map(|(name, value)| format!("{name}={value}")).collect();
-        format!("{name} {} from {} to {}", given.join(" "), window.from_ns(), window.to_ns())
+        let [from, to] = [window.from_ns(), window.to_ns()].map(bind::instant);
+        format!("{name} {} from {from} to {to}", given.join(" "))
     }
 }
 

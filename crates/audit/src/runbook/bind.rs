@@ -306,6 +306,12 @@ pub(super) fn seconds(text: &str) -> Option<u64> {
     number.parse::<u64>().ok().filter(|_| is_plain)?.checked_mul(unit)
 }
 
+/// A time in nanoseconds since 1970-01-01T00:00:00Z as people write it.
+pub fn instant(at_ns: i64) -> String {
+    let at = OffsetDateTime::from_unix_timestamp_nanos(at_ns.into());
+    at.ok().and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| at_ns.to_string())
+}
+
 /// A time from `2024-07-30T21:53:13Z`, or from a date: its midnight, UTC. In nanoseconds since 1970-01-01T00:00:00Z.
 pub fn time(text: &str) -> Option<i64> {
     let parse = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();

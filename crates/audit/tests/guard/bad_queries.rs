@@ -274,6 +274,8 @@ fn a_sensitive_read_waits_for_another_person() {
     let (auditor, world) = (who(None), world(1_000));
     let request = Request { body: true, ..run("actor-activity", &[("actor", "ann")]) };
     let pending = asked(&auditor, &request, &world);
+    let said = "actor-activity version 1 actor=ann from 2024-08-01T00:00:00Z to 2024-08-02T00:00:00Z";
+    assert_eq!((pending.question.as_str(), pending.purpose.as_str()), (said, "case 7"));
     let policies = guard().policies;
     let code = |answer: Result<Approval, Refusal>| answer.map(|_| ()).map_err(|refusal| refusal.code);
     assert_eq!(code(pending.answer(&auditor, true, &policies, NOW)), Err(Code::ApprovalSelf));
