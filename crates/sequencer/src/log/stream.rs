@@ -9,6 +9,7 @@ use std::sync::Arc;
 use epigraph_core::checkpoint::LogSigned;
 use epigraph_core::{Checkpoint, LeafIndex, TreeSize, Verified};
 use epigraph_rpc::entries::Entries;
+use epigraph_rpc::limits::MAX_READ_ENTRIES;
 use epigraph_rpc::{Exceeded, Share, SpiffeId};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -29,8 +30,8 @@ pub const MAX_STREAMS_PER_IDENTITY: usize = 32;
 /// asking the disk costs less than hashing what it gives.
 pub const FOLLOW_BYTES: usize = 256 * 1024;
 
-/// Memory for one event: if its entries are not shorter than 64 bytes, it is enough for what goes before each.
-const EVENT_CAPACITY: usize = FOLLOW_BYTES / 64 * 67;
+/// Memory for one event: before each of its entries go two bytes, or three if it has 128 and more.
+const EVENT_CAPACITY: usize = FOLLOW_BYTES + 3 * MAX_READ_ENTRIES as usize;
 
 /// Reads of followers at one time; the others wait their turn, without a thread. A few are enough to keep a disk busy, and
 /// [`MAX_ENTRY_READS`](super::MAX_ENTRY_READS) of other callers are not held up.
