@@ -101,7 +101,7 @@ pub enum Command {
     /// Check the policies that say who may read what of audit events
     #[command(subcommand)]
     PolicySet(query::PolicySetCommand),
-    /// Check every byte that a log, signer, witness, audit service or collector keeps while it is not running, and change nothing
+    /// Check every byte that a log, signer, witness, monitor, audit service or collector keeps while it is not running, and change nothing
     Fsck(RoleConfig),
     /// Rehearse what goes wrong, on copies
     #[command(subcommand)]
@@ -708,6 +708,7 @@ pub enum KeptRole {
     Log,
     Signer,
     Witness,
+    Monitor,
     Audit,
     Collector,
 }

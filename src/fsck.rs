@@ -1,12 +1,13 @@
-//! `epigraph fsck`: an offline check of every byte that a log and its signer keep, or a signer or witness process by itself,
-//! or an audit service, or a collector. It goes on behind a finding, so that one run shows all, and writes nothing but the lock. Nobody is asked but a log's signer in another
-//! process and an audit service's log, if they answer.
+//! `epigraph fsck`: an offline check of every byte that a log and its signer keep, or another process by itself: signer, witness, monitor,
+//! audit service, collector. It goes on behind a finding, so that one run shows all, and writes nothing but the lock. Nobody is asked
+//! but a log's signer in another process and an audit service's log, if they answer.
 //!
 //! What counts as sound is the stores' to say; this module compares what they hold with each other and reports.
 
 pub mod audit;
 mod beside;
 mod heads;
+mod monitor;
 pub mod spool;
 
 use std::fmt;
@@ -98,6 +99,7 @@ pub fn run(args: &RoleConfig, terminal: Terminal) -> Outcome {
         KeptRole::Log => logs(config, terminal),
         KeptRole::Signer => heads::signer(config, terminal),
         KeptRole::Witness => heads::witness(config, terminal),
+        KeptRole::Monitor => monitor::monitor(config, terminal),
         KeptRole::Audit => audit::run(config, terminal),
         KeptRole::Collector => spool::run(config, terminal),
     }

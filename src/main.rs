@@ -21,6 +21,7 @@ mod runtime;
 mod scratch;
 mod scrub;
 mod serve;
+mod sources;
 mod state;
 mod terminal;
 
@@ -67,6 +68,7 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Init(Init::Audit(args)) => init_audit(&args, terminal),
         Command::Serve(Serve::Audit(args)) => serve::audit::run(&args, terminal),
         Command::Audit(cli::audit::AuditCommand::Enrol(args)) => cli::audit::enrol(&args, terminal),
+        Command::Audit(cli::audit::AuditCommand::Rekey(args)) => cli::audit::rekey(&args, terminal),
         Command::Audit(cli::audit::AuditCommand::Status(args)) => cli::audit::status(&args, terminal),
         Command::Events(cli::audit::EventsCommand::Get(args)) => cli::audit::get(&args, terminal),
         Command::Events(cli::audit::EventsCommand::Tail(args)) => cli::query::tail(&args, terminal),

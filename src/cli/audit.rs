@@ -19,6 +19,7 @@ use crate::failure::{Failure, Outcome};
 use crate::profile::{self, Profile};
 use crate::runtime;
 use crate::state;
+use crate::state::rekey::Done;
 use crate::terminal::Terminal;
 
 /// Events of one id that are fetched: whoever has more looks for them by leaf or number.
@@ -34,6 +35,8 @@ pub const EXTENSION: &str = "epigraph-event";
 pub enum AuditCommand {
     /// Add a source to the list of an audit service, which may be running
     Enrol(Box<AuditEnrol>),
+    /// Wrap every key of an audit service, which must be stopped, under a new key; what was committed to stays as it is
+    Rekey(ConfigFile),
     /// Ask an audit service where each of its sources stands: events, gaps, last seen, lag
     Status(AuditStatus),
 }
@@ -111,6 +114,20 @@ pub fn enrol(args: &AuditEnrol, terminal: Terminal) -> Outcome {
     terminal
         .line(format_args!("enrolled {name} in {}; a running service takes it in by itself", list.display()));
     terminal.object(&json!({ "enrolled": name.as_str(), "list": list.display().to_string() }));
+    Ok(())
+}
+
+pub fn rekey(args: &ConfigFile, terminal: Terminal) -> Outcome {
+    let config = AuditConfig::load(&args.config)?;
+    let Done { keys, before, old } = state::rekey::rekey(&config, &*runtime::entropy())?;
+    let key = config.wrapping_key.display();
+    let how = if before { "were wrapped anew before this was cut off" } else { "are wrapped anew" };
+    terminal.line(format_args!(
+        "{keys} keys {how}; the store opens with {key} and no other. The key before is in {}: copies of the store that were made until now \
+         open with it. Keep it with them, or delete it if there are none",
+        old.display()
+    ));
+    terminal.object(&json!({ "keys": keys, "key": key.to_string(), "old": old.display().to_string() }));
     Ok(())
 }
 

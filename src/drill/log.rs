@@ -14,7 +14,7 @@ use epigraph_store::journal::{Inspection, Reader};
 use epigraph_store::lookup::Lookup;
 use epigraph_store::published;
 use epigraph_store::tile::TileId;
-use epigraph_store::tree::{self, Entries, Notice, Tree};
+use epigraph_store::tree::{self, Notice, Tree};
 
 use super::{Copy, Drilled, about, cannot_read, flip, places_of};
 use crate::config::ProcessConfig;
@@ -151,18 +151,22 @@ fn entry_in_journal(log: &StoppedLog, directory: &Path) -> Outcome<(LeafIndex, V
     let segments = super::files(directory, "seg")?;
     let middle = log.published.get() / 2;
     for index in (middle..log.published.get()).take(MAX_TRIED as usize).filter_map(LeafIndex::new) {
-        let mut entries = Entries::with_capacity(0);
-        log.tree.read(index, index.size_after(), usize::MAX, &mut entries).map_err(Failure::state)?;
-        let Some(entry) = entries.iter().next().filter(|entry| !entry.is_empty()) else { continue };
+        let mut entry = Vec::new();
+        let taken =
+            log.tree.read(index, index.size_after()).take(1, usize::MAX, |bytes| entry = bytes.to_vec());
+        taken.map_err(Failure::state)?;
+        if entry.is_empty() {
+            continue;
+        }
         // As a bundle has it (C2SP tlog-tiles): its length, and its bytes.
         let length = u16::try_from(entry.len()).map_err(Failure::state)?;
-        let wanted = [&length.to_be_bytes(), entry].concat();
+        let wanted = [&length.to_be_bytes()[..], &entry].concat();
         let mut found = Vec::new();
         for segment in &segments {
             found.extend(places_of(segment, &wanted)?.into_iter().map(|at| (segment.clone(), at)));
         }
         if let [(segment, at)] = &found[..] {
-            return Ok((index, entry.to_vec(), segment.clone(), at + 2));
+            return Ok((index, entry, segment.clone(), at + 2));
         }
     }
     Err(Failure::usage("no entry of the log has bytes that are in its journal once: append another one"))

@@ -26,7 +26,7 @@ use super::{Version, listen_for_watchers, look_inside, observed, told_to_stop, v
 use crate::cli::ServeRole;
 use crate::config::audit::{AuditConfig, load_sources};
 use crate::failure::{Failure, Outcome};
-use crate::metrics::audit::Auditing;
+use crate::metrics::audit::{Auditing, look};
 use crate::metrics::{Metrics, Spans};
 use crate::runtime;
 use crate::state;
@@ -96,7 +96,8 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
     let registry = Registry::default();
     let seen = version(&config.list());
     let enrolled = take_sources(&registry, &config, &key)?;
-    let (keeper, mut failure) = Keeper::start(store, Arc::clone(&clock)).map_err(Failure::state)?;
+    let (keeper, mut failure) =
+        Keeper::start(store, Arc::clone(&clock), state::audit::room(&config)).map_err(Failure::state)?;
     let (newest, published) = watch::channel(None);
     // Nobody waits for the indexes: until they are there, and whatever is wrong with them, events are taken in and given back.
     let following = Following::default();
@@ -136,9 +137,10 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
         "metrics_address": metrics_address.map(|address| address.to_string()),
     }));
     let trouble = Arc::new(Mutex::new(None::<String>));
-    let role = Auditing { audit: Arc::clone(&audit), trouble: Arc::clone(&trouble) };
+    let (looked, sources) = watch::channel(Arc::default());
+    let role = Auditing { audit: Arc::clone(&audit), trouble: Arc::clone(&trouble), sources };
     let metrics = Metrics::of(role, clock.now(), door.calls(), spans);
-    let routes = Routes::new(audit_service(AuditServer::new(audit)))
+    let routes = Routes::new(audit_service(AuditServer::new(Arc::clone(&audit))))
         .add_service(query_service(QueryServer::new(asker)));
     let waits = |why: Option<&str>| {
         *trouble.lock().unwrap_or_else(PoisonError::into_inner) = why.map(ToOwned::to_owned);
@@ -154,6 +156,7 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
         () = watch_published(&client, Arc::clone(&entropy), newest) => Ok(()),
         never = indexing => match never {},
         never = reload(&registry, &config, &vkey, seen) => match never {},
+        never = look(&audit, looked) => match never {},
         never = look_inside(watched, metrics) => match never {},
     };
     drop(keeper);

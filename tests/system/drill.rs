@@ -26,6 +26,16 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
+/// Every field of an object is in the section of docs/json.md.
+#[track_caller]
+pub fn is_documented(section: &str, object: &Value) {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/json.md")).unwrap();
+    let table = text.split("\n## ").find(|part| part.starts_with(&format!("{section}\n"))).unwrap();
+    for key in object.as_object().unwrap().keys() {
+        assert!(table.contains(&format!("`{key}`")), "{section}: {key} is not documented");
+    }
+}
+
 fn tamper(home: &Path, place: &str) -> Ended {
     epigraph(&[&"drill", &"tamper", &"--where", &place, &"--json", &"--profile", &home])
 }
@@ -52,6 +62,7 @@ fn check(home: &Path, place: &str, [read, scrub, verify]: [&str; 3]) {
         assert!(object[who].as_str().unwrap_or_default().contains(says), "{place}, {who}: {object}");
     }
     assert_eq!(object["where"], place);
+    is_documented("drill tamper", &object);
     assert!(object["offset"].is_u64(), "{object}");
     tell(home, place).succeeded(&[
         "read    names it:",
@@ -61,7 +72,7 @@ fn check(home: &Path, place: &str, [read, scrub, verify]: [&str; 3]) {
     ]);
 }
 
-/// Broken to see it fail: `flip` changes nothing; `fsck` does not read the journal or the tree.
+/// Broken to see it fail: nothing is flipped; the reader's error is not taken for a find.
 #[test]
 fn a_byte_in_the_journal_and_in_a_tile_is_named_by_all() {
     let lines: String = (0..600).map(|n| format!("entry {n}\n")).collect();
@@ -77,7 +88,7 @@ fn a_byte_in_the_journal_and_in_a_tile_is_named_by_all() {
     tell(&home, "journal").refused(5, &["is in use by", &format!("process {}", serving.pid())]);
 }
 
-/// Broken to see it fail: a run's blocks are not compared with their CRCs.
+/// Broken to see it fail: nothing is flipped.
 #[test]
 fn a_byte_in_the_lookup_is_named_by_all() {
     let house = House::new();
@@ -105,8 +116,7 @@ fn a_byte_in_the_lookup_is_named_by_all() {
     check(&house.path(""), "index", [run, run, "is not proven"]);
 }
 
-/// Broken to see it fail: the check of the store does not open events; that of the spool does not read frames; the body of a bundle is not
-/// compared with its commitment.
+/// Broken to see it fail: nothing is flipped.
 #[test]
 fn a_byte_in_an_event_and_in_the_spool_is_named_by_all() {
     let dir = TempDir::new().unwrap();
@@ -137,6 +147,8 @@ fn a_byte_in_an_event_and_in_the_spool_is_named_by_all() {
     quickstart.stop().succeeded(&[]);
 
     let checked = fsck("audit").succeeded(&[]).object();
+    is_documented("fsck", &checked);
+    is_documented("fsck", &fsck("collector").object());
     let findings = checked["findings"].as_array().unwrap();
     let kinds: Vec<_> = findings.iter().map(|finding| finding["kind"].as_str().unwrap()).collect();
     assert!(
@@ -152,8 +164,8 @@ fn a_byte_in_an_event_and_in_the_spool_is_named_by_all() {
     fsck("collector").succeeded(&["\"delivered_batches\":1"]);
 }
 
-/// What `fsck` says of a service whose tables contradict one another, and of a spool with a flipped bit. Broken to see it fail: the
-/// states of sources are not compared with their batches.
+/// What `fsck` says of a service whose list or key does not belong to it, and of a spool with a flipped bit. Broken to see it fail: a batch of
+/// which the source is not known is passed over.
 #[test]
 fn the_checks_name_what_is_wrong_and_change_nothing() {
     let dir = TempDir::new().unwrap();

@@ -10,6 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub mod approval;
+mod bounds;
 pub mod limits;
 pub mod mask;
 pub mod page;

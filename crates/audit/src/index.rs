@@ -1,6 +1,6 @@
 //! Indexes over the events of the store: found by time, by who acted, by what was acted on, by request, by outcome, without opening one.
 //!
-//! All of it is derived. One file of redb holds five tables of rows in the order of their keys ([`key`]), the counts that estimates are
+//! All of it is derived. One file of redb holds five tables of rows in the order of their keys (`key`), the counts that estimates are
 //! made of, the dictionary of texts and pseudonyms, and how far each of these has come. [`follow`] fills it behind everything else; deleted,
 //! it is made again, to the same [`Index::digest`]. Rows and texts are sealed under a key of the vault ([`Cover`]): whoever has the file alone
 //! sees numbers, and a row that was changed does not open. An index may be added and dropped while others are asked. It knows nothing of who

@@ -2,10 +2,9 @@
 //! event into a log, and gives each event back with everything that proves it.
 //!
 //! [`source`] judges batches, [`vault`] has the keys, [`seal`] turns events into what lies on disk and back, [`store`] is that disk and
-//! [`keeper`] the thread that writes to it, and [`append`] puts the leaves into the log.
-//!
-//! To read, [`guard`] decides whether and how far, from [`runbook`]s and policies; [`index`] finds rows, and [`query`] has the words that
-//! both speak. Nothing here knows what happened in an event, or what a log does with a leaf.
+//! [`keeper`] the thread that writes to it, and [`append`] puts the leaves into the log. To read, [`guard`] decides whether and how far, by
+//! policies and [`runbook`]s, and [`index`] finds events, both in the words of [`query`].
+//! Nothing here knows what an event means, or what a log does with a leaf.
 
 pub mod append;
 pub mod ask;

@@ -1,7 +1,7 @@
 //! Runbooks: questions that were thought through once, reviewed, and are asked by name. Each is a versioned file with typed parameters,
 //! what it reads, what it makes of it, what it may cost, and who may run it.
 //!
-//! [`file`] turns a file into a [`Runbook`] or says what is wrong with it, [`bind`] a runbook and what a reader gave into scans,
+//! [`mod@file`] turns a file into a [`Runbook`] or says what is wrong with it, [`bind`] a runbook and what a reader gave into scans,
 //! [`shelf`] has those that ship and those of a folder, [`document`] describes them for people. None of them decides who runs one.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -9,8 +9,7 @@ use std::borrow::Borrow;
 use epigraph_core::{Entropy, Hash};
 use epigraph_event::leaf::LEAF_BYTES;
 use epigraph_event::segment::commitment;
-use epigraph_event::v1::Actor;
-use epigraph_event::{Batch, Collected, Leaf, Salt, Segment};
+use epigraph_event::{Batch, Collected, Event, Leaf, Salt, Segment};
 use thiserror::Error;
 
 use crate::query::row::subject_of;
@@ -66,8 +65,8 @@ pub struct Opened {
     pub record: Option<Vec<u8>>,
 }
 
-/// The names of the keys under which an event of a batch is sealed, in the order of its seals, and of those on whose behalf it was done:
-/// these seal nothing of it, their pseudonyms are made of them.
+/// The names of the keys under which an event of a batch is sealed, in the order of its seals; and of those that seal nothing of it, because
+/// it only calls somebody so: the name of who did it, and those on whose behalf it was done. Their pseudonyms are made of them.
 pub fn key_names(
     names: &Names,
     batch: &Batch,
@@ -75,15 +74,13 @@ pub fn key_names(
     ingested: u64,
 ) -> ([KeyName; SEALS], Vec<KeyName>) {
     let day = names.of_day(&batch.signed().envelope().source, ingested / DAY_SECONDS);
-    let Ok(event) = event.event() else { return ([day; SEALS], Vec::new()) };
-    let name = |actor: &Actor| {
-        let id = subject_of(actor);
-        (!id.is_empty()).then(|| names.of_subject(&event.core.tenant, id))
-    };
+    let Ok(Event { core, identity, .. }) = event.event() else { return ([day; SEALS], Vec::new()) };
+    let name = |id: &str| (!id.is_empty()).then(|| names.of_subject(&core.tenant, id));
     // Events that say of nobody who it was are erased with their day.
-    let subject = event.identity.actor.as_ref().and_then(name).unwrap_or(day);
-    let behind = event.identity.on_behalf_of.iter().filter_map(name).collect();
-    ([day, subject, day, day], behind)
+    let subject = identity.actor.as_ref().and_then(|actor| name(subject_of(actor))).unwrap_or(day);
+    let called = identity.actor.iter().filter_map(|actor| name(&actor.name));
+    let behind = identity.on_behalf_of.iter().filter_map(|actor| name(subject_of(actor)));
+    ([day, subject, day, day], called.chain(behind).collect())
 }
 
 /// Seals an event of a batch. `key` gives the key of each name.

@@ -1,5 +1,5 @@
 //! What the audit service keeps on disk: sealed events, the batches they came in, where each source stands, which leaf is whose, and
-//! the wrapped keys. One file of redb; only this module names it.
+//! the wrapped keys. One file of redb.
 //!
 //! A group of batches is one transaction: events, leaves and the source's new state are durable together or not at all, before the log
 //! is given a leaf. Nothing is ever changed: an event that is there is not written again, and a batch is new, the same, or refused.
@@ -7,11 +7,17 @@
 //! and never confirmed is sent again as the same entry. No library of ours serves here: the journal keeps entries of one size
 //! class in one order and finds nothing by name, sled does not sync.
 
+#[cfg(test)]
+mod faults;
 mod follow;
+#[cfg(test)]
+mod hostile;
 pub mod inspect;
+mod rekey;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,8 +25,8 @@ use epigraph_core::{Entropy, Hash, LeafIndex, UnixMillis};
 use epigraph_event::leaf::LEAF_BYTES;
 use epigraph_event::{Batch, Collected, Leaf, Segment};
 use redb::{
-    Database, DatabaseError, MultimapTableDefinition, ReadOnlyDatabase, ReadTransaction, ReadableDatabase,
-    ReadableMultimapTable, ReadableTable, TableDefinition, WriteTransaction,
+    Builder, Database, DatabaseError, MultimapTableDefinition, ReadOnlyDatabase, ReadTransaction,
+    ReadableDatabase, ReadableMultimapTable, ReadableTable, TableDefinition, WriteTransaction,
 };
 use thiserror::Error;
 
@@ -30,6 +36,7 @@ use crate::source::{Kind, MAX_SKEW_MS, Refused, State, Verdict, judge};
 use crate::vault::{DataKey, KeyName, KeyWrapper, Names, SealError, WrapError};
 
 pub use follow::{Follow, Placed};
+pub use rekey::{Rekeyed, rekey};
 
 type Id = [u8; 32];
 
@@ -121,6 +128,21 @@ fn disk<E: Into<redb::Error>>(action: &'static str) -> impl Fn(E) -> StoreError 
     move |error| StoreError::Disk { action, source: Box::new(error.into()) }
 }
 
+/// How a database is opened: everything in it is read and checked first, because of what is changed on a disk meanwhile the library
+/// would give some back as it is, and hide some.
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder
+}
+
+/// Opens a database. The library panics at some of the bits that a disk can flip; that is a refusal like any other.
+fn carefully(open: impl FnOnce() -> Result<Database, DatabaseError>) -> Result<Database, StoreError> {
+    let opened = catch_unwind(AssertUnwindSafe(open));
+    let stopped = |_| StoreError::Damaged("its own table of pages".into());
+    opened.map_err(stopped)?.map_err(disk("opened"))
+}
+
 /// What became of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Taken {
@@ -167,7 +189,10 @@ pub struct Reader {
 impl Store {
     /// Makes an empty store with a secret of its own. The file must not exist.
     pub fn create(path: &Path, wrapper: &dyn KeyWrapper, entropy: &dyn Entropy) -> Result<(), StoreError> {
-        let database = Database::create(path).map_err(disk("created"))?;
+        Store::fill(&Database::create(path).map_err(disk("created"))?, wrapper, entropy)
+    }
+
+    fn fill(database: &Database, wrapper: &dyn KeyWrapper, entropy: &dyn Entropy) -> Result<(), StoreError> {
         let transaction = database.begin_write().map_err(disk("written"))?;
         {
             transaction.open_table(SOURCES).map_err(disk("written"))?;
@@ -197,9 +222,15 @@ impl Store {
         wrapper: Arc<dyn KeyWrapper>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Store, StoreError> {
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_BYTES);
-        let database = Arc::new(builder.open(path).map_err(disk("opened"))?);
+        Store::over(carefully(|| builder().open(path))?, wrapper, entropy)
+    }
+
+    fn over(
+        database: Database,
+        wrapper: Arc<dyn KeyWrapper>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Store, StoreError> {
+        let database = Arc::new(database);
         let reader = Reader::over(Arc::clone(&database) as Arc<_>, wrapper)?;
         let transaction = reader.begin()?;
         let mut states = HashMap::new();
@@ -398,10 +429,11 @@ fn take_one(
                 }
                 ids.insert(id.as_bytes(), *next_slot).map_err(disk("written"))?;
             }
-            let occurred_ms = core.occurred_at_ns / 1_000_000;
             let now_ms = i64::try_from(now.0).unwrap_or(i64::MAX);
-            state.lag_ms = now_ms.saturating_sub(occurred_ms);
-            if state.lag_ms < -(MAX_SKEW_MS as i64) {
+            state.lag_ms = now_ms.saturating_sub(core.occurred_at_ns / 1_000_000);
+            // The source's clock, or the collector's.
+            let latest_ms = core.occurred_at_ns.max(core.observed_at_ns) / 1_000_000;
+            if now_ms.saturating_sub(latest_ms) < -(MAX_SKEW_MS as i64) {
                 state.note(Kind::ClockSkew, now);
             }
         }

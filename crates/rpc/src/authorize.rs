@@ -214,7 +214,7 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         path: "/epigraph.v1.AuditService/ListSources",
-        roles: &[Role::Auditor, Role::Operator],
+        roles: &[Role::Monitor, Role::Auditor, Role::Operator],
         deadline: CALL_DEADLINE,
     },
     Rule { path: "/epigraph.v1.QueryService/ListRunbooks", roles: ASKERS, deadline: CALL_DEADLINE },
@@ -225,6 +225,7 @@ pub(crate) const RULES: &[Rule] = &[
     Rule { path: "/epigraph.v1.QueryService/CancelQuery", roles: ASKERS, deadline: CALL_DEADLINE },
     Rule { path: "/epigraph.v1.QueryService/ListApprovals", roles: ASKERS, deadline: CALL_DEADLINE },
     Rule { path: "/epigraph.v1.QueryService/DecideApproval", roles: ASKERS, deadline: CALL_DEADLINE },
+    Rule { path: "/epigraph.v1.CollectorService/Collect", roles: &[Role::Appender], deadline: CALL_DEADLINE },
     Rule { path: "/epigraph.v1.MonitorService/RunDrill", roles: &[Role::Operator], deadline: DRILL_DEADLINE },
     // Says what everybody can read in the .proto files, to those who may do something here, and only where it is configured.
     Rule { path: REFLECTION, roles: &Role::ALL, deadline: CALL_DEADLINE },
@@ -481,7 +482,7 @@ mod tests {
         use Role::{Appender, Auditor, Collector, Log, Monitor, Operator, Reader, Signer, Witness};
         let cosigned: &[Role] = &[Reader, Log, Signer, Witness, Monitor, Auditor, Operator];
         let askers: &[Role] = &[Reader, Auditor, Operator];
-        let expected: [(&str, &[Role]); 41] = [
+        let expected: [(&str, &[Role]); 42] = [
             ("/AddCosignature", &[Witness]),
             ("/Append", &[Appender]),
             ("/AppendStream", &[Appender]),
@@ -512,7 +513,8 @@ mod tests {
             ("/SubmitBatches", &[Collector]),
             ("/GetSource", &[Collector, Auditor, Operator]),
             ("/GetEvent", &[Reader, Auditor]),
-            ("/ListSources", &[Auditor, Operator]),
+            ("/ListSources", &[Monitor, Auditor, Operator]),
+            ("/Collect", &[Appender]),
             ("/ListRunbooks", askers),
             ("/RunRunbook", askers),
             ("/AuditWindow", &[Auditor]),

@@ -19,12 +19,13 @@ use crate::authorize::Authorizer;
 use crate::connection::attend;
 use crate::gate::GateLayer;
 use crate::limits::{
-    MAX_EVENT_BATCH_BYTES, MAX_PROPOSAL_BYTES, MAX_QUESTION_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES,
-    MAX_SIGNER_MESSAGE_BYTES,
+    MAX_COLLECT_BYTES, MAX_EVENT_BATCH_BYTES, MAX_PROPOSAL_BYTES, MAX_QUESTION_BYTES, MAX_REQUEST_BYTES,
+    MAX_RESPONSE_BYTES, MAX_SIGNER_MESSAGE_BYTES,
 };
 use crate::observe::Hooks;
 use crate::tls::ServerTls;
 use crate::v1::audit_service_server::{AuditService, AuditServiceServer};
+use crate::v1::collector_service_server::{CollectorService, CollectorServiceServer};
 use crate::v1::log_service_server::{LogService, LogServiceServer};
 use crate::v1::monitor_service_server::{MonitorService, MonitorServiceServer};
 use crate::v1::query_service_server::{QueryService, QueryServiceServer};
@@ -85,6 +86,13 @@ pub fn query_service<T: QueryService>(service: T) -> QueryServiceServer<T> {
     QueryServiceServer::new(service)
         .max_decoding_message_size(MAX_QUESTION_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES)
+}
+
+/// A collector service with the limits of the wire: beside its events, a message has a few bytes for each.
+pub fn collector_service<T: CollectorService>(service: T) -> CollectorServiceServer<T> {
+    CollectorServiceServer::new(service)
+        .max_decoding_message_size(MAX_COLLECT_BYTES + 64 * 1024)
+        .max_encoding_message_size(MAX_SIGNER_MESSAGE_BYTES)
 }
 
 /// Adds reflection, by which stock clients learn the calls of this protocol. Whoever has any role here may ask.

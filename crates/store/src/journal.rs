@@ -23,7 +23,7 @@ use std::sync::Arc;
 use epigraph_core::{Entropy, Frontier, Hash, TreeHead, TreeSize, UnixMillis};
 use thiserror::Error;
 
-pub use entries::{Entries, EntryReader, head_at};
+pub use entries::{Entries, EntryReader, Run, head_at};
 pub use error::{AppendError, BatchError, JournalError};
 pub use format::{MAX_FRAME_BYTES, MAX_STATE_BYTES};
 pub use inspect::{Flaw, Inspection, MAX_FLAWS, Torn, inspect};

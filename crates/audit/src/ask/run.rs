@@ -214,7 +214,7 @@ impl Asker {
         run: &Run,
         by: Option<Column>,
     ) -> Result<Vec<Vec<String>>, AskError> {
-        let (mask, columns) = (run.plan.mask, run.planned.runbook.columns.clone());
+        let (mask, columns) = (run.plan.mask.clone(), run.planned.runbook.columns.clone());
         let store = self.store().clone();
         blocking(move || {
             let shows_names =
@@ -297,21 +297,30 @@ fn read(
 ) -> Result<Read, AskError> {
     let limit = plan.budget.rows.min(MAX_ROWS);
     let (mut found, mut stopped, mut newest_first) = (Vec::new(), None, false);
+    // How far each scan came that did not come to its end: beyond that another scan's rows would leave some of its own out.
+    let mut reach = Vec::new();
     for scan in &plan.scans {
         newest_first = scan.newest_first;
         let mut scan = scan.clone();
         scan.limit = scan.limit.min(limit);
-        let mut rows = Vec::new();
+        let (mut rows, mut last) = (Vec::new(), None);
         // What is not published yet cannot be proven, and is not answered.
         let mut each = |row: Row| {
+            last = Some(row.place());
             if row.leaf.get() < size {
                 rows.push(row);
             }
         };
         if let Some(why) = view.scan(&scan, meter, &mut each).map_err(AskError::from)? {
             stopped = Some(why);
+            reach.extend(last);
         }
         found.push(rows);
+    }
+    let reach = if newest_first { reach.into_iter().max() } else { reach.into_iter().min() };
+    if let Some(reach) = reach {
+        let within = |row: &Row| if newest_first { row.place() >= reach } else { row.place() <= reach };
+        found.iter_mut().for_each(|rows| rows.retain(within));
     }
     let total: usize = found.iter().map(Vec::len).sum();
     // What is made of rows is made of them in the order of time.

@@ -5,19 +5,19 @@ use super::policy::Group;
 use crate::query::{Column, Pseudonym, Row};
 
 /// How names are shown.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Sight {
     /// As tokens.
     #[default]
     Tokens,
-    /// In clear where the row's actor is the reader itself, and as tokens elsewhere.
-    Own(Option<Pseudonym>),
+    /// In clear where the row's actor is the reader itself, who has these tokens, and as tokens elsewhere.
+    Own(Vec<Pseudonym>),
     /// In clear.
     Clear,
 }
 
 /// What a reader sees.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Mask {
     /// Names.
     pub identity: Sight,
@@ -53,10 +53,12 @@ impl Mask {
 
     /// Whether the identity segment of this row may be opened.
     pub fn opens(&self, row: &Row) -> bool {
-        match self.identity {
+        match &self.identity {
             Sight::Clear => true,
             // A thing, an address or a credential of a row is the reader's own where the row is.
-            Sight::Own(own) => own.is_some() && row.actor == own && row.on_behalf_of.is_empty(),
+            Sight::Own(own) => {
+                row.actor.is_some_and(|actor| own.contains(&actor)) && row.on_behalf_of.is_empty()
+            }
             Sight::Tokens => false,
         }
     }

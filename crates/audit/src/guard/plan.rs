@@ -9,13 +9,13 @@ use std::sync::Arc;
 use epigraph_core::{Hash, UnixMillis};
 
 use super::approval::{self, Approval, ApprovalId, Binding, Pending};
-use super::limits::{LimitTable, Limits};
+use super::limits::LimitTable;
 use super::mask::{Mask, Sight};
 use super::page::{PageKey, Place};
 use super::policy::{Action, Facts, Group, Object, Policies, Verdict};
 use super::quota::Standing;
 use super::refusal::{Code, Refusal};
-use super::{Principal, Stream, Tenants, question};
+use super::{Principal, Stream, bounds, question};
 use crate::query::row::Value;
 use crate::query::scan::{self, Clause};
 use crate::query::{Access, Column, Estimate, Filter, Pseudonym, Reduce, Scan, Window};
@@ -97,8 +97,9 @@ pub trait Known {
     /// What a scan costs at most, from statistics.
     fn estimate(&self, scan: &Scan) -> Result<Estimate, Unavailable>;
 
-    /// The pseudonyms of an exact id that stands in `column`: one for each tenant that knows it, of one tenant or of all that have events
-    /// in the window.
+    /// The pseudonyms of an exact id that stands in `column`, in one tenant or in each that has events in the window: of whoever is called
+    /// so for [`Column::Actor`], of the credential, the thing or the address for [`Column::Session`], [`Column::Resource`] and
+    /// [`Column::Address`].
     fn pseudonyms(
         &self,
         tenant: Option<&str>,
@@ -166,7 +167,7 @@ pub struct Plan {
 
 /// What the policies grant for a read.
 struct Rights {
-    /// How names are shown; [`Sight::Own`] without whose.
+    /// How names are shown; [`Sight::Own`] does not say yet whose.
     identity: Sight,
     body: bool,
     decided_by: BTreeSet<String>,
@@ -229,19 +230,20 @@ impl Guard {
             )
         };
         question::check_texts(request)?;
-        let tenant = tenant_of(who, request)?;
+        let tenant = bounds::tenant_of(who, request)?;
         let streams = self.catalogue(who, request, tenant.as_deref().unwrap_or_default())?;
-        let asked = question::resolve(self, who, request)?;
+        let runbook = question::resolve(self, who, request)?;
         let limits = self.limits.of(who);
-        let window = window_of(request, &limits, asked.runbook.as_deref())?;
-        let asked = asked.bind(request, &window)?;
+        let window = bounds::window_of(request, &limits, runbook.as_deref())?;
+        let asked = question::Asked::new(request, runbook)?;
+        let reduce = asked.reduce(&window)?;
 
         let asking = Asking { guard: self, who, request, streams };
         let mut facts = Facts {
             window_s: window.length_ns().div_ceil(1_000_000_000),
             purpose: request.purpose.clone(),
             ticket: request.ticket.clone(),
-            runbook: asked.runbook.as_ref().map_or_else(String::new, |runbook| runbook.id.clone()),
+            runbook: asked.runbook().map_or_else(String::new, |runbook| runbook.id.clone()),
             approved: true,
             hour: approval::hour(now),
             ..Facts::default()
@@ -275,7 +277,7 @@ impl Guard {
         let question = asking.question(&asked, &window, tenant.as_deref());
         let page =
             request.page.as_ref().map(|token| pages.open(token, &who.name, &question, now)).transpose()?;
-        let rows = rows_of(request, &limits, asked.reduce.is_some())?;
+        let rows = bounds::rows_of(request, &limits, reduce.is_some())?;
         let scans = asking.scans(&asked, &found, &window, tenant.as_deref(), rows, page);
         let mut estimate = Estimate::default();
         for scan in &scans {
@@ -287,7 +289,8 @@ impl Guard {
         facts.estimate_rows = estimate.rows;
         facts.estimate_bytes = estimate.bytes;
 
-        let budget = within_budget(&limits, asked.runbook.as_deref(), &window, &estimate)?;
+        let budget =
+            bounds::within_budget(&limits, asked.runbook().map(|runbook| &**runbook), &window, &estimate)?;
         standing.allows(estimate.bytes, &limits).map_err(|refusal| refusal.costing(estimate))?;
 
         let mut used = None;
@@ -323,14 +326,12 @@ impl Guard {
         let rights = without.map_err(|refusal| refusal.costing(estimate))?;
         let identity = match (rights.identity, &who.subject) {
             (Sight::Own(_), Some(subject)) => {
-                let own = known
-                    .pseudonyms(tenant.as_deref(), &window, Column::Actor, subject)
-                    .map_err(unavailable)?;
-                Sight::Own(Some(own).filter(|own| own.len() == 1).and_then(|own| own.first().copied()))
+                let own = known.pseudonyms(tenant.as_deref(), &window, Column::Actor, subject);
+                Sight::Own(own.map_err(unavailable)?)
             }
             (identity, _) => identity,
         };
-        let reduce = big_enough(asked.reduce.clone(), identity, &limits, &estimate)?;
+        let reduce = bounds::big_enough(reduce, &identity, &limits, &estimate)?;
         Ok(Decision::Run(Box::new(Plan {
             scans,
             reduce,
@@ -340,7 +341,7 @@ impl Guard {
             question,
             window,
             streams: asking.streams,
-            runbook: asked.runbook,
+            runbook: asked.runbook().cloned(),
             policies: self.policies.hash(),
             decided_by: rights.decided_by,
             approval: used,
@@ -352,7 +353,7 @@ impl Guard {
     fn catalogue(&self, who: &Principal, request: &Request, tenant: &str) -> Result<Vec<Stream>, Refusal> {
         let mut streams = self.streams_of(who, tenant);
         if let Some(kind) = &request.stream {
-            streams.retain(|stream| stream.kind == *kind && stream.kind != OTHER_STREAMS);
+            streams.retain(|stream| stream.kind == *kind);
         }
         if streams.iter().all(|stream| stream.kind == OTHER_STREAMS) {
             return Err(unknown_stream());
@@ -398,7 +399,7 @@ impl Asking<'_> {
             refuse_unless(may(Action::Unmask, of_identity), "see names here")?;
             Sight::Clear
         } else if may(Action::ReadOwnIdentity, of_identity).allowed {
-            Sight::Own(None)
+            Sight::Own(Vec::new())
         } else {
             Sight::Tokens
         };
@@ -451,7 +452,7 @@ impl Asking<'_> {
         let mut binding = Binding::default()
             .with(&self.who.name)
             .with(self.guard.policies.hash().as_bytes())
-            .with(asked.runbook.as_ref().map_or([0; Hash::LEN], |runbook| *runbook.hash.as_bytes()))
+            .with(asked.runbook().map_or([0; Hash::LEN], |runbook| *runbook.hash.as_bytes()))
             .with(window.from_ns().to_le_bytes())
             .with(window.to_ns().to_le_bytes())
             .with([u8::from(request.unmask), u8::from(request.body), u8::from(tenant.is_some())])
@@ -526,113 +527,10 @@ fn sentence(text: &str) -> String {
     letters.next().map(|first| first.to_uppercase().chain(letters).chain(['.']).collect()).unwrap_or_default()
 }
 
-fn unknown_stream() -> Refusal {
+pub(super) fn unknown_stream() -> Refusal {
     Refusal::new(
         Code::UnknownStream,
         "there is no such stream or tenant for you",
         format!("The kinds of sources are {}; leave it out for all that you see.", STREAMS.join(", ")),
     )
-}
-
-/// Whose events are read: none if everybody's.
-fn tenant_of(who: &Principal, request: &Request) -> Result<Option<String>, Refusal> {
-    match (&request.tenant, &who.tenants) {
-        (Some(tenant), tenants) if tenants.contains(tenant) => Ok(Some(tenant.clone())),
-        (Some(_), _) => Err(unknown_stream()),
-        (None, Tenants::Every) => Ok(None),
-        (None, Tenants::Only(names)) => match (names.first(), names.len()) {
-            (None, _) => Err(unknown_stream()),
-            (Some(one), 1) => Ok(Some(one.clone())),
-            (Some(_), count) => Err(Refusal::new(
-                Code::BadParameter,
-                format!("you see {count} tenants, and one read is about one of them"),
-                "Say which tenant.",
-            )),
-        },
-    }
-}
-
-fn window_of(request: &Request, limits: &Limits, runbook: Option<&Runbook>) -> Result<Window, Refusal> {
-    if limits.window_s == 0 {
-        let suggestion = "Ask whoever gives out roles.";
-        return Err(Refusal::new(Code::Forbidden, "no role of yours may read events", suggestion));
-    }
-    let (Some(from_ns), Some(to_ns)) = (request.from_ns, request.to_ns) else {
-        return Err(Refusal::new(
-            Code::NoWindow,
-            "a read says from when and to when",
-            "Give both `--from` and `--to`, as 2024-07-30 or 2024-07-30T21:53:13Z.",
-        ));
-    };
-    let window = Window::new(from_ns, to_ns).map_err(|_| {
-        Refusal::new(
-            Code::ReversedWindow,
-            "the window ends before it begins",
-            "Exchange `--from` and `--to`.",
-        )
-    })?;
-    let most = runbook.map_or(limits.window_s, |runbook| limits.window_s.min(runbook.window_s));
-    if window.length_ns() > most.saturating_mul(1_000_000_000) {
-        let days = window.length_ns().div_ceil(scan::DAY_NS.unsigned_abs());
-        let most = most as f64 / 86_400.0;
-        return Err(Refusal::new(
-            Code::WindowTooLong,
-            format!("the window is {days} days long, and you may look at {most} at once"),
-            format!("Ask for at most {most} days at a time."),
-        ));
-    }
-    Ok(window)
-}
-
-fn rows_of(request: &Request, limits: &Limits, whole: bool) -> Result<u64, Refusal> {
-    match request.rows {
-        Some(0) => {
-            let suggestion = "Ask for at least one row, or leave the number out.";
-            Err(Refusal::new(Code::BadParameter, "an answer of no rows is none", suggestion))
-        }
-        // What is made of rows is made of all of them.
-        Some(rows) if !whole => Ok(rows.min(limits.rows)),
-        _ => Ok(limits.rows),
-    }
-}
-
-fn within_budget(
-    limits: &Limits,
-    runbook: Option<&Runbook>,
-    window: &Window,
-    estimate: &Estimate,
-) -> Result<Budget, Refusal> {
-    let most = runbook.map_or(limits.query_bytes, |runbook| limits.query_bytes.min(runbook.max_bytes));
-    if estimate.bytes > most {
-        // How long a window would be that costs as much as is allowed, if events came evenly.
-        let seconds = window.length_ns() as f64 / 1e9 * (most as f64 / estimate.bytes as f64);
-        let suggestion = format!(
-            "Ask for a window of about {} hours, or for something more exact.",
-            (seconds / 3_600.0).floor()
-        );
-        let message = format!(
-            "it may read {} bytes in {} days, and you may read {most} at once",
-            estimate.bytes, estimate.days
-        );
-        return Err(Refusal::new(Code::OverBudget, message, suggestion).costing(*estimate));
-    }
-    Ok(Budget { rows: limits.rows, bytes: estimate.bytes, timeout_ms: limits.timeout_ms })
-}
-
-/// A count for somebody who sees tokens tells only of groups in which nobody stands out.
-fn big_enough(
-    reduce: Option<Reduce>,
-    identity: Sight,
-    limits: &Limits,
-    estimate: &Estimate,
-) -> Result<Option<Reduce>, Refusal> {
-    let Some(Reduce::Count { by, .. }) = reduce else { return Ok(reduce) };
-    let least = if identity == Sight::Clear { 1 } else { limits.least_group };
-    if estimate.rows < least {
-        let message =
-            format!("it would count {} events at most, and no group below {least} is told", estimate.rows);
-        let suggestion = "Ask for a longer window, or for the rows themselves.";
-        return Err(Refusal::new(Code::SmallGroup, message, suggestion).costing(*estimate));
-    }
-    Ok(Some(Reduce::Count { by, least }))
 }

@@ -9,7 +9,6 @@ use epigraph_event::fit::MAX_TEXT_BYTES;
 use super::Principal;
 use super::plan::{Guard, Question, Request};
 use super::refusal::{Code, Refusal};
-use crate::ask::show::instant;
 use crate::query::row::Value;
 use crate::query::scan::{Clause, MAX_VALUES};
 use crate::query::{Access, Column, Filter, Pseudonym, Reduce, Window};
@@ -52,122 +51,141 @@ pub(super) fn check_texts(request: &Request) -> Result<(), Refusal> {
     if given_is_plain { Ok(()) } else { no("a name or a parameter") }
 }
 
-/// What is asked, before its parameters are judged.
-pub(super) struct Resolved {
-    pub(super) runbook: Option<Arc<Runbook>>,
-}
-
-/// The runbook that is meant, if it exists for this reader.
-pub(super) fn resolve(guard: &Guard, who: &Principal, request: &Request) -> Result<Resolved, Refusal> {
-    let Question::Runbook { id, .. } = &request.question else { return Ok(Resolved { runbook: None }) };
+/// The runbook that is meant, if it exists for this reader; none for a tail.
+pub(super) fn resolve(
+    guard: &Guard,
+    who: &Principal,
+    request: &Request,
+) -> Result<Option<Arc<Runbook>>, Refusal> {
+    let Question::Runbook { id, .. } = &request.question else { return Ok(None) };
     let exists = |runbook: &&Arc<Runbook>| !runbook.roles.is_disjoint(&who.roles);
     match guard.runbooks.get(id).filter(exists) {
-        Some(runbook) => Ok(Resolved { runbook: Some(Arc::clone(runbook)) }),
-        None => Err(Refusal::new(
-            Code::UnknownRunbook,
-            format!("there is no runbook `{}` for you", bind::shown(id)),
-            "`epigraph runbook list` lists those that you may run.",
-        )),
+        Some(runbook) => Ok(Some(Arc::clone(runbook))),
+        None => Err(unknown_runbook(id)),
     }
 }
 
-/// What is asked.
-pub(super) struct Asked {
-    pub(super) runbook: Option<Arc<Runbook>>,
-    pub(super) reduce: Option<Reduce>,
-    /// Parameters, or the conditions of a tail.
-    given: BTreeMap<String, String>,
-    conditions: Vec<(Column, Vec<Given>)>,
-    canonical: Vec<(String, String)>,
+fn unknown_runbook(id: &str) -> Refusal {
+    Refusal::new(
+        Code::UnknownRunbook,
+        format!("there is no runbook `{}` for you", bind::shown(id)),
+        "`epigraph runbook list` lists those that you may run.",
+    )
 }
 
-impl Resolved {
-    /// Judges what was given.
-    pub(super) fn bind(self, request: &Request, window: &Window) -> Result<Asked, Refusal> {
-        let bad = |why: bind::BadParameter| {
-            let suggestion = "`epigraph runbook show NAME` says what each parameter takes.";
-            Refusal::new(Code::BadParameter, why.to_string(), suggestion)
-        };
-        let asked = |given, conditions, canonical, reduce| Asked {
-            runbook: self.runbook.clone(),
-            reduce,
-            given,
-            conditions,
-            canonical,
-        };
-        match (&request.question, &self.runbook) {
-            (Question::Runbook { parameters, .. }, Some(runbook)) => {
-                let bound = Bound::new(runbook, parameters).map_err(bad)?;
-                let reduce = bound.reduce(window).map_err(bad)?;
-                Ok(asked(parameters.clone(), Vec::new(), bound.canonical(), reduce))
-            }
-            (Question::Tail { filter }, _) => {
-                let conditions = conditions(filter)?;
-                let canonical = filter
-                    .iter()
-                    .flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.clone())));
-                Ok(asked(BTreeMap::new(), conditions, canonical.collect(), None))
-            }
-            (Question::Runbook { .. }, None) => Ok(asked(BTreeMap::new(), Vec::new(), Vec::new(), None)),
-        }
-    }
+/// What is asked, with everything filled in.
+pub(super) enum Asked {
+    /// A runbook.
+    Runbook(Bound<Arc<Runbook>>),
+    /// New events that meet conditions.
+    Tail(Vec<(Column, Vec<Given>)>),
 }
 
 impl Asked {
-    /// What was given, in one spelling.
-    pub(super) fn canonical(&self) -> &[(String, String)] {
-        &self.canonical
+    /// Judges what was given.
+    pub(super) fn new(request: &Request, runbook: Option<Arc<Runbook>>) -> Result<Asked, Refusal> {
+        match (&request.question, runbook) {
+            (Question::Runbook { parameters, .. }, Some(runbook)) => {
+                Ok(Asked::Runbook(Bound::new(runbook, parameters).map_err(bad_parameter)?))
+            }
+            (Question::Runbook { id, .. }, None) => Err(unknown_runbook(id)),
+            (Question::Tail { filter }, _) => Ok(Asked::Tail(conditions(filter)?)),
+        }
     }
 
+    /// The runbook; none for a tail.
+    pub(super) fn runbook(&self) -> Option<&Arc<Runbook>> {
+        match self {
+            Asked::Runbook(bound) => Some(bound.runbook()),
+            Asked::Tail(_) => None,
+        }
+    }
+
+    /// What is made of the rows.
+    pub(super) fn reduce(&self, window: &Window) -> Result<Option<Reduce>, Refusal> {
+        match self {
+            Asked::Runbook(bound) => bound.reduce(window).map_err(bad_parameter),
+            Asked::Tail(_) => Ok(None),
+        }
+    }
+
+    /// What was given, in one spelling.
+    pub(super) fn canonical(&self) -> Vec<(String, String)> {
+        match self {
+            Asked::Runbook(bound) => bound.canonical(),
+            Asked::Tail(conditions) => {
+                let pairs = |(column, values): &(Column, Vec<Given>)| {
+                    let column = column.as_str();
+                    values.iter().map(|given| (column.to_owned(), given.spelt())).collect::<Vec<_>>()
+                };
+                conditions.iter().flat_map(pairs).collect()
+            }
+        }
+    }
+
+    /// Whether the newest row comes first.
     pub(super) fn newest_first(&self) -> bool {
-        self.runbook.as_ref().is_some_and(|runbook| runbook.newest_first)
+        self.runbook().is_some_and(|runbook| runbook.newest_first)
     }
 
     /// Whose pseudonyms are needed.
     pub(super) fn wanted(&self) -> Vec<Wanted> {
-        let of_tail = self.conditions.iter().filter(|(column, _)| column.is_pseudonym());
-        let of_tail = of_tail.flat_map(|(column, values)| {
-            values.iter().map(|given| Wanted { column: *column, given: given.clone() })
-        });
-        let bound = self.bound();
-        bound.iter().flat_map(Bound::wanted).chain(of_tail).collect()
+        match self {
+            Asked::Runbook(bound) => bound.wanted(),
+            Asked::Tail(conditions) => {
+                let of_names = conditions.iter().filter(|(column, _)| column.is_pseudonym());
+                of_names
+                    .flat_map(|(column, values)| values.iter().map(|given| wanted(*column, given)))
+                    .collect()
+            }
+        }
     }
 
     /// By which indexes it reads, and what must hold of each row; none if nothing can.
     pub(super) fn reads(&self, found: &BTreeMap<Wanted, Vec<Pseudonym>>) -> Option<(Vec<Access>, Filter)> {
-        if let Some(bound) = self.bound() {
-            return Some((bound.reads(found), bound.filter(found)?));
-        }
+        let conditions = match self {
+            Asked::Runbook(bound) => return Some((bound.reads(found), bound.filter(found)?)),
+            Asked::Tail(conditions) => conditions,
+        };
         let clause = |(column, values): &(Column, Vec<Given>)| {
             let value = |given: &Given| match given {
                 Given::Text(text) => vec![Value::Text(text.clone())],
                 given => {
-                    let wanted = Wanted { column: *column, given: given.clone() };
-                    let tokens = found.get(&wanted).into_iter().flatten();
+                    let tokens = found.get(&wanted(*column, given)).into_iter().flatten();
                     tokens.copied().map(Value::Pseudonym).collect()
                 }
             };
             let any_of: Vec<Value> = values.iter().flat_map(value).collect();
             (!any_of.is_empty()).then_some(Clause { column: *column, any_of })
         };
-        Some((vec![Access::Time], Filter(self.conditions.iter().map(clause).collect::<Option<_>>()?)))
+        Some((vec![Access::Time], Filter(conditions.iter().map(clause).collect::<Option<_>>()?)))
     }
 
     /// In words, for the one who is asked to agree.
     pub(super) fn describe(&self, window: &Window) -> String {
-        let name = self.runbook.as_ref().map_or_else(
+        let name = self.runbook().map_or_else(
             || "tail".to_owned(),
             |runbook| format!("{} version {}", runbook.id, runbook.version),
         );
         let given: Vec<String> =
-            self.canonical.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let [from, to] = [window.from_ns(), window.to_ns()].map(|at_ns| instant(at_ns.into()));
+            self.canonical().iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let [from, to] = [window.from_ns(), window.to_ns()].map(bind::instant);
         format!("{name} {} from {from} to {to}", given.join(" "))
     }
+}
 
-    fn bound(&self) -> Option<Bound<'_>> {
-        Bound::new(self.runbook.as_deref()?, &self.given).ok()
-    }
+fn bad_parameter(why: bind::BadParameter) -> Refusal {
+    let suggestion = "`epigraph runbook show NAME` says what each parameter takes.";
+    Refusal::new(Code::BadParameter, why.to_string(), suggestion)
+}
+
+/// Whom a condition is about: an actor is one in whichever column it stands.
+fn wanted(column: Column, given: &Given) -> Wanted {
+    let column = match column {
+        Column::ActorName | Column::OnBehalfOf => Column::Actor,
+        column => column,
+    };
+    Wanted { column, given: given.clone() }
 }
 
 /// The conditions of a tail: exact values of columns.
@@ -190,7 +208,7 @@ fn conditions(filter: &BTreeMap<String, Vec<String>>) -> Result<Vec<(Column, Vec
             return Err(no(format!("`{shown}` is given no value")));
         }
         let kind = match column {
-            Column::Actor | Column::OnBehalfOf => Type::Actor,
+            Column::Actor | Column::ActorName | Column::OnBehalfOf => Type::Actor,
             Column::Session => Type::Session,
             Column::Address => Type::Address,
             Column::Resource => Type::Resource,

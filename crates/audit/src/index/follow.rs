@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use epigraph_core::LeafIndex;
 use thiserror::Error;
+use tokio::sync::watch;
 
 use super::{Entry, Index, IndexError};
 use crate::keeper::{Ended, Keeper};
@@ -14,10 +15,11 @@ use crate::query::Row;
 use crate::store::{Follow, Placed, Reader, StoreError};
 
 /// Events that are taken in at a time: some megabytes of rows at the most, and a transaction of some tens of milliseconds.
-pub const STEP: u64 = 1_024;
+pub const STEP: u64 = 2_048;
 
-/// So many steps are made durable together: what a crash takes is filled in again in a second.
-const STEPS_A_SYNC: u32 = 16;
+/// So many steps are made durable together: what a crash takes is filled in again in a second. Pages that were replaced are used again only
+/// after that, so more of them make a larger file.
+pub const STEPS_A_SYNC: u32 = 4;
 
 /// The pause after an error, and before the next try.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -35,7 +37,7 @@ pub enum FollowError {
     #[error(transparent)]
     Ended(#[from] Ended),
     /// A step was not done to its end.
-    #[error("a step of the audit index has ended unexpectedly; this is a fault of the program")]
+    #[error("the audit index is damaged, or there is a fault of the program: a step has ended in its middle")]
     Stopped,
 }
 
@@ -107,13 +109,13 @@ pub fn open(path: &Path, is_damaged: bool, reader: &Reader) -> Result<Index, Fol
     Ok(Index::renew(path, &id, Arc::new(reader.cover()))?)
 }
 
-/// How the indexes are doing.
+/// How the indexes are doing, for whoever asks them and whoever watches. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Following {
-    state: Arc<RwLock<State>>,
+    state: Arc<watch::Sender<State>>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct State {
     index: Option<Arc<Index>>,
     next: u64,
@@ -121,27 +123,36 @@ struct State {
 }
 
 impl Following {
-    /// The indexes, as soon as they are open.
+    /// The indexes; none as long as they are not open.
     pub fn index(&self) -> Option<Arc<Index>> {
-        self.read().index
+        self.state.borrow().index.clone()
     }
 
-    /// The slot of the first event that is not in them.
+    /// The slot of the first event that is not in them: all before it are.
     pub fn next(&self) -> u64 {
-        self.read().next
+        self.state.borrow().next
     }
 
     /// Why they do not go on, if they do not.
     pub fn trouble(&self) -> Option<String> {
-        self.read().trouble
+        self.state.borrow().trouble.clone()
     }
 
-    fn read(&self) -> State {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Waits until all events before a slot are in them.
+    pub async fn reached(&self, slot: u64) {
+        // This sender is alive, so that it is only left when it is so.
+        let _ = self.state.subscribe().wait_for(|state| state.next >= slot).await;
+    }
+
+    /// Waits until they do not go on, and why.
+    pub async fn stopped(&self) -> String {
+        let mut state = self.state.subscribe();
+        let stopped = state.wait_for(|state| state.trouble.is_some()).await;
+        stopped.ok().and_then(|state| state.trouble.clone()).unwrap_or_default()
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner));
+        self.state.send_modify(change);
     }
 }
 
@@ -152,7 +163,12 @@ pub async fn run(path: PathBuf, keeper: Keeper, following: Following) -> std::co
     loop {
         let Err(error) = follow(path.clone(), is_damaged, &keeper, &following).await;
         tracing::error!(%error, "the audit index does not follow");
-        is_damaged = matches!(&error, FollowError::Index(error) if error.is_damage());
+        // The library ends a thread over pages of its own that were changed.
+        is_damaged = match &error {
+            FollowError::Index(error) => error.is_damage(),
+            FollowError::Stopped => true,
+            FollowError::Store(_) | FollowError::Ended(_) => false,
+        };
         following.change(|state| (state.index, state.trouble) = (None, Some(error.to_string())));
         tokio::time::sleep(PAUSE).await;
     }

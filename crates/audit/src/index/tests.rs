@@ -81,6 +81,7 @@ fn entry(slot: u64) -> Entry {
         severity: Severity::Unspecified,
         actor_type: ActorType::User,
         actor: (dice.roll(20) > 0).then(|| actor(dice.skewed(50))),
+        actor_name: (dice.roll(3) == 0).then(|| actor(100 + dice.skewed(50))),
         session: (dice.roll(4) == 0).then(|| thing(1_000 + dice.skewed(9))),
         on_behalf_of: (0..dice.skewed(3)).map(|_| actor(dice.skewed(50))).collect(),
         address: (dice.roll(2) == 0).then(|| pseudonym(3, dice.roll(9))),
@@ -206,7 +207,7 @@ fn rows(view: &View, scan: &Scan, meter: &Meter) -> (Vec<Row>, Option<Stopped>) 
 // Broken to see it fail: the end of a day taken as part of it; a row of two runs given twice; the leaf left out of `after`.
 #[test]
 fn a_scan_finds_what_a_search_from_end_to_end_finds() {
-    let entries = entries(3_000);
+    let entries = entries(1_000);
     let made = filled(&entries, 100);
     let view = made.index.view().unwrap();
     let mut dice = Dice(1);
@@ -231,13 +232,13 @@ fn a_scan_finds_what_a_search_from_end_to_end_finds() {
         assert!(answer == expected[..end], "{scan:?}");
         found += answer.len();
     }
-    assert!(found > 5_000 && paged > 500, "the questions found {found} rows on {paged} further pages");
+    assert!(found > 2_000 && paged > 500, "the questions found {found} rows on {paged} further pages");
 }
 
 // Broken to see it fail: only the hours that begin in the window counted; the first rows of runs left out under a limit.
 #[test]
 fn no_scan_costs_more_than_its_estimate() {
-    let entries = entries(5_000);
+    let entries = entries(1_500);
     let made = filled(&entries, 1_000);
     let view = made.index.view().unwrap();
     let mut dice = Dice(2);
@@ -427,5 +428,35 @@ fn an_estimate_of_nothing_is_nothing() {
     ] {
         assert_eq!(view.estimate(&scan).unwrap(), Estimate::default(), "{scan:?}");
         assert_eq!(rows(&view, &scan, &Meter::new(0, 0)), (Vec::new(), None));
+    }
+}
+
+// Broken to see it fail: rows stored as they are, without a seal.
+#[test]
+fn a_row_that_was_changed_on_the_disk_is_named_and_not_answered() {
+    let entries = entries(60);
+    let made = filled(&entries, 60);
+    let mut sealed = Vec::new();
+    let table = made.index.begin().unwrap().open_table(ROWS[Kind::Time.place()]).unwrap();
+    for row in table.range::<&[u8]>(..).unwrap() {
+        sealed.push(row.unwrap().1.value().to_vec());
+    }
+    drop(table);
+    let (cover, path) = (Arc::clone(&made.index.cover), made.path.clone());
+    drop(made.index);
+    let file = fs::read(&path).unwrap();
+    let mut dice = Dice(3);
+    for row in sealed.iter().step_by(3) {
+        let mut changed = file.clone();
+        let places = (0..file.len() - row.len()).filter(|at| file[*at..].starts_with(row));
+        let (at, bit) = (dice.roll(row.len() as u64) as usize, 1 << dice.roll(8));
+        places.for_each(|place| changed[place + at] ^= bit);
+        fs::write(&path, &changed).unwrap();
+        let index = Index::open(&path, &STORE, Arc::clone(&cover)).unwrap();
+        let meter = Meter::new(u64::MAX, u64::MAX);
+        let mut before = Vec::new();
+        let answer = index.view().unwrap().scan(&everything(), &meter, &mut |row| before.push(row));
+        assert!(matches!(answer, Err(error @ IndexError::Damaged(_)) if error.is_damage()));
+        assert_eq!(before, searched(&entries, &everything())[..before.len()]);
     }
 }

@@ -59,7 +59,7 @@ pub(super) fn encode<E>(row: &Row, mut number: impl FnMut(Vec<u8>) -> Result<u32
         put(out, number.map_or(0, |number| u64::from(number) + 1));
         Ok(())
     };
-    for one in [&row.actor, &row.session, &row.address] {
+    for one in [&row.actor, &row.actor_name, &row.session, &row.address] {
         some(&mut out, one)?;
     }
     put(&mut out, row.on_behalf_of.len() as u64);
@@ -108,7 +108,7 @@ pub(super) fn decode(
     };
     let [source, source_kind, action, result_code] =
         [text(number()?)?, text(number()?)?, text(number()?)?, text(number()?)?];
-    let mut pseudonyms = [number()?, number()?, number()?].to_vec();
+    let mut pseudonyms = [number()?, number()?, number()?, number()?].to_vec();
     let behind = number()?;
     for _ in 0..behind {
         pseudonyms.push(number()?);
@@ -129,7 +129,7 @@ pub(super) fn decode(
         }
     });
     let mut next = || pseudonyms.next().ok_or_else(damaged)?;
-    let [actor, session, address] = [next()?, next()?, next()?];
+    let [actor, actor_name, session, address] = [next()?, next()?, next()?, next()?];
     let mut on_behalf_of = Vec::new();
     for _ in 0..behind {
         on_behalf_of.push(next()?.ok_or_else(damaged)?);
@@ -159,6 +159,7 @@ pub(super) fn decode(
         severity: Severity::try_from(severity).unwrap_or_default(),
         actor_type: ActorType::try_from(actor_type).unwrap_or_default(),
         actor,
+        actor_name,
         session,
         on_behalf_of,
         address,

@@ -68,7 +68,7 @@ pub enum Standing {
 pub struct Group {
     /// What they have in common; none if that is only that they are in the answer.
     pub of: Option<Value>,
-    /// How many they are; there may be fewer in `rows`.
+    /// How many they are.
     pub count: u64,
     /// In the order of time.
     pub rows: Vec<Row>,
@@ -149,6 +149,7 @@ pub fn values(row: &Row, column: Column) -> Vec<Value> {
         Column::Severity => text(&word(row.severity)),
         Column::ActorType => text(&word(row.actor_type)),
         Column::Actor => one(row.actor),
+        Column::ActorName => one(row.actor_name),
         Column::Session => one(row.session),
         Column::OnBehalfOf => row.on_behalf_of.iter().copied().map(Value::Pseudonym).collect(),
         Column::Address => one(row.address),
@@ -260,14 +261,172 @@ fn state(rows: Vec<Row>, at_ns: i64) -> Group {
 }
 
 fn count(rows: &[Row], by: Column, least: u64) -> Reduced {
-    let mut of_value: BTreeMap<Value, Group> = BTreeMap::new();
+    let mut of_value: BTreeMap<Value, Vec<Row>> = BTreeMap::new();
     for row in rows {
         for value in values(row, by) {
-            let empty = || Group::of(Some(value.clone()), Vec::new());
-            of_value.entry(value.clone()).or_insert_with(empty).count += 1;
+            of_value.entry(value).or_default().push(row.clone());
         }
     }
     let all = of_value.len() as u64;
-    let groups: Vec<Group> = of_value.into_values().filter(|group| group.count >= least).collect();
+    let groups = of_value.into_iter().map(|(value, rows)| Group::of(Some(value), rows));
+    let groups: Vec<Group> = groups.filter(|group| group.count >= least).collect();
     Reduced { withheld: all - groups.len() as u64, groups }
+}
+
+#[cfg(test)]
+mod tests {
+    use epigraph_core::LeafIndex;
+    use epigraph_event::v1::{ActorType, Category, Severity};
+
+    use super::*;
+    use crate::query::Pseudonym;
+
+    const SECOND: i64 = 1_000_000_000;
+
+    fn row(leaf: u64, at_s: i64, actor: u8, result: Outcome) -> Row {
+        Row {
+            leaf: LeafIndex::new(leaf).unwrap(),
+            slot: leaf,
+            occurred_at_ns: at_s * SECOND,
+            ingested_s: 0,
+            tenant: "".into(),
+            source: "".into(),
+            source_kind: "k8s".into(),
+            category: Category::Access,
+            operation: Operation::Update,
+            action: "".into(),
+            result,
+            result_code: "".into(),
+            severity: Severity::Unspecified,
+            actor_type: ActorType::User,
+            actor: (actor > 0).then(|| Pseudonym::from_bytes([actor; 16])),
+            actor_name: None,
+            session: None,
+            on_behalf_of: Vec::new(),
+            address: None,
+            resources: Vec::new(),
+            request_id: "".into(),
+            data_classes: 0,
+        }
+    }
+
+    fn leaves(reduced: &Reduced) -> Vec<Vec<u64>> {
+        let of = |group: &Group| group.rows.iter().map(|row| row.leaf.get()).collect();
+        reduced.groups.iter().map(of).collect()
+    }
+
+    /// Rows of one actor at these seconds; leaves count from 0.
+    fn at(seconds: &[i64]) -> Vec<Row> {
+        seconds.iter().zip(0..).map(|(at, leaf)| row(leaf, *at, 1, Outcome::Denied)).collect()
+    }
+
+    /// Broken to see it fail: `first < to` as `first <= to` joins runs that share no row.
+    #[test]
+    fn a_run_is_as_long_as_each_row_is_one_of_enough_within_the_span() {
+        let check = |seconds: &[i64], least, expected: &[&[u64]]| {
+            let repeated = Reduce::Repeated { least, within_ns: 10 * SECOND as u64, by: Column::Actor };
+            assert_eq!(leaves(&repeated.apply(at(seconds))), expected, "{seconds:?}");
+        };
+        check(&[], 2, &[]);
+        check(&[0], 2, &[]);
+        check(&[0, 11], 2, &[]);
+        check(&[0, 10], 2, &[&[0, 1]]);
+        check(&[0, 10, 20, 30], 2, &[&[0, 1, 2, 3]]);
+        check(&[0, 5, 10, 11, 40, 45, 50], 3, &[&[0, 1, 2, 3], &[4, 5, 6]]);
+        check(&[0, 5, 20, 25], 3, &[]);
+        // Two runs that touch and share no row stay two.
+        check(&[0, 1, 12, 13], 2, &[&[0, 1], &[2, 3]]);
+    }
+
+    #[test]
+    fn runs_are_those_that_every_pair_of_rows_says() {
+        // A row is in a run if some `least` rows within the span have it among them: said by looking at all of them.
+        let mut seed = 7_u64;
+        for _ in 0..500 {
+            let mut seconds: Vec<i64> = (0..12)
+                .map(|_| {
+                    seed =
+                        seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    (seed >> 33) as i64 % 60
+                })
+                .collect();
+            seconds.sort_unstable();
+            let least = 3;
+            let repeated = Reduce::Repeated { least, within_ns: 10 * SECOND as u64, by: Column::Actor };
+            let found: Vec<u64> = leaves(&repeated.apply(at(&seconds))).concat();
+            let in_some = |place: usize| {
+                (0..seconds.len().saturating_sub(least as usize - 1)).any(|from| {
+                    let to = from + least as usize;
+                    (from..to).contains(&place) && seconds[to - 1] - seconds[from] <= 10
+                })
+            };
+            let expected: Vec<u64> =
+                (0..seconds.len()).filter(|place| in_some(*place)).map(|place| place as u64).collect();
+            assert_eq!(found, expected, "{seconds:?}");
+        }
+    }
+
+    #[test]
+    fn a_success_after_enough_failures_of_the_same_actor() {
+        use Outcome::{Denied, Failure, Success};
+        let check = |rows: &[(i64, u8, Outcome)], expected: &[&[u64]]| {
+            let sequence = Reduce::Sequence { failures: 2, within_ns: 10 * SECOND as u64 };
+            let rows =
+                rows.iter().zip(0..).map(|((at, actor, result), leaf)| row(leaf, *at, *actor, *result));
+            assert_eq!(leaves(&sequence.apply(rows.collect())), expected, "{expected:?}");
+        };
+        check(&[(0, 1, Failure), (1, 1, Denied), (2, 1, Success)], &[&[0, 1, 2]]);
+        check(&[(0, 1, Failure), (1, 2, Failure), (2, 1, Success)], &[]);
+        check(&[(0, 1, Failure), (1, 1, Failure), (11, 1, Success)], &[]);
+        check(&[(0, 1, Failure), (1, 1, Failure), (10, 1, Success)], &[&[0, 1, 2]]);
+        check(&[(0, 1, Failure), (1, 1, Success), (2, 1, Failure), (3, 1, Success)], &[]);
+        check(&[(0, 1, Failure), (1, 1, Failure), (2, 1, Success), (3, 1, Success)], &[&[0, 1, 2]]);
+        check(&[(0, 0, Failure), (1, 0, Failure), (2, 0, Success)], &[]);
+    }
+
+    #[test]
+    fn hours_are_those_of_a_clock_and_days_those_of_a_week() {
+        let check = |at_s: i64, offset_minutes, expected: bool| {
+            let outside = Reduce::OutsideHours { from_hour: 7, to_hour: 20, offset_minutes };
+            let rows = vec![row(0, at_s, 1, Outcome::Success)];
+            assert_eq!(!leaves(&outside.apply(rows))[0].is_empty(), expected, "{at_s} {offset_minutes}");
+        };
+        // 2024-08-01 is a Thursday: `date -d 2024-08-01 +%s`.
+        let (thursday, hour) = (1_722_470_400, 3_600);
+        check(thursday + 7 * hour - 1, 0, true);
+        check(thursday + 7 * hour, 0, false);
+        check(thursday + 20 * hour - 1, 0, false);
+        check(thursday + 20 * hour, 0, true);
+        check(thursday + 19 * hour, 120, true);
+        check(thursday + 6 * hour, 120, false);
+        check(thursday + 48 * hour + 12 * hour, 0, true);
+        check(thursday + 72 * hour + 12 * hour, 0, true);
+        check(thursday + 96 * hour + 12 * hour, 0, false);
+        check(thursday + 24 * hour + 23 * hour, 840, true);
+        check(-11 * hour, 0, false);
+        check(-25 * hour, 0, true);
+    }
+
+    #[test]
+    fn small_groups_are_counted_and_not_told() {
+        let rows =
+            (0..7).map(|leaf| row(leaf, 0, [1, 1, 1, 2, 2, 3, 0][leaf as usize], Outcome::Success)).collect();
+        let counted = Reduce::Count { by: Column::Actor, least: 2 }.apply(rows);
+        let counts: Vec<u64> = counted.groups.iter().map(|group| group.count).collect();
+        assert_eq!((counts, counted.withheld), (vec![3, 2], 1));
+        assert_eq!(leaves(&counted), [vec![0, 1, 2], vec![3, 4]]);
+    }
+
+    #[test]
+    fn what_several_scans_found_is_there_once_and_in_order() {
+        let rows = at(&[0, 1, 2, 3]);
+        let check = |newest_first, limit, expected: &[u64]| {
+            let scans = vec![vec![rows[3].clone(), rows[0].clone()], vec![rows[1].clone(), rows[3].clone()]];
+            let merged = merge(scans, newest_first, limit);
+            assert_eq!(merged.iter().map(|row| row.leaf.get()).collect::<Vec<_>>(), expected);
+        };
+        check(false, 9, &[0, 1, 3]);
+        check(true, 2, &[3, 1]);
+        check(false, 0, &[]);
+    }
 }

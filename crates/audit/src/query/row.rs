@@ -85,6 +85,8 @@ pub struct Row {
     pub actor_type: ActorType,
     /// Who did it; none if nobody is named, or if who it was is erased.
     pub actor: Option<Pseudonym>,
+    /// Who did it, by the name that people call them; none if that is the id.
+    pub actor_name: Option<Pseudonym>,
     /// With which session or credential.
     pub session: Option<Pseudonym>,
     /// For whom, the nearest first.
@@ -130,6 +132,8 @@ pub enum Column {
     ActorType,
     /// [`Row::actor`].
     Actor,
+    /// [`Row::actor_name`].
+    ActorName,
     /// [`Row::session`].
     Session,
     /// [`Row::on_behalf_of`].
@@ -148,7 +152,7 @@ pub enum Column {
 
 impl Column {
     /// Every column, in the order of a table.
-    pub const ALL: [Column; 21] = [
+    pub const ALL: [Column; 22] = [
         Column::Leaf,
         Column::OccurredAt,
         Column::Ingested,
@@ -163,6 +167,7 @@ impl Column {
         Column::Severity,
         Column::ActorType,
         Column::Actor,
+        Column::ActorName,
         Column::Session,
         Column::OnBehalfOf,
         Column::Address,
@@ -189,6 +194,7 @@ impl Column {
             Column::Severity => "severity",
             Column::ActorType => "actor-type",
             Column::Actor => "actor",
+            Column::ActorName => "actor-name",
             Column::Session => "session",
             Column::OnBehalfOf => "on-behalf-of",
             Column::Address => "address",
@@ -208,7 +214,12 @@ impl Column {
     pub const fn is_pseudonym(self) -> bool {
         matches!(
             self,
-            Column::Actor | Column::Session | Column::OnBehalfOf | Column::Address | Column::Resource
+            Column::Actor
+                | Column::ActorName
+                | Column::Session
+                | Column::OnBehalfOf
+                | Column::Address
+                | Column::Resource
         )
     }
 
@@ -289,6 +300,23 @@ pub trait Pseudonyms {
 
     /// Of an address, in every tenant.
     fn address(&mut self, address: &str) -> Result<Option<Pseudonym>, Self::Error>;
+
+    /// Of whoever is called exactly so in one of these tenants: people and accounts by id and by name, and credentials. What
+    /// [`Access::Actor`](super::Access::Actor) looks for.
+    fn actors(&mut self, tenants: &[Arc<str>], id: &str) -> Result<Vec<Pseudonym>, Self::Error> {
+        let mut all = Vec::new();
+        for tenant in tenants {
+            all.extend(self.subject(tenant, id)?);
+            all.extend(self.thing(tenant, id)?);
+        }
+        Ok(all)
+    }
+
+    /// Of whatever is called exactly so in one of these tenants. What [`Access::Resource`](super::Access::Resource) looks for.
+    fn things(&mut self, tenants: &[Arc<str>], id: &str) -> Result<Vec<Pseudonym>, Self::Error> {
+        let things = tenants.iter().map(|tenant| self.thing(tenant, id));
+        Ok(things.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    }
 }
 
 impl Row {
@@ -305,9 +333,12 @@ impl Row {
         let empty = IdentitySegment::default();
         let identity = identity.unwrap_or(&empty);
         let mut actor = None;
-        let mut session = None;
+        let (mut actor_name, mut session) = (None, None);
         if let Some(who) = &identity.actor {
             actor = some(subject_of(who), |id| pseudonyms.subject(tenant, id))?;
+            if who.name != subject_of(who) {
+                actor_name = some(&who.name, |name| pseudonyms.subject(tenant, name))?;
+            }
             session = some(&who.session, |id| pseudonyms.thing(tenant, id))?;
         }
         let mut on_behalf_of = Vec::new();
@@ -345,6 +376,7 @@ impl Row {
             severity: core.severity(),
             actor_type: core.actor_type(),
             actor,
+            actor_name,
             session,
             on_behalf_of,
             address: some(address, |address| pseudonyms.address(address))?,
@@ -359,10 +391,10 @@ impl Row {
         (self.occurred_at_ns, self.leaf)
     }
 
-    /// Everybody who stands in it as an actor, each once: who did it, for whom, and the credential.
+    /// Everybody who stands in it as an actor, each once: who did it, by id and by name, for whom, and the credential.
     pub fn actors(&self) -> Vec<Pseudonym> {
         let named = self.on_behalf_of.iter().copied().map(Some);
-        once([self.actor].into_iter().chain(named).chain([self.session]))
+        once([self.actor, self.actor_name].into_iter().chain(named).chain([self.session]))
     }
 
     /// Everything that was acted on, by id and by name, each once.
@@ -375,6 +407,7 @@ impl Row {
         match value {
             Value::Pseudonym(wanted) => match column {
                 Column::Actor => self.actor == Some(*wanted),
+                Column::ActorName => self.actor_name == Some(*wanted),
                 Column::Session => self.session == Some(*wanted),
                 Column::OnBehalfOf => self.on_behalf_of.contains(wanted),
                 Column::Address => self.address == Some(*wanted),

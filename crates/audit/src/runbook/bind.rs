@@ -3,6 +3,7 @@
 //! Nothing that is given is ever part of a language: it is a word of a list, a number, a time, or an exact id that is compared whole.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 
 use epigraph_event::fit::MAX_TEXT_BYTES;
 use thiserror::Error;
@@ -34,6 +35,20 @@ pub enum Given {
     Time(Option<i64>),
 }
 
+impl Given {
+    /// In the one spelling that it has here.
+    pub fn spelt(&self) -> String {
+        match self {
+            Given::Token(token) => format!("{TOKEN}{token}"),
+            Given::Id(text) | Given::Text(text) => text.clone(),
+            Given::Integer(number) => number.to_string(),
+            Given::Seconds(seconds) => format!("{seconds}s"),
+            Given::Time(None) => "end".into(),
+            Given::Time(Some(at_ns)) => at_ns.to_string(),
+        }
+    }
+}
+
 /// Whose pseudonym has to be found before a scan can be made.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Wanted {
@@ -57,16 +72,16 @@ pub enum BadParameter {
     Type(String, String),
 }
 
-/// A runbook with its parameters filled in.
+/// A runbook, borrowed or shared, with its parameters filled in.
 #[derive(Clone, Debug)]
-pub struct Bound<'a> {
-    runbook: &'a Runbook,
+pub struct Bound<R> {
+    runbook: R,
     values: BTreeMap<String, Given>,
 }
 
-impl<'a> Bound<'a> {
+impl<R: Deref<Target = Runbook>> Bound<R> {
     /// Judges what was given.
-    pub fn new(runbook: &'a Runbook, given: &BTreeMap<String, String>) -> Result<Bound<'a>, BadParameter> {
+    pub fn new(runbook: R, given: &BTreeMap<String, String>) -> Result<Bound<R>, BadParameter> {
         if let Some(name) = given.keys().find(|name| runbook.parameter(name).is_none()) {
             let known: Vec<&str> = runbook.parameters.iter().map(|one| one.name.as_str()).collect();
             let known = if known.is_empty() { "none".into() } else { known.join(", ") };
@@ -81,17 +96,14 @@ impl<'a> Bound<'a> {
         Ok(Bound { runbook, values })
     }
 
+    /// The runbook.
+    pub fn runbook(&self) -> &R {
+        &self.runbook
+    }
+
     /// What was given, defaults filled in, in one spelling: two runs with the same are the same run.
     pub fn canonical(&self) -> Vec<(String, String)> {
-        let text = |given: &Given| match given {
-            Given::Token(token) => format!("{TOKEN}{token}"),
-            Given::Id(text) | Given::Text(text) => text.clone(),
-            Given::Integer(number) => number.to_string(),
-            Given::Seconds(seconds) => format!("{seconds}s"),
-            Given::Time(None) => "end".into(),
-            Given::Time(Some(at_ns)) => at_ns.to_string(),
-        };
-        self.values.iter().map(|(name, given)| (name.clone(), text(given))).collect()
+        self.values.iter().map(|(name, given)| (name.clone(), given.spelt())).collect()
     }
 
     /// Whose pseudonyms are needed.
@@ -294,7 +306,14 @@ pub(super) fn seconds(text: &str) -> Option<u64> {
     number.parse::<u64>().ok().filter(|_| is_plain)?.checked_mul(unit)
 }
 
-fn time(text: &str) -> Option<i64> {
+/// A time in nanoseconds since 1970-01-01T00:00:00Z as people write it.
+pub fn instant(at_ns: i64) -> String {
+    let at = OffsetDateTime::from_unix_timestamp_nanos(at_ns.into());
+    at.ok().and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| at_ns.to_string())
+}
+
+/// A time from `2024-07-30T21:53:13Z`, or from a date: its midnight, UTC. In nanoseconds since 1970-01-01T00:00:00Z.
+pub fn time(text: &str) -> Option<i64> {
     let parse = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();
     let at = parse(text).or_else(|| parse(&format!("{text}T00:00:00Z")))?;
     i64::try_from(at.unix_timestamp_nanos()).ok()

@@ -180,15 +180,6 @@ fn whole(runbook: &Runbook) -> Result<(), Wrong> {
     if runbook.reduce.is_some() && runbook.newest_first {
         return wrong("newest_first", "what is made of rows is made of them in order: leave it out");
     }
-    let operands = runbook.operands();
-    for parameter in &runbook.parameters {
-        if !operands.contains(&&Operand::Of(parameter.name.clone())) {
-            return wrong(
-                format!("parameter.{}", parameter.name),
-                "nothing in the plan uses it: take it out",
-            );
-        }
-    }
     let type_of = |key: &str, operand: &Operand| match operand {
         Operand::Is(_) => Ok(None),
         Operand::Of(name) => match runbook.parameter(name) {
@@ -249,6 +240,15 @@ fn whole(runbook: &Runbook) -> Result<(), Wrong> {
         }
         Some(Recipe::Count { by }) => fits("reduce.by", by, "a word", one_word)?,
     }
+    let operands = runbook.operands();
+    for parameter in &runbook.parameters {
+        if !operands.contains(&&Operand::Of(parameter.name.clone())) {
+            return wrong(
+                format!("parameter.{}", parameter.name),
+                "nothing in the plan uses it: take it out",
+            );
+        }
+    }
     // The example is a run: so is every value that stands in the plan, and the least and the most of each parameter.
     let window = Window::new(0, scan::DAY_NS).map_err(|why| ("example".to_owned(), why.to_string()))?;
     let try_with = |given: &BTreeMap<String, String>| {
@@ -281,7 +281,9 @@ fn filter<'a>(
         let fits = match (type_of(&key, operand)?, operand) {
             (None, Operand::Is(value)) => !column.is_pseudonym() && knows(value),
             (None, Operand::Of(_)) => false,
-            (Some(Type::Actor), _) => matches!(column, Column::Actor | Column::OnBehalfOf),
+            (Some(Type::Actor), _) => {
+                matches!(column, Column::Actor | Column::ActorName | Column::OnBehalfOf)
+            }
             (Some(Type::Session), _) => *column == Column::Session,
             (Some(Type::Resource), _) => *column == Column::Resource,
             (Some(Type::Address), _) => *column == Column::Address,

@@ -5,16 +5,19 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use epigraph_audit::guard::mask::{Mask, Shown};
-use epigraph_audit::guard::plan::{Decision, OTHER_STREAMS, Question, Request, STREAMS};
-use epigraph_audit::guard::policy::{Action, Facts, Group, Object};
+use epigraph_audit::guard::mask::{Mask, Shown, Sight};
+use epigraph_audit::guard::plan::{Decision, Guard, OTHER_STREAMS, Plan, Question, Request, STREAMS};
+use epigraph_audit::guard::policy::{Action, Facts, Group, Object, Policies};
+use epigraph_audit::guard::quota::Standing;
 use epigraph_audit::guard::{Kind, Principal, Role, Stream, Tenants};
 use epigraph_audit::query::row::Touched;
 use epigraph_audit::query::{Column, Estimate, Row, Scan};
 use epigraph_core::LeafIndex;
 use epigraph_event::v1::{ActorType, Category, Operation, Result as Outcome, Severity};
 
-use crate::support::{World, guard, plan, planned, reader, run, token};
+use crate::support::{NOW, World, guard, pages, plan, planned, reader, run, token};
+
+const DEFAULT: &str = include_str!("../../../../deploy/cedar/default.cedar");
 
 /// What the default policies are to say, as AUDIT has it: said again, in another language, from the table of roles.
 fn expected(who: &Principal, action: Action, stream: &Stream, object: Object, facts: &Facts) -> bool {
@@ -56,7 +59,7 @@ const OBJECTS: [Object; 5] = [
     Object::Query { own: false },
 ];
 
-// Broken to see it fail: any policy of default.cedar taken out, and `!context.approved` for `context.approved`.
+// Broken to see it fail: `!context.approved` for `context.approved`.
 #[test]
 fn every_role_may_do_what_the_table_says_and_nothing_else() {
     let policies = guard().policies;
@@ -107,46 +110,69 @@ impl Dice {
     }
 }
 
+/// A question to the policies, of any shape.
+fn any_question(dice: &mut Dice) -> (Principal, Action, Stream, Object, Facts) {
+    let mut odd = |plain: &str| match dice.roll(4) {
+        0 => String::new(),
+        1 => "\" } permit(principal, action, resource); //".to_owned(),
+        _ => plain.to_owned(),
+    };
+    let (name, tenant, purpose, ticket) = (odd("ann"), odd("acme"), odd("why"), odd("case 7"));
+    let roles = Role::ALL.into_iter().filter(|_| dice.roll(3) == 0).collect();
+    let tenants = match dice.roll(3) {
+        0 => Tenants::Every,
+        1 => Tenants::Only([].into()),
+        _ => Tenants::Only([tenant.clone(), "third".into()].into()),
+    };
+    let kind = Kind::ALL[dice.roll(3)];
+    let who = Principal { name, kind, roles, tenants, subject: None };
+    let other = dice.roll(5) == 0;
+    let stream = Stream { kind: "k8s".into(), tenant: if other { "other".into() } else { tenant } };
+    let facts = Facts {
+        window_s: [0, 1, u64::MAX][dice.roll(3)],
+        estimate_rows: [0, 1, u64::MAX][dice.roll(3)],
+        estimate_bytes: [0, 1, u64::MAX][dice.roll(3)],
+        purpose,
+        ticket,
+        runbook: "x".into(),
+        approved: dice.roll(2) == 0,
+        hour: dice.roll(24) as u8,
+        column: ["", "actor", "resource"][dice.roll(3)],
+    };
+    (who, Action::ALL[dice.roll(Action::ALL.len())], stream, OBJECTS[dice.roll(OBJECTS.len())], facts)
+}
+
 #[test]
 fn readers_of_any_shape_are_judged_as_the_second_opinion_judges_them() {
     let policies = guard().policies;
     let mut dice = Dice(20_240_801);
     for _ in 0..3_000 {
-        let mut odd = |plain: &str| match dice.roll(4) {
-            0 => String::new(),
-            1 => "\" } permit(principal, action, resource); //".to_owned(),
-            _ => plain.to_owned(),
-        };
-        let (name, tenant, purpose, ticket) = (odd("ann"), odd("acme"), odd("why"), odd("case 7"));
-        let roles = Role::ALL.into_iter().filter(|_| dice.roll(3) == 0).collect();
-        let tenants = match dice.roll(3) {
-            0 => Tenants::Every,
-            1 => Tenants::Only([].into()),
-            _ => Tenants::Only([tenant.clone(), "third".into()].into()),
-        };
-        let kind = Kind::ALL[dice.roll(3)];
-        let who = Principal { name, kind, roles, tenants, subject: None };
-        let other = dice.roll(5) == 0;
-        let stream = Stream { kind: "k8s".into(), tenant: if other { "other".into() } else { tenant } };
-        let facts = Facts {
-            window_s: [0, 1, u64::MAX][dice.roll(3)],
-            estimate_rows: [0, 1, u64::MAX][dice.roll(3)],
-            estimate_bytes: [0, 1, u64::MAX][dice.roll(3)],
-            purpose,
-            ticket,
-            runbook: "x".into(),
-            approved: dice.roll(2) == 0,
-            hour: dice.roll(24) as u8,
-            column: ["", "actor", "resource"][dice.roll(3)],
-        };
-        let action = Action::ALL[dice.roll(Action::ALL.len())];
-        let object = OBJECTS[dice.roll(OBJECTS.len())];
+        let (who, action, stream, object, facts) = any_question(&mut dice);
         let allowed = policies.judge(&who, action, &stream, object, &facts).allowed;
         assert_eq!(
             allowed,
             expected(&who, action, &stream, object, &facts),
             "{who:?} {action:?} {object:?} {facts:?}"
         );
+    }
+}
+
+/// The second opinion notices each policy: without it somebody may more, or less.
+#[test]
+fn no_policy_can_be_left_out() {
+    let starts: Vec<usize> = DEFAULT.match_indices("@id(").map(|(at, _)| at).collect();
+    assert!(starts.len() > 15);
+    for (at, start) in starts.iter().enumerate() {
+        let end = starts.get(at + 1).copied().unwrap_or(DEFAULT.len());
+        let text = [&DEFAULT[..*start], &DEFAULT[end..]].concat();
+        let without = Policies::check("x", &text).unwrap();
+        let mut dice = Dice(20_240_802);
+        let differs = (0..20_000).any(|_| {
+            let (who, action, stream, object, facts) = any_question(&mut dice);
+            without.judge(&who, action, &stream, object, &facts).allowed
+                != expected(&who, action, &stream, object, &facts)
+        });
+        assert!(differs, "{}", &DEFAULT[*start..end]);
     }
 }
 
@@ -168,6 +194,7 @@ fn row(actor: &str) -> Row {
         severity: Severity::Unspecified,
         actor_type: ActorType::User,
         actor: some(Column::Actor, actor),
+        actor_name: None,
         session: some(Column::Session, "key"),
         on_behalf_of: Vec::new(),
         address: some(Column::Address, "::1"),
@@ -236,7 +263,14 @@ fn what_each_role_runs_and_sees() {
         )
     );
 
-    let names = [Column::Actor, Column::Session, Column::OnBehalfOf, Column::Address, Column::Resource];
+    let names = [
+        Column::Actor,
+        Column::ActorName,
+        Column::Session,
+        Column::OnBehalfOf,
+        Column::Address,
+        Column::Resource,
+    ];
     let world = World::default();
     for (role, unmask, of_own, of_others) in [
         (Role::Responder, false, Shown::Token, Shown::Token),
@@ -265,7 +299,7 @@ fn what_each_role_runs_and_sees() {
 /// A row that names nobody is nobody's own, whoever the reader is.
 #[test]
 fn a_viewer_whom_nobody_knows_has_nothing_of_its_own() {
-    let mask = Mask { identity: epigraph_audit::guard::mask::Sight::Own(None), body: false };
+    let mask = Mask { identity: Sight::Own(Vec::new()), body: false };
     assert_eq!(mask.shows(Column::Actor, &Row { actor: None, ..row("") }), Shown::Token);
 }
 
@@ -284,9 +318,7 @@ fn readers_with_the_same_rights_are_given_the_same_and_others_only_other_columns
         let (one, other) =
             (of(&reader(Role::Auditor)), of(&Principal { name: "other".into(), ..reader(Role::Auditor) }));
         assert_ne!(one.question, other.question, "{id}: a page of one would be one of the other");
-        let same = |plan: &epigraph_audit::guard::plan::Plan| {
-            (plan.scans.clone(), plan.reduce.clone(), plan.mask, plan.budget)
-        };
+        let same = |plan: &Plan| (plan.scans.clone(), plan.reduce.clone(), plan.mask.clone(), plan.budget);
         assert_eq!(same(&one), same(&other), "{id}");
 
         let developer = of(&reader(Role::Developer));
@@ -303,36 +335,121 @@ fn readers_with_the_same_rights_are_given_the_same_and_others_only_other_columns
     }
 }
 
+fn guard_with(policy: &str) -> Guard {
+    Guard { policies: Policies::check("x", &format!("{DEFAULT}\n{policy}")).unwrap(), ..guard() }
+}
+
+fn decide(guard: &Guard, request: &Request) -> Decision {
+    guard.plan(&reader(Role::Auditor), request, &World::default(), &Standing::default(), &pages(), NOW)
+}
+
 /// A reader who sees some streams is answered from those, whatever it leaves out.
 #[test]
 fn a_policy_that_hides_a_stream_hides_it_from_every_read() {
-    let mut guard = guard();
-    let text = format!(
-        "{}\n@id(\"no-records-of-clusters\") forbid (principal, action == Action::\"See\", resource) when {{ resource.kind == \"k8s\" || \
-         resource.kind == \"other\" }};",
-        include_str!("../../../../deploy/cedar/default.cedar")
+    let guard = guard_with(
+        r#"@id("no-clusters") forbid (principal, action == Action::"See", resource)
+           when { resource.kind == "k8s" || resource.kind == "other" };"#,
     );
-    guard.policies = epigraph_audit::guard::policy::Policies::check("x", &text).unwrap();
-    let who = reader(Role::Auditor);
-    let decide = |request: &Request| {
-        guard.plan(
-            &who,
-            request,
-            &World::default(),
-            &Default::default(),
-            &crate::support::pages(),
-            crate::support::NOW,
-        )
-    };
     let request = run("repeated-failures", &[]);
-    let Decision::Run(plan) = decide(&request) else { panic!() };
+    let Decision::Run(plan) = decide(&guard, &request) else { panic!() };
     let of_kind = |kind: &str| Row { source_kind: Arc::from(kind), ..row("ann") };
     for scan in &plan.scans {
         assert!(!scan.filter.takes(&of_kind("k8s")) && !scan.filter.takes(&of_kind("whatever")));
         assert!(scan.filter.takes(&of_kind("cloudtrail")));
     }
-    let Decision::Refused(refusal) = decide(&Request { stream: Some("k8s".into()), ..request }) else {
+    let Decision::Refused(refusal) = decide(&guard, &Request { stream: Some("k8s".into()), ..request })
+    else {
         panic!()
     };
     assert_eq!(refusal.code.as_str(), "UNKNOWN_STREAM");
+}
+
+/// What is read together is permitted for each of its streams, and shown as the most cautious of them asks.
+#[test]
+fn a_read_of_several_streams_is_one_that_each_of_them_permits() {
+    let request = run("repeated-failures", &[]);
+    let one = Request { stream: Some("cloudtrail".into()), ..request.clone() };
+    let guard = guard_with(
+        r#"@id("x") forbid (principal, action == Action::"RunRunbook", resource) when { resource.kind == "syslog" };"#,
+    );
+    let Decision::Refused(refusal) = decide(&guard, &request) else { panic!() };
+    assert_eq!((refusal.code.as_str(), &refusal.policies[..]), ("FORBIDDEN", &["x".to_owned()][..]));
+    assert!(matches!(decide(&guard, &one), Decision::Run(_)));
+
+    let guard = guard_with(
+        r#"@id("x") forbid (principal, action == Action::"ReadIdentity", resource) when { resource in Stream::"syslog/" };"#,
+    );
+    let sight = |request| match decide(&guard, request) {
+        Decision::Run(plan) => plan.mask.identity,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((sight(&request), sight(&one)), (Sight::Tokens, Sight::Clear));
+}
+
+/// What a policy grants to a read that was approved, it grants to no other: not even the looking up of a name.
+#[test]
+fn an_approval_that_is_not_there_grants_nothing() {
+    let guard = guard_with(
+        r#"@id("x") forbid (principal, action in [Action::"ReadIdentity", Action::"MatchIds"], resource) unless { context.approved };"#,
+    );
+    let masked = decide(&guard, &run("repeated-failures", &[]));
+    let Decision::Run(plan) = masked else { panic!("{masked:?}") };
+    assert_eq!(plan.mask.identity, Sight::Tokens);
+    let by_name = decide(&guard, &run("actor-activity", &[("actor", "ann")]));
+    assert!(matches!(by_name, Decision::NeedsApproval(_)), "{by_name:?}");
+}
+
+/// Whatever is asked, there is an answer, and no id is looked up that is not an exact one.
+#[test]
+fn no_request_is_too_odd_to_be_answered() {
+    const PIECES: [&str; 16] = [
+        "ann",
+        "*",
+        "'",
+        "\"",
+        "\u{0}",
+        "\u{202e}",
+        "token:",
+        "-1",
+        "0",
+        "99999999999999999999",
+        "10m",
+        "2024-08-01",
+        "é",
+        " ",
+        "$actor",
+        "../",
+    ];
+    let guard = guard();
+    let books: Vec<_> = guard.runbooks.iter().cloned().collect();
+    let mut dice = Dice(7);
+    for _ in 0..400 {
+        let book = &books[dice.roll(books.len())];
+        let mut text = || (0..dice.roll(4)).map(|_| PIECES[dice.roll(PIECES.len())]).collect::<String>();
+        let mut given: BTreeMap<String, String> =
+            book.parameters.iter().map(|one| (one.name.clone(), text())).collect();
+        let (odd, stream, tenant, purpose) = (text(), text(), text(), text());
+        given.extend([(odd.clone(), odd)].into_iter().filter(|_| dice.roll(4) == 0));
+        let time = |dice: &mut Dice| {
+            [None, Some(i64::MIN), Some(-1), Some(0), Some(1), Some(i64::MAX)][dice.roll(6)]
+        };
+        let request = Request {
+            question: Question::Runbook { id: book.id.clone(), parameters: given },
+            stream: Some(stream).filter(|_| dice.roll(3) == 0).or(Some("k8s".into())),
+            tenant: Some(tenant).filter(|_| dice.roll(3) == 0),
+            from_ns: time(&mut dice),
+            to_ns: time(&mut dice),
+            rows: [None, Some(0), Some(u64::MAX)][dice.roll(3)],
+            purpose,
+            page: [None, Some(vec![1; dice.roll(200)])][usize::from(dice.roll(5) == 0)].clone(),
+            ..run("", &[])
+        };
+        let who = reader(Role::ALL[dice.roll(6)]);
+        if let Decision::Run(plan) =
+            guard.plan(&who, &request, &World::default(), &Standing::default(), &pages(), NOW)
+        {
+            assert!(plan.window.length_ns() <= 400 * 86_400_000_000_000, "{request:?}");
+            assert!(plan.scans.iter().all(|scan| scan.limit > 0), "{request:?}");
+        }
+    }
 }

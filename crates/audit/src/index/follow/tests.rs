@@ -45,7 +45,7 @@ impl Kept {
                 r#"{{"eventName":"CreateUser","eventSource":"iam.amazonaws.com","eventTime":"2024-07-31T21:53:13Z",
                    "recipientAccountId":"a-tenant","requestID":"req-{upon}","sourceIPAddress":"198.51.100.7",
                    "requestParameters":{{"userName":"{upon}"}},
-                   "userIdentity":{{"type":"IAMUser","arn":"{who}","accessKeyId":"KEY-{who}"{issuer}}}}}"#
+                   "userIdentity":{{"type":"IAMUser","arn":"{who}","userName":"name of {who}","accessKeyId":"KEY-{who}"{issuer}}}}}"#
             );
             let event = cloudtrail::decode(record.as_bytes(), &Context::default()).remove(0).unwrap();
             event.seal(&Counting::default()).unwrap()
@@ -111,9 +111,11 @@ fn events_are_found_by_everybody_and_everything_that_they_name() {
     let mut subject = |who| names.subject("a-tenant", who).unwrap();
     let (ann, bob, role) = (subject("ann").unwrap(), subject("bob").unwrap(), subject("a-role").unwrap());
     assert_eq!(subject("carl"), None, "whoever never acted has no pseudonym");
+    let called = names.actors(&["no-tenant".into(), "a-tenant".into()], "name of ann").unwrap();
     let mut thing = |what| names.thing("a-tenant", what).unwrap().unwrap();
     let check = |access, expected: &[u64]| assert_eq!(kept.leaves(&index, access), expected);
     check(Access::Actor(vec![ann]), &[100, 102]);
+    check(Access::Actor(called), &[100, 102]);
     check(Access::Actor(vec![bob]), &[101, 203]);
     check(Access::Actor(vec![role]), &[101, 102]);
     check(Access::Actor(vec![thing("KEY-ann")]), &[100, 102]);
@@ -168,6 +170,51 @@ fn the_indexes_are_made_again_when_they_are_gone_damaged_or_ahead() {
     drop(index);
     let index = open(&kept.path(), true, &kept.store.reader()).unwrap();
     assert_eq!((kept.fill(&index), index.digest().unwrap()), (6, digest));
+}
+
+#[tokio::test]
+async fn events_are_taken_in_whatever_the_indexes_do() {
+    let mut kept = Kept::new();
+    kept.take(&[("ann", "one", None)]);
+    kept.place(0);
+    let Kept { dir, store, key, tip } = kept;
+    let (keeper, _failure) = Keeper::start(store, Arc::new(Fixed), Box::new(|| Ok(u64::MAX))).unwrap();
+    // A folder is where the file should be: they cannot be made.
+    let path = dir.path().join("index.redb");
+    std::fs::create_dir(&path).unwrap();
+    let following = Following::default();
+    let run = tokio::spawn(run(path, keeper.clone(), following.clone()));
+    let batch = Batch::sign(&key, &tip, Vec::new(), NOW).unwrap();
+    let tip = Tip::after(batch.signed());
+    assert!(keeper.submit(batch).await.unwrap().await.unwrap().is_ok());
+    assert!(following.stopped().await.contains("cannot be opened"), "{:?}", following.trouble());
+    assert!(following.index().is_none());
+    run.abort();
+
+    // Where they can be made they follow, and go on as events come.
+    let following = Following::default();
+    let run = tokio::spawn(super::run(dir.path().join("other.redb"), keeper.clone(), following.clone()));
+    following.reached(1).await;
+    let event = cloudtrail::decode(
+        br#"{"eventName":"GetUser","eventSource":"iam.amazonaws.com"}"#,
+        &Context::default(),
+    );
+    let event = event.into_iter().next().unwrap().unwrap().seal(&Counting::default()).unwrap();
+    let batch = Batch::sign(&key, &tip, vec![event], NOW).unwrap();
+    assert!(keeper.submit(batch).await.unwrap().await.unwrap().is_ok());
+    keeper.place(1, 1, LeafIndex::new(9).unwrap()).await.unwrap();
+    following.reached(2).await;
+    assert_eq!(following.index().unwrap().last().unwrap().unwrap().2, 9);
+    assert_eq!(following.trouble(), None);
+    run.abort();
+}
+
+struct Fixed;
+
+impl epigraph_core::Clock for Fixed {
+    fn now(&self) -> UnixMillis {
+        NOW
+    }
 }
 
 /// F17, in the index. Broken to see it fail: texts of the dictionary stored as they are.
