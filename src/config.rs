@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use epigraph_core::evidence::DRILL_ORIGIN;
 use epigraph_core::{KeyName, VKey};
 use epigraph_rpc::{Grant, GrantError, Logs, SpiffeId};
 use epigraph_sequencer::machine::Limits;
@@ -96,6 +97,8 @@ struct RawLog {
     origin: String,
     #[serde(default = "default_interval")]
     checkpoint_interval_ms: u64,
+    #[serde(default = "default_refresh")]
+    refresh_interval_ms: u64,
     #[serde(default = "default_segment")]
     segment_mib: u64,
     unpublished_max_entries: Option<u64>,
@@ -109,6 +112,11 @@ struct RawLog {
 
 fn default_interval() -> u64 {
     1_000
+}
+
+/// A quarter of the hour after which a monitor calls a head stale: so two rounds may fail before anybody is called.
+fn default_refresh() -> u64 {
+    900_000
 }
 
 fn default_segment() -> u64 {
@@ -174,6 +182,8 @@ pub struct LogConfig {
     pub limits: Limits,
     /// How long a head waits for publication when nobody waits for it.
     pub checkpoint_interval: Duration,
+    /// How old cosignatures become before a log that does not grow asks for younger ones.
+    pub refresh_interval: Duration,
     /// The size of a journal segment; taken by `init`, then read from the log's own directory.
     pub segment_bytes: u64,
     /// Who signs for it.
@@ -260,12 +270,27 @@ impl ProcessConfig {
     }
 }
 
+/// No log has the name that a monitor's drills are about: whatever is found of it is taken for a rehearsal.
+fn not_of_drills(origin: &str) -> Result<(), String> {
+    match origin {
+        DRILL_ORIGIN => Err(format!(
+            "origin: {DRILL_ORIGIN} is what monitors call the log of their drills: choose another"
+        )),
+        _ => Ok(()),
+    }
+}
+
 impl RawLog {
     fn check(self, base: &Path, directory: &Path, defaults: &RawLimits) -> Result<LogConfig, String> {
         let origin = KeyName::new(self.origin).map_err(|error| format!("origin: {error}"))?;
+        not_of_drills(origin.as_str())?;
         let in_log = |what: String| format!("[[log]] {origin}: {what}");
         if !(10..=3_600_000).contains(&self.checkpoint_interval_ms) {
             return Err(in_log("checkpoint_interval_ms is 10 to 3600000".into()));
+        }
+        // Longer than a witness repeats itself, shorter than anybody takes a log for alive.
+        if !(10_000..=86_400_000).contains(&self.refresh_interval_ms) {
+            return Err(in_log("refresh_interval_ms is 10000 to 86400000".into()));
         }
         if !(MIN_SEGMENT_MIB..=MAX_SEGMENT_MIB).contains(&self.segment_mib) {
             return Err(in_log(format!("segment_mib is {MIN_SEGMENT_MIB} to {MAX_SEGMENT_MIB}")));
@@ -289,6 +314,7 @@ impl RawLog {
             directory: directory.join(origin.to_origin().hash().to_string()),
             limits,
             checkpoint_interval: Duration::from_millis(self.checkpoint_interval_ms),
+            refresh_interval: Duration::from_millis(self.refresh_interval_ms),
             segment_bytes: self.segment_mib * 1024 * 1024,
             signer,
             origin,

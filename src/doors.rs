@@ -4,8 +4,13 @@
 mod body;
 pub mod desk;
 mod http;
-mod service;
+mod native;
 mod syslog;
+
+mod otlp {
+    //! OpenTelemetry logs.
+    pub mod service;
+}
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +19,7 @@ use std::time::Duration;
 
 use epigraph_collector::intake::Command;
 use epigraph_core::Clock;
-use epigraph_rpc::guests::{Guest, let_in};
+use epigraph_rpc::guests::{Guest, GuestRefused, let_in};
 use epigraph_rpc::tls::{GuestTls, Reload};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -22,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use self::desk::{Counts, Desk, Held};
+use self::native::Native;
 use crate::config::doors::{DoorConfig, DoorKind};
 use crate::failure::{Failure, Outcome};
 use crate::serve::door::listen;
@@ -39,8 +45,14 @@ struct Open {
     kind: DoorKind,
     listener: TcpListener,
     address: SocketAddr,
-    tls: Option<Arc<GuestTls>>,
+    behind: Behind,
     desk: Arc<Desk>,
+}
+
+/// What lets senders in.
+enum Behind {
+    Guests(Option<Arc<GuestTls>>),
+    Native(Native),
 }
 
 impl Doors {
@@ -53,13 +65,21 @@ impl Doors {
         let held = Held::of_all();
         let mut open = Vec::new();
         for (place, door) in doors.iter().enumerate() {
-            let DoorConfig { name, kind, address, tenant, tls } = door.clone();
-            let opened = tls.map(|files| GuestTls::open(files, Arc::clone(clock))).transpose();
-            let tls = opened.map_err(|error| Failure::usage(format!("[[door]] {name}: {error}")))?;
+            let DoorConfig { name, kind, address, tenant, tls, mapping, trust_domain } = door.clone();
+            let behind = match (kind, tls) {
+                (DoorKind::Native, Some(files)) => {
+                    Native::open(files, &trust_domain, mapping, Arc::clone(clock)).map(Behind::Native)
+                }
+                (_, None) => Ok(Behind::Guests(None)),
+                (_, Some(files)) => GuestTls::open(files, Arc::clone(clock))
+                    .map(|tls| Behind::Guests(Some(Arc::new(tls))))
+                    .map_err(Failure::usage),
+            };
+            let behind = behind.map_err(|error| Failure::usage(format!("[[door]] {name}: {error}")))?;
             let listener = listen(address, "[door]").await?;
             let address = listener.local_addr().map_err(Failure::state)?;
             let desk = Desk::new(place, tenant, commands.clone(), Arc::clone(clock), Arc::clone(&held));
-            open.push(Open { name, kind, listener, address, tls: tls.map(Arc::new), desk: Arc::new(desk) });
+            open.push(Open { name, kind, listener, address, behind, desk: Arc::new(desk) });
         }
         Ok(Doors { open })
     }
@@ -79,13 +99,7 @@ impl Doors {
         let mut serving = JoinSet::new();
         for door in self.open {
             let closing = closing.clone();
-            serving.spawn(async move {
-                let (name, tls) = (door.name.clone(), door.tls.clone());
-                tokio::select! {
-                    () = door.serve(closing) => {}
-                    () = keep(&name, tls) => {}
-                }
-            });
+            serving.spawn(door.serve(closing));
         }
         while serving.join_next().await.is_some() {}
         let mut closing = closing;
@@ -94,28 +108,49 @@ impl Doors {
 }
 
 impl Open {
-    async fn serve(self, mut closing: watch::Receiver<bool>) {
-        let Open { name, kind, listener, tls, desk, .. } = self;
-        let counts = Arc::clone(desk.counts());
-        let on_refused = move |address: SocketAddr, why: &_| {
-            counts.refused(why);
-            // Strangers cause it: it is counted, and told to whoever looks for it.
-            tracing::debug!(door = name, %address, %why, "a sender was not let in");
-        };
-        let attend = move |guest: Guest| {
-            let desk = Arc::clone(&desk);
-            async move {
-                match kind {
-                    DoorKind::Otlp => service::attend(guest, desk).await,
-                    DoorKind::K8sWebhook => http::attend(guest, desk, http::Spoken::K8sWebhook).await,
-                    DoorKind::Cloudevents => http::attend(guest, desk, http::Spoken::CloudEvents).await,
-                    DoorKind::Syslog => syslog::attend(guest, desk).await,
+    async fn serve(self, closing: watch::Receiver<bool>) {
+        let Open { name, kind, listener, behind, desk, .. } = self;
+        match behind {
+            Behind::Native(native) => native.serve(listener, desk, closing).await,
+            Behind::Guests(tls) => {
+                tokio::select! {
+                    () = let_guests_in(&name, kind, listener, tls.clone(), desk, closing) => {}
+                    () = keep(&name, tls) => {}
                 }
             }
-        };
-        let closed = async move { drop(closing.wait_for(|closing| *closing).await) };
-        let_in(listener, tls, on_refused, attend, closed).await;
+        }
     }
+}
+
+async fn let_guests_in(
+    name: &str,
+    kind: DoorKind,
+    listener: TcpListener,
+    tls: Option<Arc<GuestTls>>,
+    desk: Arc<Desk>,
+    mut closing: watch::Receiver<bool>,
+) {
+    let (counts, name) = (Arc::clone(desk.counts()), name.to_owned());
+    let on_refused = move |address: SocketAddr, why: &GuestRefused| {
+        counts.refused(why.kind());
+        // Strangers cause it: it is counted, and told to whoever looks for it.
+        tracing::debug!(door = name, %address, %why, "a sender was not let in");
+    };
+    let attend = move |guest: Guest| {
+        let desk = Arc::clone(&desk);
+        async move {
+            match kind {
+                DoorKind::Otlp => otlp::service::attend(guest, desk).await,
+                DoorKind::K8sWebhook => http::attend(guest, desk, http::Spoken::K8sWebhook).await,
+                DoorKind::Cloudevents => http::attend(guest, desk, http::Spoken::CloudEvents).await,
+                DoorKind::Syslog => syslog::attend(guest, desk).await,
+                // It has a server of its own.
+                DoorKind::Native => {}
+            }
+        }
+    };
+    let closed = async move { drop(closing.wait_for(|closing| *closing).await) };
+    let_in(listener, tls, on_refused, attend, closed).await;
 }
 
 /// Keeps a door's TLS to its files, for ever. An error is told once, as long as it is the same.

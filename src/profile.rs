@@ -53,6 +53,7 @@ struct RawMonitor {
 }
 
 /// Where a witness of the policy is asked.
+#[derive(Clone)]
 pub struct KnownWitness {
     /// What its vkey is called.
     pub name: String,

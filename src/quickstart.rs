@@ -122,8 +122,14 @@ async fn show(
             let monitor = Watched::new(&directory)?;
             let size = last.size_after().get();
             let patience = MONITOR + Duration::from_secs(size / MONITOR_ENTRIES_A_SECOND);
-            let places = monitor.calm(size, From::TheLog, patience).await?;
-            let detail = format!("from {places} places, and read every entry: nothing found");
+            let (places, open) = monitor.calm(size, From::TheLog, patience).await?;
+            let found = match open {
+                0 => "nothing found".to_owned(),
+                open => format!(
+                    "nothing proven, and findings that are open: {open} (`epigraph monitor findings`)"
+                ),
+            };
+            let detail = format!("from {places} places, and read every entry: {found}");
             phases.done("the monitor looked", watch.elapsed(), detail);
         }
         Ok(shown)
@@ -380,9 +386,9 @@ fn show_next(args: &Quickstart, directory: &Directory, example: &Example, termin
     }
     terminal.line(
         "\nNot proven yet: that the witnesses are independent. All of them run on this machine, and whoever runs it has all their\n\
-         keys; witnesses count for as much as those who run them are apart, and so does the monitor. What it sees:\n\
-         `epigraph monitor status`.",
+         keys; witnesses count for as much as those who run them are apart, and so does the monitor. What it sees:",
     );
+    terminal.line(format_args!("  {program} monitor status --profile {dir}"));
     terminal.line("\nWatch a log cheat, and the monitor find out:");
     terminal.line(format_args!("  {program} quickstart --demo split-view"));
 }

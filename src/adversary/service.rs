@@ -101,7 +101,14 @@ impl LogService for Service {
         };
         let reached = if receipts.is_some() { Wait::Published } else { Wait::Durable }.to_wire();
         let (checkpoint, proofs) = receipts.unwrap_or_default();
-        Ok(Response::new(v1::AppendResponse { first_index, count, reached, checkpoint, proofs }))
+        Ok(Response::new(v1::AppendResponse {
+            first_index,
+            count,
+            reached,
+            checkpoint,
+            proofs,
+            unpublished_because: String::new(),
+        }))
     }
 
     type AppendStreamStream = Answers<v1::AppendResponse>;
@@ -192,7 +199,7 @@ impl LogService for Service {
             next += entries.len() as u64;
             let events = [
                 Event::Checkpoint(newest.note.clone()),
-                Event::Entries(v1::FollowEntries { first_index, entries }),
+                Event::Entries(v1::FollowEntries { first_index, entries: entries.iter().collect() }),
             ];
             Some(events.map(|event| v1::FollowEvent { event: Some(event) }).into())
         })))

@@ -12,6 +12,7 @@ use epigraph_core::bundle::MAX_ENTRY_BYTES;
 use epigraph_core::tlog_proof::Receipt;
 use epigraph_rpc::Wait;
 
+use crate::cli::explain::shown;
 use crate::cli::{Append, WaitFor};
 use crate::failure::{Failure, Outcome};
 use crate::input::{Line, Lines};
@@ -34,6 +35,8 @@ pub struct Totals {
     pub last_index: Option<LeafIndex>,
     /// Entries that are on the log's disk but were not published in time.
     pub unpublished: u64,
+    /// Why, in the log's own words.
+    pub because: Option<String>,
     /// Lines that are too long for an entry, by number.
     pub skipped: Vec<u64>,
 }
@@ -75,8 +78,10 @@ pub fn run(args: &Append, terminal: Terminal) -> Outcome {
         (Wait::Durable, _) => "on the log's disk".to_owned(),
         (Wait::Published, 0) => "published, and each receipt is verified".to_owned(),
         (Wait::Published, count) => {
+            let because = totals.because.as_deref().map(|why| format!(" (the log says: {})", shown(why)));
             format!(
-                "on the log's disk; {count} were not published in time, fetch their receipts with `epigraph prove`"
+                "on the log's disk; {count} were not published in time{}, fetch their receipts with `epigraph prove`",
+                because.unwrap_or_default()
             )
         }
     };
@@ -87,6 +92,7 @@ pub fn run(args: &Append, terminal: Terminal) -> Outcome {
         "first_index": first.get(),
         "last_index": last.get(),
         "unpublished": totals.unpublished,
+        "unpublished_because": totals.because,
         "skipped_lines": totals.skipped,
     }));
     if totals.skipped.is_empty() { Ok(()) } else { Err(skipped(&totals.skipped)) }
@@ -167,7 +173,10 @@ async fn append_batch(
     totals.entries += count;
     totals.bytes += batch.iter().map(|entry| entry.len() as u64).sum::<u64>();
     match appended.receipts {
-        None => totals.unpublished += count,
+        None => {
+            totals.unpublished += count;
+            totals.because = appended.unpublished_because.or(totals.because.take());
+        }
         Some(receipts) => {
             for (receipt, entry) in receipts.iter().zip(batch) {
                 keep(receipt, entry)?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use epigraph_core::bundle::MAX_ENTRY_BYTES;
 use epigraph_core::checkpoint::CheckpointError;
-use epigraph_core::evidence::{self, MAX_EVIDENCE_BYTES};
+use epigraph_core::evidence::{self, DRILL_ORIGIN, MAX_EVIDENCE_BYTES};
 use epigraph_core::hash::leaf_hash;
 use epigraph_core::key::KeyType;
 use epigraph_core::note::{MAX_NOTE_BYTES, Parsed};
@@ -185,6 +185,11 @@ fn checkpoint(args: &Verify, note: &[u8], policy: Policy, terminal: Terminal) ->
 fn evidence(args: &Verify, bytes: &[u8], keys: &[VKey], terminal: Terminal) -> Outcome {
     let evidence = evidence::verify(bytes, keys)
         .map_err(|error| Failure::no(format!("{}: {error}", args.file.display())))?;
+    let is_drill = evidence.origin().as_str() == DRILL_ORIGIN;
+    if is_drill {
+        terminal
+            .line(terminal.bold("a drill: this log never was, and its key was made and thrown away for it"));
+    }
     terminal.line(format_args!("{} {evidence}", terminal.bad("proven:")));
     for (note, which) in evidence.notes().iter().zip(["one", "the other"]) {
         terminal.line("");
@@ -201,6 +206,7 @@ fn evidence(args: &Verify, bytes: &[u8], keys: &[VKey], terminal: Terminal) -> O
         "heads": heads,
         "notes": evidence.notes(),
         "statement": evidence.to_string(),
+        "drill": is_drill,
     }));
     Ok(())
 }

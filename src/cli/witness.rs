@@ -29,7 +29,7 @@ pub fn status(args: &WitnessStatus, terminal: Terminal) -> Outcome {
     if let (None, Some(directory), None, None) = (&args.config, &args.profile, &args.address, &args.server) {
         let profile = Profile::load(directory)?;
         if !profile.witnesses.is_empty() {
-            return held::status(&profile, terminal);
+            return held::status(profile, terminal);
         }
     }
     let asked = asked(args)?;

@@ -131,6 +131,7 @@ impl CollectorConfig {
         if let Some(place) = (0..inputs.len()).find(|place| is_twice(*place)) {
             return Err(bad(format!("[[input]] {} is there twice", inputs[place].name())));
         }
+        let doors = doors::check(raw.door, &raw.tls.trust_domain, base).map_err(bad)?;
         Ok(CollectorConfig {
             name: KeyName::new(raw.name).map_err(|error| bad(format!("name: {error}")))?,
             directory: base.join(raw.directory),
@@ -146,7 +147,7 @@ impl CollectorConfig {
                 .map_err(|error| bad(format!("[audit]: server: {error}")))?,
             tls: raw.tls.relative_to(base),
             inputs,
-            doors: doors::check(raw.door, base).map_err(bad)?,
+            doors,
             metrics: raw.metrics.map(|metrics| metrics.address),
         })
     }
@@ -174,6 +175,9 @@ mod tests {
         assert_eq!((raw.spool_mib, raw.heartbeat_ms), (DEFAULT_SPOOL_MIB, DEFAULT_HEARTBEAT_MS));
         let kinds: Vec<Kind> = raw.input.into_iter().map(|input| input.check(Path::new("/")).kind).collect();
         assert!(matches!(kinds[..], [Kind::K8sAudit, Kind::Json(_)]));
+        let doors = doors::check(raw.door, &raw.tls.trust_domain, Path::new("/")).unwrap();
+        assert_eq!(doors.iter().filter(|door| door.tls.is_none()).count(), 2);
+        assert!(doors.iter().all(|door| door.tls.is_some() || door.address.ip().is_loopback()));
         assert!(toml::from_str::<RawConfig>(&text.replace("spool_mib", "spool_gib")).is_err());
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use epigraph_event::decode::mapped::Mapping;
+use epigraph_rpc::SpiffePattern;
 use epigraph_rpc::tls::{GuestFiles, MAX_GUEST_PATTERNS};
 use serde::Deserialize;
 
@@ -24,6 +26,7 @@ pub struct RawPushDoor {
     #[serde(default)]
     allow_plain_text: bool,
     tls: Option<RawDoorTls>,
+    mapping: Option<Mapping>,
 }
 
 #[derive(Deserialize)]
@@ -47,13 +50,15 @@ pub enum DoorKind {
     Cloudevents,
     /// Syslog over TLS.
     Syslog,
+    /// Epigraph's own `CollectorService`.
+    Native,
 }
 
 impl DoorKind {
     /// What the protocol is called in TLS (RFC 7301). Senders of syslog name none.
     fn protocol(self) -> Option<&'static [u8]> {
         match self {
-            DoorKind::Otlp => Some(b"h2"),
+            DoorKind::Otlp | DoorKind::Native => Some(b"h2"),
             DoorKind::K8sWebhook | DoorKind::Cloudevents => Some(b"http/1.1"),
             DoorKind::Syslog => None,
         }
@@ -73,16 +78,20 @@ pub struct DoorConfig {
     pub tenant: String,
     /// Who may send; everybody, without.
     pub tls: Option<GuestFiles>,
+    /// Where the fields of an event are, at a door that is `native`.
+    pub mapping: Mapping,
+    /// Of which its senders are there.
+    pub trust_domain: String,
 }
 
-/// Checks them all.
-pub fn check(doors: Vec<RawPushDoor>, base: &Path) -> Result<Vec<DoorConfig>, String> {
+/// Checks them all. Senders of our own protocol are of this trust domain.
+pub fn check(doors: Vec<RawPushDoor>, trust_domain: &str, base: &Path) -> Result<Vec<DoorConfig>, String> {
     if doors.len() > MAX_DOORS {
         return Err(format!("there are {} doors, and {MAX_DOORS} at most", doors.len()));
     }
     let mut names = BTreeSet::new();
     let checked: Vec<DoorConfig> =
-        doors.into_iter().map(|door| door.check(base)).collect::<Result<_, _>>()?;
+        doors.into_iter().map(|door| door.check(trust_domain, base)).collect::<Result<_, _>>()?;
     match checked.iter().find(|door| !names.insert(&door.name)) {
         Some(twice) => Err(format!("[[door]] {} is there twice", twice.name)),
         None => Ok(checked),
@@ -90,8 +99,8 @@ pub fn check(doors: Vec<RawPushDoor>, base: &Path) -> Result<Vec<DoorConfig>, St
 }
 
 impl RawPushDoor {
-    fn check(self, base: &Path) -> Result<DoorConfig, String> {
-        let RawPushDoor { name, kind, address, tenant, allow_plain_text, tls } = self;
+    fn check(self, trust_domain: &str, base: &Path) -> Result<DoorConfig, String> {
+        let RawPushDoor { name, kind, address, tenant, allow_plain_text, tls, mapping } = self;
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if !(1..=MAX_NAME_BYTES).contains(&name.len()) || !name.bytes().all(is_word) {
             return Err(format!(
@@ -108,7 +117,22 @@ impl RawPushDoor {
                 ));
             }
         };
-        Ok(DoorConfig { name, kind, address, tenant, tls })
+        match (kind, &tls) {
+            (DoorKind::Native, None) => {
+                return Err(format!(
+                    "[[door]] {name}: our own protocol is spoken over mutual TLS: give it [door.tls]"
+                ));
+            }
+            (DoorKind::Native, Some(_)) => {}
+            _ if mapping.is_some() => {
+                return Err(format!(
+                    "[[door]] {name}: only events of a native door are mapped; others have fields of their own"
+                ));
+            }
+            _ => {}
+        }
+        let (mapping, trust_domain) = (mapping.unwrap_or_default(), trust_domain.to_owned());
+        Ok(DoorConfig { name, kind, address, tenant, tls, mapping, trust_domain })
     }
 }
 
@@ -121,6 +145,10 @@ impl RawDoorTls {
                 "clients are 1 to {MAX_GUEST_PATTERNS} names of those who may send, as they stand in their certificates; \
                  \"*\" is everybody whom client_ca vouches for"
             ));
+        }
+        if kind == DoorKind::Native {
+            let names = self.clients.iter().map(|client| client.parse::<SpiffePattern>());
+            names.collect::<Result<Vec<_>, _>>().map_err(|error| format!("clients: {error}"))?;
         }
         let pattern = |client: &String| match client.parse() {
             Ok(pattern) => pattern,
@@ -143,7 +171,7 @@ mod tests {
     /// What is said of a door, or that it is one.
     fn said_of(door: &str) -> Result<DoorConfig, String> {
         let raw: RawPushDoor = toml::from_str(door).map_err(|error| error.to_string())?;
-        check(vec![raw], Path::new("/")).map(|mut doors| doors.remove(0))
+        check(vec![raw], "td", Path::new("/")).map(|mut doors| doors.remove(0))
     }
 
     #[test]
@@ -167,13 +195,30 @@ mod tests {
     }
 
     #[test]
+    fn our_own_protocol_wants_names_of_ours() {
+        let check = |clients: Option<&str>, expected: bool| {
+            let tls = clients.map_or(String::new(), |clients| {
+                format!(
+                    "[tls]\ncertificate = \"a\"\nkey = \"b\"\nclient_ca = \"c\"\nclients = [\"{clients}\"]"
+                )
+            });
+            let door = format!("name = \"apps\"\nkind = \"native\"\naddress = \"127.0.0.1:0\"\n{tls}");
+            assert_eq!(said_of(&door).is_ok(), expected, "{door}");
+        };
+        check(None, false);
+        check(Some("spiffe://td/epigraph/sender/*"), true);
+        check(Some("shop.example"), false);
+        check(Some("*"), false);
+    }
+
+    #[test]
     fn a_name_is_one_word_and_stands_once() {
         let door = |name: &str| format!("name = \"{name}\"\nkind = \"syslog\"\naddress = \"127.0.0.1:0\"");
         assert!(said_of(&door("hosts")).is_ok());
         assert!(said_of(&door("two words")).is_err());
         assert!(said_of(&door("")).is_err());
         let raw = || toml::from_str::<RawPushDoor>(&door("hosts")).unwrap();
-        assert!(check(vec![raw(), raw()], Path::new("/")).is_err());
+        assert!(check(vec![raw(), raw()], "td", Path::new("/")).is_err());
         assert!(said_of(&door("hosts").replace("syslog", "smtp")).is_err());
     }
 }

@@ -11,7 +11,6 @@ use epigraph_collector::intake::{Command, Pushed, Taken};
 use epigraph_core::Clock;
 use epigraph_event::v1::Label;
 use epigraph_event::{Context, Decoded};
-use epigraph_rpc::guests::GuestRefused;
 use epigraph_rpc::{Quota, Share};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -83,8 +82,8 @@ impl Counts {
     }
 
     /// Counts a connection.
-    pub fn refused(&self, why: &GuestRefused) {
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(why.kind()).or_default() += 1;
+    pub fn refused(&self, kind: &'static str) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += 1;
     }
 
     /// Counts a record or request that was not understood.

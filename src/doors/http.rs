@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use epigraph_event::decode::{cloudevents, k8s};
 use epigraph_event::{Context, Decoded};
-use epigraph_rpc::guests::Guest;
+use epigraph_rpc::guests::{Duplex, Guest};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::body::{self, BodyError};
@@ -48,7 +49,17 @@ pub enum Spoken {
 
 /// Serves one connection.
 pub async fn attend(guest: Guest, desk: Arc<Desk>, spoken: Spoken) {
-    let Guest { stream, name, mut stopping, .. } = guest;
+    let Guest { stream, name, stopping, .. } = guest;
+    serve(stream, name, stopping, desk, spoken).await;
+}
+
+async fn serve(
+    stream: impl Duplex,
+    name: Option<Arc<str>>,
+    mut stopping: watch::Receiver<bool>,
+    desk: Arc<Desk>,
+    spoken: Spoken,
+) {
     let service = service_fn(move |request| {
         let (desk, name) = (Arc::clone(&desk), name.clone());
         async move { Ok::<_, Infallible>(answer(&desk, name, spoken, request).await) }
@@ -235,4 +246,67 @@ fn say(status: StatusCode, said: &Value) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use epigraph_collector::intake::Command;
+    use epigraph_core::{Clock, UnixMillis};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::doors::desk::Held;
+
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> UnixMillis {
+            UnixMillis(1)
+        }
+    }
+
+    const EVENT: &str = r#"{"specversion":"1.0","id":"1","source":"/s","type":"t"}"#;
+
+    fn request(length: usize) -> String {
+        format!(
+            "POST / HTTP/1.1\r\nHost: x\r\ncontent-type: application/cloudevents+json\r\ncontent-length: {length}\r\n\r\n"
+        )
+    }
+
+    /// What is answered to somebody who says this and then nothing more, and after how many seconds the door hangs up. Of what it
+    /// takes nobody says what became of it, or, without an intake, that it was not taken.
+    async fn answered(says: &str, intake: bool) -> (String, u64) {
+        let (commands, told): (_, Receiver<Command>) = channel();
+        let told = intake.then_some(told);
+        let desk = Desk::new(0, String::new(), commands, Arc::new(Still), Held::of_all());
+        let (mut client, server) = duplex(64 * 1024);
+        let (_stop, stopping) = watch::channel(false);
+        let start = Instant::now();
+        let serving = tokio::spawn(serve(server, None, stopping, Arc::new(desk), Spoken::CloudEvents));
+        client.write_all(says.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let count = client.read(&mut answer).await.unwrap();
+        let took = start.elapsed().as_secs();
+        serving.abort();
+        drop(told);
+        (String::from_utf8_lossy(&answer[..count]).into_owned(), took)
+    }
+
+    /// Broken to see it fail: no deadline for a body, none for the answer of the intake.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_holds_a_place_for_ever() {
+        let check = async |says: &str, intake: bool, status: &str, seconds: u64| {
+            let (answer, took) = answered(says, intake).await;
+            assert!(answer.starts_with(status), "{says:?}: {answer:?}");
+            assert_eq!(took, seconds, "{says:?}");
+        };
+        // Half a header, half a body, a disk that does not answer.
+        check("POST / HTTP/1.1\r\nHos", true, "", 100).await;
+        check(&(request(100) + "{"), true, "HTTP/1.1 408 ", 30).await;
+        check(&(request(EVENT.len()) + EVENT), true, "HTTP/1.1 503 ", 20).await;
+        check(&(request(EVENT.len()) + EVENT), false, "HTTP/1.1 429 ", 0).await;
+    }
 }

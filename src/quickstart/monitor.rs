@@ -44,15 +44,21 @@ impl<'a> Watched<'a> {
         Ok(Watched { monitor, directory })
     }
 
-    /// Waits until this size was seen from where it must be, and all entries up to it are audited; nothing may be found. Returns
-    /// from how many places it was seen.
-    pub async fn calm(&self, size: u64, from: From, patience: Duration) -> Outcome<usize> {
+    /// Waits until this size was seen from where it must be, and all entries up to it are audited. Nothing may be found in a new
+    /// directory, and nothing that is proven in any: whoever comes back after a week had a log that stood still, and the monitor
+    /// says so. Returns from how many places it was seen, and how many findings are open.
+    pub async fn calm(&self, size: u64, from: From, patience: Duration) -> Outcome<(usize, u32)> {
         let mut last = String::from("it did not answer");
         let calm = async {
             loop {
                 let log = self.log().await?;
-                if log.open > 0 {
-                    let found: Vec<_> = self.findings().await?.iter().map(in_words).collect();
+                let mut found = if log.open > 0 { self.findings().await? } else { Vec::new() };
+                found.retain(|finding| {
+                    let counts = self.directory.is_new || finding.class == FindingClass::Proof;
+                    counts && finding.resolved.is_none()
+                });
+                if !found.is_empty() {
+                    let found: Vec<_> = found.iter().map(in_words).collect();
                     let message = format!("the monitor found what is not there: {}", found.join("; "));
                     return Err(Failure::no(message));
                 }
@@ -63,7 +69,7 @@ impl<'a> Watched<'a> {
                     log.vantages.iter().filter(counts).filter(|at| !seen(at)).map(in_trouble).collect();
                 let places = log.vantages.iter().filter(|at| seen(at)).count();
                 if behind.is_empty() && places > 0 && log.audited.get() >= size {
-                    return Ok(places);
+                    return Ok((places, log.open));
                 }
                 last = format!("{} entries are audited; not there yet: {}", log.audited, behind.join(", "));
                 sleep(LOOK_AGAIN).await;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use epigraph_core::policy::WitnessSet;
-use epigraph_core::proof::prove_consistency;
 use epigraph_core::{Entropy, Origin, TreeHead, TreeSize};
 use epigraph_rpc::ClientTls;
 use epigraph_rpc::peer::{self, OpenTermAnswer, SignerHead};
@@ -14,7 +13,7 @@ use epigraph_sequencer::log::{Hindrance, Log};
 use epigraph_sequencer::run::{OnBuilding, OpenLookup, OpenTree, Ready, Setup, start};
 use epigraph_signer::gate::{Seen, judge};
 use epigraph_signer::handle::SignerHandle;
-use epigraph_signer::publish::{AskError, AskSigner, OnTrouble, Publisher};
+use epigraph_signer::publish::{AskError, AskSigner, NotPublishing, OnTrouble, Publisher};
 use epigraph_signer::remote::RemoteSigner;
 use epigraph_signer::signer::{Answer, Request, Signer};
 use epigraph_store::file::Dir;
@@ -175,6 +174,7 @@ pub async fn open(
     .map_err(Failure::state)?;
     let witnessed = Witnessed {
         policy: &state.policy,
+        published: published.borrow().clone(),
         tree: &tree,
         evidence: state.checkpoints,
         pending,
@@ -184,11 +184,7 @@ pub async fn open(
     let publication =
         publication::observe(runtime::clock(), published.subscribe(), witnessing.status.subscribe());
     let scrubber = Scrubber::new(state.journal_dir, origin.hash(), Arc::clone(&tree));
-    let prove = move |old, new| match prove_consistency(&*tree, old, new) {
-        Ok(Ok(proof)) => Ok(proof.hashes),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
+    let prove = move |old, new| witnesses::prove(&tree, old, new);
     let log = Arc::clone(&ready.log);
     if term.is_none() || !witnesses.is_open() {
         log.hindered(Some(Hindrance::Gated("the signer and the witnesses".into())));
@@ -197,6 +193,7 @@ pub async fn open(
         origin,
         policy: state.policy,
         checkpoint_interval: config.checkpoint_interval,
+        refresh_interval: config.refresh_interval,
         signer,
         // No term is opened as 0: before the gate nothing could be signed.
         term: term.unwrap_or(0),
@@ -229,7 +226,8 @@ fn not_publishing(log: &Arc<Log>) -> Box<OnTrouble> {
     let log = Arc::downgrade(log);
     Box::new(move |why| {
         if let Some(log) = log.upgrade() {
-            log.hindered(why.map(|why| Hindrance::NotPublishing(why.to_owned())));
+            let hindrance = |NotPublishing { waits_for, why }| Hindrance::NotPublishing { waits_for, why };
+            log.hindered(why.map(hindrance));
         }
     })
 }

@@ -1,17 +1,21 @@
 //! The witnesses of one log, wired: how they are called, and the gate that waits for them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use epigraph_core::checkpoint::LogSigned;
 use epigraph_core::progress::Proposal;
-use epigraph_core::proof::root_at;
-use epigraph_core::{Entropy, Origin, Policy, TreeHead, TreeSize};
+use epigraph_core::proof::{prove_consistency, root_at};
+use epigraph_core::{Checkpoint, Entropy, Hash, Origin, Policy, TreeHead, TreeSize, Verified};
 use epigraph_rpc::peer::{self, Proposed};
 use epigraph_rpc::{CallError, ClientTls, Reason, SpiffeId};
 use epigraph_sequencer::log::{CosignError, HandedIn, Said, Witnessing as DialInHandles};
 use epigraph_signer::gate::Seen;
 use epigraph_signer::publish::ask::{AskWitness, Reply};
-use epigraph_signer::publish::gate::{self, Held, Told};
+use epigraph_signer::publish::convict;
+use epigraph_signer::publish::gate::{self, Held, Refused, Told, WentBack};
 use epigraph_signer::publish::witnesses::{NotTaken, name_of};
 use epigraph_signer::publish::{self, Dialled, Handed, Pending, RootAt, Witnessing};
 use epigraph_store::file::Dir;
@@ -24,6 +28,11 @@ use super::gate::Gate;
 use crate::config::LogConfig;
 use crate::failure::{Failure, Outcome};
 use crate::runtime;
+
+/// For so long a log that is refused waits for its tree, to make evidence with.
+const TREE_WAIT: Duration = Duration::from_secs(60);
+
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Cosignatures that wait for the publisher; whoever hands in one waits with it.
 const HANDED_QUEUE: usize = 64;
@@ -38,7 +47,11 @@ impl AskWitness for RemoteWitness {
             Ok(Proposed::Stale { held, note }) => Reply::Stale { held, note: note.map(Vec::from) },
             Ok(Proposed::Conflict { held, .. }) => Reply::Conflict { held: held.into() },
             Err(CallError::Refused(refusal)) => {
-                Reply::Refused(format!("{}: {}", refusal.reason(), refusal.message()))
+                let why = format!("{}: {}", refusal.reason(), refusal.message());
+                match refusal.reason() {
+                    Reason::BadProof => Reply::BadProof { why, held: None },
+                    _ => Reply::Refused(why),
+                }
             }
             Err(error) => Reply::Unavailable(error.to_string()),
         }
@@ -57,6 +70,17 @@ impl AskWitness for RemoteWitness {
 pub struct WitnessGate {
     gate: gate::Gate<RemoteWitness>,
     told: mpsc::Receiver<Told>,
+    own: Own,
+}
+
+/// What the log itself has against a witness's note.
+struct Own {
+    /// The note of the published checkpoint.
+    published: Option<LogSigned>,
+    tree: Arc<Tree>,
+    evidence: Arc<dyn Dir>,
+    /// Where that is.
+    directory: PathBuf,
 }
 
 impl WitnessGate {
@@ -78,7 +102,13 @@ impl WitnessGate {
             }
             waiting(why);
         };
-        gate::pass(&self.gate, &mut self.told, tell).await.map_err(Failure::state)
+        match gate::pass(&self.gate, &mut self.told, tell).await {
+            Ok(held) => Ok(held),
+            Err(refused) => {
+                let kept = self.own.convict(&self.gate.policy, &refused).await;
+                Err(Failure::state(format!("{refused}{kept}")))
+            }
+        }
     }
 
     /// What they hold, as it is shown to a signer.
@@ -92,9 +122,62 @@ impl WitnessGate {
     }
 }
 
+impl Own {
+    /// Keeps evidence, where the witness's note and the published one are of two histories; says where, or why there is none.
+    async fn convict(&self, policy: &Policy, refused: &Refused) -> String {
+        // One that is only behind has nothing to prove another history with.
+        let WentBack::OtherHistory { held, .. } = &*refused.why else { return String::new() };
+        let Some(published) = self.published.clone().filter(|published| published.head().size >= held.size)
+        else {
+            return ". No evidence can be made of it here: nothing so large is published by this log".into();
+        };
+        let size = published.head().size;
+        // It is being read from the journal while the gate waits; it need not be there yet.
+        let built = async {
+            while self.tree.size() < size {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        if tokio::time::timeout(TREE_WAIT, built).await.is_err() {
+            return ". No evidence was made of it: the tree is not built yet".into();
+        }
+        let (policy, note, tree, dir) =
+            (policy.clone(), refused.note.clone(), Arc::clone(&self.tree), Arc::clone(&self.evidence));
+        let convicting = tokio::task::spawn_blocking(move || {
+            let proving = Arc::clone(&tree);
+            let prove = move |old, new| prove(&proving, old, new);
+            let root_at = move |size| root_at(&*tree, size).map_err(|error| error.to_string());
+            let found = convict::convict(&policy, &note, published.note(), &prove, &root_at)?;
+            let found = found.ok_or("the tree shows one history")?;
+            Ok((convict::keep(&*dir, &found)?, found.accused().clone()))
+        });
+        match convicting.await.map_err(|error| error.to_string()).and_then(|convicted| convicted) {
+            Ok((file, accused)) => {
+                let path = self.directory.join(file);
+                let path = path.display();
+                format!(
+                    ". The evidence is kept: {path}, judged by `epigraph verify '{path}' --vkey '{accused}'`"
+                )
+            }
+            Err(why) => format!(". No evidence was kept: {why}"),
+        }
+    }
+}
+
+/// A consistency proof of the log's own tree.
+pub fn prove(tree: &Tree, old: TreeSize, new: TreeSize) -> Result<Vec<Hash>, String> {
+    match prove_consistency(tree, old, new) {
+        Ok(Ok(proof)) => Ok(proof.hashes),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// What of a log its witnesses have to do with.
 pub struct Witnessed<'a> {
     pub policy: &'a Policy,
+    /// Of the start.
+    pub published: Option<Arc<Verified<Checkpoint>>>,
     pub tree: &'a Arc<Tree>,
     /// Where evidence is kept.
     pub evidence: Arc<dyn Dir>,
@@ -111,7 +194,13 @@ pub fn open(
     witnessed: Witnessed<'_>,
     entropy: &Arc<dyn Entropy>,
 ) -> Outcome<(WitnessGate, Witnessing<RemoteWitness>)> {
-    let Witnessed { policy, tree, evidence, pending, ends: (handed_in, told) } = witnessed;
+    let Witnessed { policy, published, tree, evidence, pending, ends: (handed_in, told) } = witnessed;
+    let own = Own {
+        published: published.and_then(|newest| Checkpoint::open_log_signed(newest.note(), policy).ok()),
+        tree: Arc::clone(tree),
+        evidence: Arc::clone(&evidence),
+        directory: config.directory.join("checkpoints"),
+    };
     let mut witnesses = Vec::new();
     let listed = config.witnessing.iter().flat_map(|witnessing| &witnessing.witnesses);
     let mut names = BTreeMap::new();
@@ -156,7 +245,7 @@ pub fn open(
         dialled: witnesses,
         names,
     };
-    Ok((WitnessGate { gate, told }, witnessing))
+    Ok((WitnessGate { gate, told, own }, witnessing))
 }
 
 /// What witnesses that dial in use, and its other ends.

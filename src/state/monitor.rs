@@ -10,6 +10,7 @@ use epigraph_monitor::book::Book;
 use epigraph_monitor::disk::{self, Disk};
 use epigraph_monitor::sinks::queue::Queue;
 use epigraph_signer::keys;
+use epigraph_store::file::Dir;
 use epigraph_store::lock::{FormatFile, Kind};
 use zeroize::Zeroizing;
 
@@ -18,11 +19,13 @@ use crate::config::monitor::{MonitorConfig, SinkConfig, SinkKind};
 use crate::failure::{Failure, Outcome};
 
 /// Heads, progress and the book.
-const STATE: &str = "state";
+pub const STATE: &str = "state";
 /// Evidence and statements.
-const EVIDENCE: &str = "evidence";
+pub const EVIDENCE: &str = "evidence";
 /// A directory for each webhook.
 const QUEUES: &str = "queue";
+/// What a drill plants. Nothing in it is kept.
+pub const DRILL: &str = "drill";
 
 /// What was created.
 pub struct Created {
@@ -44,6 +47,8 @@ pub struct MonitorState {
     pub book: Book,
     /// The queues of the webhooks, by their names.
     pub queues: BTreeMap<String, Queue>,
+    /// For drills.
+    pub drill: Arc<dyn Dir>,
 }
 
 /// Creates the state of a monitor and its key; or, if they are there, what they lack for logs and webhooks that the configuration
@@ -65,7 +70,7 @@ pub fn init(config: &MonitorConfig, entropy: &dyn Entropy) -> Outcome<Created> {
     }
     create_dir(directory)?;
     let _lock = lock_directory(directory)?;
-    for part in [STATE, EVIDENCE, QUEUES] {
+    for part in [STATE, EVIDENCE, QUEUES, DRILL] {
         create_dir(&directory.join(part))?;
     }
     let state = open_dir(&directory.join(STATE))?;
@@ -113,7 +118,8 @@ fn vkey(config: &MonitorConfig, is_new: bool, entropy: &dyn Entropy) -> Outcome<
     Ok(key.vkey().clone())
 }
 
-fn load_key(config: &MonitorConfig) -> Outcome<SigningKey> {
+/// The monitor's key, which carries its name.
+pub fn load_key(config: &MonitorConfig) -> Outcome<SigningKey> {
     let key = keys::load(&config.key).map_err(Failure::state)?;
     if *key.vkey().name() != config.name {
         return Err(Failure::state(format!(
@@ -126,7 +132,8 @@ fn load_key(config: &MonitorConfig) -> Outcome<SigningKey> {
     Ok(key)
 }
 
-fn queue_directory(config: &MonitorConfig, sink: &SinkConfig) -> PathBuf {
+/// Where the messages of a webhook wait.
+pub fn queue_directory(config: &MonitorConfig, sink: &SinkConfig) -> PathBuf {
     config.directory.join(QUEUES).join(&sink.name)
 }
 
@@ -167,5 +174,8 @@ pub fn open(config: &MonitorConfig) -> Outcome<MonitorState> {
         let queue = queue.map_err(|error| Failure::state(format!("{}: {error}", path.display())))?;
         queues.insert(sink.name.clone(), queue);
     }
-    Ok(MonitorState { key, disk, book, queues })
+    // It holds no state, so it may come into being here; one that somebody removed is no reason to refuse.
+    let drill = directory.join(DRILL);
+    create_dir(&drill)?;
+    Ok(MonitorState { key, disk, book, queues, drill: open_dir(&drill)? })
 }

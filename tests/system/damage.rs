@@ -276,6 +276,7 @@ fn a_configuration_that_cannot_work_is_refused_with_its_reason() {
         "checkpoint_interval_ms = 1",
         &["checkpoint_interval_ms is 10 to 3600000"],
     );
+    check("segment_mib = 16", "refresh_interval_ms = 9999", &["refresh_interval_ms is 10000 to 86400000"]);
     check("segment_mib = 16", "segment_mib = 15", &["segment_mib is 16 to 1024"]);
     check("\"appender\", ", "\"appendeur\", ", &["there is no role \"appendeur\""]);
     let log = |origin: &str, signer: &str| {

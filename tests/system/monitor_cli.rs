@@ -1,12 +1,13 @@
 //! `epigraph monitor`: what people see of a monitor that runs, and the rehearsal of an alarm.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 
 use epigraph_core::LeafIndex;
 use serde_json::{Value, json};
 
 use crate::monitor::{PATIENCE, SERVER, audited, configure, house, init, monitor, receiver, serve, webhook};
-use crate::support::{Ended, House, Serving, block_on, epigraph, leaf};
+use crate::support::{Ended, House, Serving, block_on, command, epigraph, leaf, signal};
 
 /// A client directory whose certificate is the operator's, and whose `client.toml` says where the monitor is.
 fn point_at_monitor(house: &House, serving: &Serving) {
@@ -36,6 +37,18 @@ fn are_documented(object: &Value) {
             are_documented(one);
         }
     }
+}
+
+/// The first thing that is shown to somebody who watches, who then goes.
+fn watched(house: &House, what: &str) -> Value {
+    let profile = house.path("");
+    let mut child =
+        command(&[&"monitor", &what, &"--watch", &"--json", &"--profile", &profile]).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    signal("INT", &child.id().to_string());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    serde_json::from_str(&line).unwrap()
 }
 
 /// Seen to fail with the exit code of `status` always 0, and with an id asked for in full.
@@ -80,6 +93,12 @@ fn a_finding_is_seen_taken_note_of_and_its_file_fetched() {
     let id = found["id"].as_str().unwrap();
     call(&house, &["findings"]).succeeded(&[&id[..8], "missing-entry, page, observation", "next:"]);
 
+    let look = watched(&house, "status");
+    are_documented(&look);
+    assert_eq!(look["findings"][0]["id"], found["id"]);
+    let standing = watched(&house, "findings");
+    assert_eq!((&standing["change"], &standing["id"]), (&json!("open"), &found["id"]));
+
     call(&house, &["ack", "zz", "--why", "x"]).refused(2, &["no finding has an id that begins with"]);
     call(&house, &["ack", "", "--why", "x"]).refused(2, &["no finding has an id"]);
     call(&house, &["ack", id, "--why", ""]).refused(3, &["one line"]);
@@ -121,6 +140,7 @@ fn a_drill_reaches_the_webhook_and_leaves_nothing_open() {
             if body["kind"] == "finding" {
                 assert_eq!(body["finding"]["origin"], "epigraph.drill");
                 assert!(body["finding"]["detail"].as_str().unwrap().starts_with("THIS IS A DRILL"));
+                assert_eq!(body["finding"]["drill"], true);
                 changes.push(body["change"].as_str().unwrap().to_owned());
             }
         }
@@ -128,6 +148,13 @@ fn a_drill_reaches_the_webhook_and_leaves_nothing_open() {
         assert_eq!(changes, [opened, "resolved"]);
     }
     call(&house, &["findings"]).succeeded(&["nothing is open"]);
+    let status = call(&house, &["status"]);
+    status.succeeded(&["last drill"]);
+    assert!(!status.out.contains("epigraph.drill"), "{}", status.out);
+    let object = call(&house, &["status", "--json"]).succeeded(&[]).object();
+    are_documented(&object);
+    assert_eq!(object["drill"]["origin"], "epigraph.drill");
+    assert!(object["drill"]["resolved_at_ms"].is_u64(), "{object}");
     // Whoever only reads may not have people called.
     house.edit("client.toml", "pki/o/client.pem", "pki/m2/client.pem");
     house.edit("client.toml", "pki/o/client.key", "pki/m2/client.key");

@@ -184,6 +184,23 @@ fn the_invitation_to_kill_witnesses_works_as_it_stands() {
     assert_eq!(once(&home)["first_index"], 50);
 }
 
+/// Nobody appended for longer than the monitor allows: whoever comes back is told that it says so, and the log goes on. Broken to see it fail:
+/// any finding ends quickstart.
+#[test]
+fn a_directory_to_which_somebody_comes_back_goes_on_whatever_was_late() {
+    let dir = TempDir::new().unwrap();
+    let home = dir.path().join("home");
+    once(&home);
+    let config = home.join("monitor.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    assert!(!text.contains("stale_ms"), "the monitor has its default");
+    fs::write(&config, text.replacen("[[log.reader]]", "[log.after]\nstale_ms = 1000\n\n[[log.reader]]", 1))
+        .unwrap();
+    for round in 1..3 {
+        assert_eq!(once(&home)["first_index"], 48 * round);
+    }
+}
+
 /// A monitor that ends is named, and the log goes on. Broken to see it fail: its end is quickstart's.
 #[test]
 fn the_log_goes_on_when_nobody_reads_along() {

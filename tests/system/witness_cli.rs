@@ -3,6 +3,12 @@
 use std::ffi::OsStr;
 use std::fs;
 
+use epigraph_core::checkpoint::encode_text;
+use epigraph_core::hash::{leaf_hash, node_hash};
+use epigraph_core::progress::Proposal;
+use epigraph_core::{Checkpoint, TreeHead, TreeSize, note};
+use epigraph_rpc::peer::Proposed;
+use epigraph_signer::keys;
 use serde_json::{Value, json};
 
 use crate::cold_start::Site;
@@ -11,6 +17,7 @@ use crate::signer::Pair;
 use crate::support::{Ended, House, block_on, epigraph, find, flip};
 use crate::waiting::{until_page, wait_until_ready};
 use crate::witness;
+use crate::witnesses::Village;
 
 fn add_log(house: &House, args: &[&str]) -> Ended {
     let config = house.path("w1.toml");
@@ -88,6 +95,84 @@ fn what_every_witness_holds_is_fetched_and_verified() {
     assert!(wrong.out.contains("its own cosignature is not under what it shows"), "{wrong}");
     fs::write(site.house.path("client.toml"), client.split("[[witness]]").next().unwrap()).unwrap();
     status(&[]).refused(2, &["[[witness]]", "--address"]);
+}
+
+/// Issue 4, A6, W5: with the log's key somebody shows two witnesses two heads of one size, and the log publishes a third. `witness
+/// status` writes what convicts the key, and `verify` judges it, offline: two roots before anything of that size is published, then
+/// beside what is published, then beside a larger head by the log's own proof. Seen to fail with the heads named and nothing written,
+/// and with witnesses compared with the log alone.
+#[test]
+fn two_histories_that_witnesses_hold_become_evidence_that_verify_judges() {
+    let village = Village::of(4, 2, 0, &[]);
+    let mut client = fs::read_to_string(village.path("client.toml")).unwrap();
+    for number in 0..4 {
+        let config = village.path(&format!("w{number}.toml"));
+        let grant = "\n[[authorize]]\nspiffe = \"spiffe://epigraph.quickstart/epigraph/*\"\nroles = [\"reader\"]\nlogs = [\"*\"]\n";
+        fs::write(&config, fs::read_to_string(&config).unwrap() + grant).unwrap();
+    }
+    let witnesses: Vec<_> = (0..4).map(|number| village.witness(number)).collect();
+    for (number, witness) in witnesses.iter().enumerate() {
+        let name = format!("name = \"witness.example/w{number}\"\naddress = \"{}\"", witness.address);
+        let server = format!("spiffe://epigraph.quickstart/epigraph/witness/w{number}");
+        client += &format!("\n[[witness]]\n{name}\nserver = \"{server}\"\n");
+    }
+    fs::write(village.path("client.toml"), client).unwrap();
+    let log = village.ready_log();
+    village.publish("four\n");
+    let ask = |more: &[&str]| status(&village, more);
+    let all_hold = |size: u64| {
+        let object = ask(&["--json"]).succeeded(&[]).object();
+        object["witnesses"].as_array().unwrap().iter().all(|one| one["size"] == json!(size))
+    };
+    while !all_hold(4) {}
+
+    // From 4 to 5 entries the proof is the fifth leaf's hash.
+    let (origin, key) = (village.origin(), keys::load(&village.path("signer/keys/log.key")).unwrap());
+    let size = |size| TreeSize::new(size).unwrap();
+    block_on(async {
+        let published = village.log_peer(&log).checkpoint(origin.as_str()).await.unwrap();
+        let four = Checkpoint::open(&published, &village.policy()).unwrap().head();
+        for (number, witness) in witnesses.iter().take(2).enumerate() {
+            let leaf = leaf_hash(format!("never appended {number}").as_bytes());
+            let head = TreeHead { size: size(5), root: node_hash(&four.root, &leaf) };
+            let text = encode_text(&origin, &head);
+            let note = note::encode(&text, [&key.sign_assertion(&text)]).into_bytes();
+            let proposal = Proposal { old_size: size(4), head, proof: vec![leaf], note };
+            let server = format!("spiffe://epigraph.quickstart/epigraph/witness/w{number}").parse().unwrap();
+            let tls = village.tls_of("pki/log-client");
+            let witness = epigraph_rpc::peer::Witness::new(&witness.address, &tls, &server).unwrap();
+            let answer = witness.add_checkpoint(origin.as_str(), proposal).await.unwrap();
+            assert!(matches!(answer, Proposed::Cosigned(_)), "{answer:?}");
+        }
+    });
+    let check = |accuse: &[&str], sizes: [u64; 2]| {
+        let ended = ask(&["--json"]);
+        assert_eq!(ended.code, Some(1), "{ended}");
+        assert!(accuse.iter().all(|name| ended.err.contains(name)), "{ended}");
+        let object = ended.object();
+        are_documented(&object, "witness");
+        let of = |number: usize| object["witnesses"][number]["evidence"].as_array().unwrap().clone();
+        assert!(of(2).is_empty() && of(3).is_empty(), "{object}");
+        for number in 0..2 {
+            let [file] = &of(number)[..] else { panic!("{object}") };
+            let file = file.as_str().unwrap();
+            let why = object["witnesses"][number]["error"].as_str().unwrap();
+            assert!(why.contains("two histories") && why.contains(file), "{why}");
+            let judged = epigraph(&[&"verify", &file, &"--vkey", &village.vkey(), &"--json"]);
+            let judged = judged.succeeded(&[]).object();
+            let mut found = judged["heads"].as_array().unwrap().iter().map(|head| head["size"].as_u64());
+            assert_eq!([found.next().unwrap(), found.next().unwrap()], sizes.map(Some), "{judged}");
+            assert_eq!(judged["accused"], json!(village.vkey()));
+        }
+        let [file] = &of(0)[..] else { panic!("{object}") };
+        fs::remove_file(file.as_str().unwrap()).unwrap();
+    };
+    check(&["w0", "w1"], [5, 5]);
+    village.publish("five\n");
+    check(&["w0", "w1"], [5, 5]);
+    village.publish("six\n");
+    check(&["w0", "w1"], [5, 6]);
+    log.stop();
 }
 
 /// A log is added to the list of a running witness, which takes it in, cosigns for it and lists it. Seen to fail when the list was

@@ -6,7 +6,9 @@ use std::ops::Deref;
 
 use epigraph_core::checkpoint::encode_text;
 use epigraph_core::cosignature::CosignedAt;
-use epigraph_core::{CosigningKey, KeyName, Origin, TreeHead, TreeSize};
+use epigraph_core::hash::{leaf_hash, node_hash};
+use epigraph_core::progress::Proposal;
+use epigraph_core::{Checkpoint, CosigningKey, KeyName, Origin, TreeHead, TreeSize, note};
 use epigraph_rpc::{CallError, Reason, peer, v1};
 use epigraph_signer::keys;
 use zeroize::Zeroizing;
@@ -152,8 +154,8 @@ impl Deref for Village {
 }
 
 /// W1, W6: one witness is killed and nothing changes; a second, and entries are taken and not published, which is said with the
-/// missing names; one starts again and publication catches up by itself. Seen to fail with the cosignatures of all witnesses
-/// waited for instead of the quorum's.
+/// missing names, by `/readyz`, metrics, and to whoever waits for publication; one starts again and publication catches up by itself.
+/// Seen to fail with the cosignatures of all witnesses waited for instead of the quorum's, and with the reason left out of the answer.
 #[test]
 fn three_of_four_publish_and_two_do_not() {
     let village = Village::new();
@@ -187,7 +189,14 @@ fn three_of_four_publish_and_two_do_not() {
     assert!(answered("w1\"") >= answered("w3\"") && answered("w3\"") > 0.0, "{text}");
     let published_at = |text: &str| sample(text, "epigraph_log_last_publication_timestamp_seconds", "");
     let before = published_at(&text);
-    village.append("seven\n");
+    // Whoever waits for it is told whose cosignatures it waits for, and not where those are.
+    let input = village.house.outside("seven");
+    fs::write(&input, "seven\n").unwrap();
+    let waited = village.house.call("append", &[&input]);
+    let says =
+        "1 were not published in time (the log says: too few witnesses have cosigned; waiting for w2, w3)";
+    waited.succeeded(&["on the log's disk", says]);
+    assert!(!waited.out.contains("127.0.0.1"), "{waited}");
 
     let _back = village.witness(2);
     wait_until_ready(&log);
@@ -475,6 +484,66 @@ fn of_two_logs_with_one_key_one_reaches_the_quorum_and_the_other_stops_with_evid
 
     village.publish("six\n");
     assert_eq!(village.published(), 6);
+    log.stop();
+}
+
+/// A6, R4: one witness holds a head that somebody signed with the log's key. The log goes on with the other three and keeps evidence; when
+/// it is started again its gate refuses, names both heads, and keeps evidence too: at the size itself and, by its own tree, beside a
+/// larger head. Seen to fail with a gate that only names the heads.
+#[test]
+fn a_log_that_is_refused_at_its_gate_for_another_history_leaves_evidence() {
+    let village = Village::new();
+    let house = &village.house;
+    let witnesses: Vec<_> = (0..4).map(|number| village.witness(number)).collect();
+    let mut log = village.ready_log();
+    village.publish("four\n");
+    let (origin, key) = (house.origin(), keys::load(&house.path("signer/keys/log.key")).unwrap());
+    let size = |size| TreeSize::new(size).unwrap();
+    block_on(async {
+        let tls = house.tls_of("pki/log-client");
+        let server = format!("{NAME}/witness/w0").parse().unwrap();
+        let witness = peer::Witness::new(&witnesses[0].address, &tls, &server).unwrap();
+        let four = loop {
+            let note = witness.checkpoint(origin.as_str()).await.unwrap();
+            let held = Checkpoint::open_log_signed(&note, &house.policy()).unwrap().head();
+            if held.size == size(4) {
+                break held;
+            }
+        };
+        // From 4 to 5 entries the proof is the fifth leaf's hash.
+        let leaf = leaf_hash(b"never appended");
+        let head = TreeHead { size: size(5), root: node_hash(&four.root, &leaf) };
+        let text = encode_text(&origin, &head);
+        let note = note::encode(&text, [&key.sign_assertion(&text)]).into_bytes();
+        let proposal = Proposal { old_size: size(4), head, proof: vec![leaf], note };
+        let answer = witness.add_checkpoint(origin.as_str(), proposal).await.unwrap();
+        assert!(matches!(answer, peer::Proposed::Cosigned(_)), "{answer:?}");
+    });
+    let checkpoints = house.path("log").join(origin.hash().to_string()).join("checkpoints");
+    let evidence = || -> Vec<_> {
+        let files = fs::read_dir(&checkpoints).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|file| file.extension().is_some_and(|end| end == "evidence")).collect()
+    };
+    for (line, sizes) in [("five\n", ["size 5"; 2]), ("six\n", ["size 5", "size 6"])] {
+        village.publish(line);
+        until("evidence", || (!evidence().is_empty()).then_some(()));
+        log.stop();
+        evidence().iter().for_each(|file| fs::remove_file(file).unwrap());
+        // With two that may lie it waits for all four.
+        house.edit("log.toml", "faulty = 1", "faulty = 2");
+        let mut refused = village.log();
+        let ended = ends(&mut refused);
+        ended.refused(5, &["is of another history: at size 5", "w0 holds root ", "The evidence is kept: "]);
+        let [file] = &evidence()[..] else { panic!("{:?}", evidence()) };
+        assert!(ended.err.contains(&file.display().to_string()), "{ended}");
+        epigraph(&[&"verify", file, &"--vkey", &house.vkey()]).succeeded(&["proven:", sizes[0], sizes[1]]);
+        fs::remove_file(file).unwrap();
+        // With one it has heard enough without that witness.
+        house.edit("log.toml", "faulty = 2", "faulty = 1");
+        village.to_witness[0].leads_to(&witnesses[1]);
+        log = village.ready_log();
+        village.to_witness[0].leads_to(&witnesses[0]);
+    }
     log.stop();
 }
 

@@ -4,6 +4,8 @@
 //! longer be tested by guessing. What is opened is compared with the leaf's commitments, so that no other bytes than those that the source
 //! signed ever leave. It knows keys by their names and no disk.
 
+use std::borrow::Borrow;
+
 use epigraph_core::{Entropy, Hash};
 use epigraph_event::leaf::LEAF_BYTES;
 use epigraph_event::segment::commitment;
@@ -106,12 +108,10 @@ where
 }
 
 /// Opens a stored event and compares it with what its leaf commits to. `key` gives the key of each name, or nothing where it was destroyed.
-pub fn open<E>(
-    sealed: &Sealed,
-    mut key: impl FnMut(&KeyName) -> Result<Option<DataKey>, E>,
-) -> Result<Opened, E>
+pub fn open<E, K>(sealed: &Sealed, mut key: impl FnMut(&KeyName) -> Result<Option<K>, E>) -> Result<Opened, E>
 where
     E: From<OpenError>,
+    K: Borrow<DataKey>,
 {
     let leaf = Leaf::parse(&sealed.leaf).map_err(|_| OpenError::Leaf)?;
     let mut segments = [None, None, None];
@@ -119,7 +119,7 @@ where
         let what = name(segment);
         let (key_name, bytes) = &sealed.seals[segment.place()];
         let Some(key) = key(key_name)? else { continue };
-        let plain = key.open(&place(&leaf, segment.place()), bytes);
+        let plain = key.borrow().open(&place(&leaf, segment.place()), bytes);
         let plain = plain.map_err(|error| OpenError::Seal(what, error))?;
         let (salt, bytes) = plain.split_first_chunk::<{ Salt::LEN }>().ok_or(OpenError::Other(what))?;
         let salt = Salt::from_bytes(*salt);
@@ -134,7 +134,7 @@ where
         && let Some(key) = key(key_name)?
     {
         // Whether it is the record that the body refers to is for the bundle to say: the body has its salted digest.
-        let plain = key.open(&place(&leaf, RECORD), bytes);
+        let plain = key.borrow().open(&place(&leaf, RECORD), bytes);
         record = Some(plain.map_err(|error| OpenError::Seal("record", error))?.to_vec());
     }
     Ok(Opened { leaf, segments, record })

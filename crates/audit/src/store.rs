@@ -7,10 +7,17 @@
 //! and never confirmed is sent again as the same entry. No library of ours serves here: the journal keeps entries of one size
 //! class in one order and finds nothing by name, sled does not sync.
 
+#[cfg(test)]
+mod faults;
 mod follow;
+#[cfg(test)]
+mod hostile;
+pub mod inspect;
+mod rekey;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,8 +25,8 @@ use epigraph_core::{Entropy, Hash, LeafIndex, UnixMillis};
 use epigraph_event::leaf::LEAF_BYTES;
 use epigraph_event::{Batch, Collected, Leaf, Segment};
 use redb::{
-    Database, MultimapTableDefinition, ReadTransaction, ReadableDatabase, ReadableMultimapTable,
-    ReadableTable, TableDefinition, WriteTransaction,
+    Builder, Database, DatabaseError, MultimapTableDefinition, ReadOnlyDatabase, ReadTransaction,
+    ReadableDatabase, ReadableMultimapTable, ReadableTable, TableDefinition, WriteTransaction,
 };
 use thiserror::Error;
 
@@ -29,6 +36,7 @@ use crate::source::{Kind, MAX_SKEW_MS, Refused, State, Verdict, judge};
 use crate::vault::{DataKey, KeyName, KeyWrapper, Names, SealError, WrapError};
 
 pub use follow::{Follow, Placed};
+pub use rekey::{Rekeyed, rekey};
 
 type Id = [u8; 32];
 
@@ -77,6 +85,11 @@ pub enum StoreError {
     /// A record in it.
     #[error("the audit store is damaged: {0} cannot be read")]
     Damaged(String),
+    /// The file was not closed.
+    #[error(
+        "the audit store was not closed by whoever wrote it last; the next start of the service puts that in order"
+    )]
+    NotClosed,
     /// Another kind of file, or a later version of this one.
     #[error("this file is no audit store of a version that is known here")]
     Format,
@@ -113,6 +126,21 @@ fn disk<E: Into<redb::Error>>(action: &'static str) -> impl Fn(E) -> StoreError 
     move |error| StoreError::Disk { action, source: Box::new(error.into()) }
 }
 
+/// How a database is opened: everything in it is read and checked first, because of what is changed on a disk meanwhile the library
+/// would give some back as it is, and hide some.
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder
+}
+
+/// Opens a database. The library panics at some of the bits that a disk can flip; that is a refusal like any other.
+fn carefully(open: impl FnOnce() -> Result<Database, DatabaseError>) -> Result<Database, StoreError> {
+    let opened = catch_unwind(AssertUnwindSafe(open));
+    let stopped = |_| StoreError::Damaged("its own table of pages".into());
+    opened.map_err(stopped)?.map_err(disk("opened"))
+}
+
 /// What became of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Taken {
@@ -139,6 +167,7 @@ pub struct EventName {
 
 /// The store, for the one who writes.
 pub struct Store {
+    database: Arc<Database>,
     reader: Reader,
     entropy: Arc<dyn Entropy>,
     states: HashMap<Id, State>,
@@ -150,7 +179,7 @@ pub struct Store {
 /// The store, for those who read. Cheap to clone.
 #[derive(Clone)]
 pub struct Reader {
-    database: Arc<Database>,
+    database: Arc<dyn ReadableDatabase + Send + Sync>,
     wrapper: Arc<dyn KeyWrapper>,
     names: Arc<Names>,
 }
@@ -158,7 +187,10 @@ pub struct Reader {
 impl Store {
     /// Makes an empty store with a secret of its own. The file must not exist.
     pub fn create(path: &Path, wrapper: &dyn KeyWrapper, entropy: &dyn Entropy) -> Result<(), StoreError> {
-        let database = Database::create(path).map_err(disk("created"))?;
+        Store::fill(&Database::create(path).map_err(disk("created"))?, wrapper, entropy)
+    }
+
+    fn fill(database: &Database, wrapper: &dyn KeyWrapper, entropy: &dyn Entropy) -> Result<(), StoreError> {
         let transaction = database.begin_write().map_err(disk("written"))?;
         {
             transaction.open_table(SOURCES).map_err(disk("written"))?;
@@ -187,18 +219,17 @@ impl Store {
         wrapper: Arc<dyn KeyWrapper>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Store, StoreError> {
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_BYTES);
-        let database = Arc::new(builder.open(path).map_err(disk("opened"))?);
-        let transaction = database.begin_read().map_err(disk("read"))?;
-        let meta = transaction.open_table(META).map_err(disk("read"))?;
-        let format = meta.get("format").map_err(disk("read"))?;
-        if format.is_none_or(|format| format.value() != FORMAT) {
-            return Err(StoreError::Format);
-        }
-        let keys = transaction.open_table(KEYS).map_err(disk("read"))?;
-        let secret = keys.get(Names::OWN.as_bytes()).map_err(disk("read"))?.ok_or(StoreError::NoSecret)?;
-        let names = Arc::new(Names::new(wrapper.unwrap(&Names::OWN, secret.value())?));
+        Store::over(carefully(|| builder().open(path))?, wrapper, entropy)
+    }
+
+    fn over(
+        database: Database,
+        wrapper: Arc<dyn KeyWrapper>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Store, StoreError> {
+        let database = Arc::new(database);
+        let reader = Reader::over(Arc::clone(&database) as Arc<_>, wrapper)?;
+        let transaction = reader.begin()?;
         let mut states = HashMap::new();
         for row in transaction.open_table(SOURCES).map_err(disk("read"))?.iter().map_err(disk("read"))? {
             let (id, state) = row.map_err(disk("read"))?;
@@ -211,8 +242,7 @@ impl Store {
         let placed = transaction.open_table(PLACED).map_err(disk("read"))?;
         let next_unplaced =
             placed.last().map_err(disk("read"))?.map_or(0, |(slot, run)| slot.value() + run.value().0);
-        let reader = Reader { database, wrapper, names };
-        Ok(Store { reader, entropy, states, open_keys: HashMap::new(), next_slot, next_unplaced })
+        Ok(Store { database, reader, entropy, states, open_keys: HashMap::new(), next_slot, next_unplaced })
     }
 
     /// For those who read.
@@ -240,7 +270,7 @@ impl Store {
         if self.open_keys.len() > MAX_OPEN_KEYS {
             self.open_keys.clear();
         }
-        let transaction = self.reader.database.begin_write().map_err(disk("written"))?;
+        let transaction = self.database.begin_write().map_err(disk("written"))?;
         let mut answers = Vec::with_capacity(batches.len());
         let mut states = HashMap::new();
         let mut next_slot = self.next_slot;
@@ -279,7 +309,7 @@ impl Store {
     pub fn note(&mut self, source: &Hash, kind: Kind, now: UnixMillis) -> Result<(), StoreError> {
         let mut state = self.state(source).cloned().unwrap_or_default();
         state.note(kind, now);
-        let transaction = self.reader.database.begin_write().map_err(disk("written"))?;
+        let transaction = self.database.begin_write().map_err(disk("written"))?;
         {
             let mut sources = transaction.open_table(SOURCES).map_err(disk("written"))?;
             let json = serde_json::to_vec(&state).map_err(|error| StoreError::Damaged(error.to_string()))?;
@@ -292,7 +322,7 @@ impl Store {
 
     /// Remembers where the leaves of a run of slots are in the log. The run begins at the first one that was not placed.
     pub fn placed(&mut self, first_slot: u64, count: u64, first_index: LeafIndex) -> Result<(), StoreError> {
-        let transaction = self.reader.database.begin_write().map_err(disk("written"))?;
+        let transaction = self.database.begin_write().map_err(disk("written"))?;
         {
             let mut placed = transaction.open_table(PLACED).map_err(disk("written"))?;
             placed.insert(first_slot, (count, first_index.get())).map_err(disk("written"))?;
@@ -383,10 +413,11 @@ fn take_one(
                 }
                 ids.insert(id.as_bytes(), *next_slot).map_err(disk("written"))?;
             }
-            let occurred_ms = core.occurred_at_ns / 1_000_000;
             let now_ms = i64::try_from(now.0).unwrap_or(i64::MAX);
-            state.lag_ms = now_ms.saturating_sub(occurred_ms);
-            if state.lag_ms < -(MAX_SKEW_MS as i64) {
+            state.lag_ms = now_ms.saturating_sub(core.occurred_at_ns / 1_000_000);
+            // The source's clock, or the collector's.
+            let latest_ms = core.occurred_at_ns.max(core.observed_at_ns) / 1_000_000;
+            if now_ms.saturating_sub(latest_ms) < -(MAX_SKEW_MS as i64) {
                 state.note(Kind::ClockSkew, now);
             }
         }
@@ -419,6 +450,33 @@ fn is_other(
 }
 
 impl Reader {
+    fn over(
+        database: Arc<dyn ReadableDatabase + Send + Sync>,
+        wrapper: Arc<dyn KeyWrapper>,
+    ) -> Result<Reader, StoreError> {
+        let transaction = database.begin_read().map_err(disk("read"))?;
+        let meta = transaction.open_table(META).map_err(disk("read"))?;
+        let format = meta.get("format").map_err(disk("read"))?;
+        if format.is_none_or(|format| format.value() != FORMAT) {
+            return Err(StoreError::Format);
+        }
+        let keys = transaction.open_table(KEYS).map_err(disk("read"))?;
+        let secret = keys.get(Names::OWN.as_bytes()).map_err(disk("read"))?.ok_or(StoreError::NoSecret)?;
+        let names = Arc::new(Names::new(wrapper.unwrap(&Names::OWN, secret.value())?));
+        Ok(Reader { database, wrapper, names })
+    }
+
+    /// Opens the store of a service that is stopped, and changes nothing in the file.
+    pub fn of_stopped(path: &Path, wrapper: Arc<dyn KeyWrapper>) -> Result<Reader, StoreError> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        let database: ReadOnlyDatabase = builder.open_read_only(path).map_err(|error| match error {
+            DatabaseError::RepairAborted => StoreError::NotClosed,
+            error => disk("opened")(error),
+        })?;
+        Reader::over(Arc::new(database), wrapper)
+    }
+
     fn begin(&self) -> Result<ReadTransaction, StoreError> {
         self.database.begin_read().map_err(disk("read"))
     }
@@ -545,8 +603,9 @@ fn open_event(
     };
     let wrong = |why| StoreError::Event { source_id: source, epoch, sequence, why };
     let sealed = decode_sealed(stored.value()).ok_or_else(|| wrong(OpenError::Leaf))?;
-    let opened =
-        seal::open::<OpenOrStore>(&sealed, |name| key_named(keys, wrapper, name).map_err(OpenOrStore::Store));
+    let opened = seal::open::<OpenOrStore, _>(&sealed, |name| {
+        key_named(keys, wrapper, name).map_err(OpenOrStore::Store)
+    });
     let opened = opened.map_err(|error| match error {
         OpenOrStore::Open(why) => wrong(why),
         OpenOrStore::Store(error) => error,

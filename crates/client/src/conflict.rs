@@ -10,12 +10,12 @@ use std::path::PathBuf;
 use epigraph_core::checkpoint::CheckpointError;
 use epigraph_core::evidence::NoEvidence;
 use epigraph_core::proof::{ConsistencyProof, ProofError};
-use epigraph_core::{Checkpoint, Evidence, Hash, LeafIndex, VKey, Verified};
-use epigraph_rpc::Refusal;
+use epigraph_core::{Checkpoint, Evidence, Hash, LeafIndex, TreeHead, TreeSize, VKey, Verified};
 use epigraph_rpc::peer::{Tree, Which};
+use epigraph_rpc::{CallError, Refusal};
 
 use crate::pin::PinError;
-use crate::{Client, ClientError};
+use crate::{Client, ClientError, is_passing};
 
 /// What was kept of a served checkpoint that does not fit the pinned one.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub enum Kept {
     Evidence(Vec<(VKey, PathBuf)>),
     /// The served checkpoint alone.
     Served(PathBuf),
+    /// Both, where neither is the pinned one.
+    Shown(Vec<PathBuf>),
     /// Nothing could be written.
     Nothing(Box<PinError>),
 }
@@ -44,6 +46,10 @@ impl fmt::Display for Kept {
             }
             Kept::Served(path) => {
                 write!(f, "The served checkpoint is kept beside the pinned one: {}", path.display())
+            }
+            Kept::Shown(paths) => {
+                let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+                write!(f, "Both are kept: {}", paths.join(" and "))
             }
             Kept::Nothing(error) => write!(f, "Nothing of it could be kept: {error}"),
         }
@@ -91,15 +97,7 @@ impl Client {
     ) -> ClientError {
         let (older, newer) =
             if served.head().size < pinned.head().size { (served, pinned) } else { (pinned, served) };
-        let old_root = if proof.old.get().is_power_of_two() {
-            self.old_root(proof, newer.head().root).await
-        } else {
-            Some(older.head().root)
-        };
-        let evidence = old_root.map_or_else(Vec::new, |old_root| {
-            let carried = proof.carrying(&old_root);
-            self.accuse(|key| Evidence::old_root(key, older.note(), newer.note(), carried.clone()))
-        });
+        let evidence = self.convict((older.note(), older.head()), (newer.note(), newer.head()), proof).await;
         let kept = self.keep(&evidence, served);
         let (served, pinned) = (served.head(), pinned.head());
         if evidence.is_empty() {
@@ -125,6 +123,63 @@ impl Client {
         }
     }
 
+    /// What a proof that does not connect two heads shows all the same: that under the newer one the old tree is another.
+    async fn convict(
+        &self,
+        (older, old): (&[u8], TreeHead),
+        (newer, new): (&[u8], TreeHead),
+        proof: &ConsistencyProof,
+    ) -> Vec<Evidence> {
+        let old_root = match proof.old.get().is_power_of_two() {
+            true => self.old_root(proof, new.root).await,
+            false => Some(old.root),
+        };
+        let Some(old_root) = old_root else { return Vec::new() };
+        let carried = proof.carrying(&old_root);
+        self.accuse(|key| Evidence::old_root(key, older, newer, carried.clone()))
+    }
+
+    /// Compares two heads that this log signed, whoever showed them: one must be the beginning of the other, by a proof that the log
+    /// is asked for. What convicts a key is kept beside the pin, and else the two notes. Nothing is pinned.
+    pub async fn compare(&self, one: &[u8], other: &[u8]) -> Result<(), ClientError> {
+        let open = |note: &[u8]| match Checkpoint::open_log_signed(note, &self.policy) {
+            Ok(signed) if *signed.origin() == self.origin => Ok(signed.head()),
+            Ok(_) => Err(ClientError::WrongAnswer("with the checkpoint of another log")),
+            Err(error) => Err(error.into()),
+        };
+        let (first, second) = (open(one)?, open(other)?);
+        let (older, newer) = if first.size <= second.size { (one, other) } else { (other, one) };
+        let (old, new) = if first.size <= second.size { (first, second) } else { (second, first) };
+        if old == new || old.size == TreeSize::ZERO {
+            return Ok(());
+        }
+        let keep = |evidence: &[Evidence]| match evidence {
+            [] => self.keep_both([(&old, older), (&new, newer)]),
+            evidence => self.keep_evidence(evidence),
+        };
+        let (served, pinned) = (new, old);
+        if old.size == new.size {
+            let evidence = self.accuse(|key| Evidence::two_roots(key, older, newer));
+            return Err(ClientError::TwoHistories { served, pinned, kept: keep(&evidence) });
+        }
+        let hashes = match self.log.consistency_proof(self.origin.as_str(), old.size, new.size).await {
+            Ok(hashes) => hashes,
+            Err(CallError::Refused(refusal)) if !is_passing(&refusal) => {
+                let (refusal, kept) = (Box::new(refusal), keep(&[]));
+                return Err(ClientError::NoProof { served, pinned, refusal, kept });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let proof = ConsistencyProof { old: old.size, new: new.size, hashes };
+        let Err(why) = proof.verify(&old.root, &new.root) else { return Ok(()) };
+        let evidence = self.convict((older, old), (newer, new), &proof).await;
+        let kept = keep(&evidence);
+        Err(match evidence.is_empty() {
+            true => ClientError::NotProven { served, pinned, why, kept },
+            false => ClientError::TwoHistories { served, pinned, kept },
+        })
+    }
+
     /// The root of the old tree as the newer one has it, where its size is a power of two and the consistency proof leaves it
     /// out. There the old tree is a subtree of the newer one, and the sibling of the subtree that the next leaf is in: so it
     /// is in that leaf's inclusion proof (RFC 9162 section 2.1.3.1). Which of the hashes it is, the consistency proof tells.
@@ -148,6 +203,14 @@ impl Client {
         }
         let kept = self.pin.lock().and_then(|pin| pin.keep_served(served));
         Box::new(kept.map_or_else(|error| Kept::Nothing(Box::new(error)), Kept::Served))
+    }
+
+    fn keep_both(&self, notes: [(&TreeHead, &[u8]); 2]) -> Box<Kept> {
+        let keep = || {
+            let pin = self.pin.lock()?;
+            notes.into_iter().map(|(head, note)| pin.keep_shown(head, note)).collect::<Result<_, PinError>>()
+        };
+        Box::new(keep().map_or_else(|error| Kept::Nothing(Box::new(error)), Kept::Shown))
     }
 
     fn keep_evidence(&self, evidence: &[Evidence]) -> Box<Kept> {

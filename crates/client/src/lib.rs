@@ -41,6 +41,8 @@ pub struct Appended {
     /// A verified receipt for each entry if they were published in time; else none: the log *says* that they are on its
     /// disk, which nobody can check yet.
     pub receipts: Option<Vec<Receipt>>,
+    /// Why there are none although they were waited for, in the log's own words, if it has any.
+    pub unpublished_because: Option<String>,
 }
 
 /// Why there is no verified result.
@@ -183,7 +185,7 @@ impl Client {
                 Some(receipts)
             }
         };
-        Ok(Appended { first_index, receipts })
+        Ok(Appended { first_index, receipts, unpublished_because: answer.unpublished_because })
     }
 
     /// Fetches the receipt of the entry with this leaf hash at this index, verified.

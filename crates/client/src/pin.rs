@@ -11,8 +11,11 @@ use std::path::{Path, PathBuf};
 use epigraph_core::checkpoint::CheckpointError;
 use epigraph_core::evidence::MAX_EVIDENCE_BYTES;
 use epigraph_core::note::MAX_NOTE_BYTES;
-use epigraph_core::{Checkpoint, Evidence, Origin, Policy, Verified};
+use epigraph_core::{Checkpoint, Evidence, Origin, Policy, TreeHead, Verified};
 use thiserror::Error;
+
+/// Of a root in a file's name: enough to tell two apart.
+const SHOWN_ROOT_DIGITS: usize = 16;
 
 /// Why the pin could not be read or replaced.
 #[derive(Debug, Error)]
@@ -140,6 +143,14 @@ impl LockedPin<'_> {
         let path = self.pin.path.with_extension(format!("served-{}", served.head().size));
         write(&path, "served-new", served.note())
             .map_err(|source| PinError::Keep { path: path.clone(), source })?;
+        Ok(path)
+    }
+
+    /// Keeps a note that somebody else showed beside the pin; says where. Two of one size have two names.
+    pub(crate) fn keep_shown(&self, head: &TreeHead, note: &[u8]) -> Result<PathBuf, PinError> {
+        let root: String = head.root.to_string().chars().take(SHOWN_ROOT_DIGITS).collect();
+        let path = self.pin.path.with_extension(format!("shown-{}-{root}", head.size));
+        write(&path, "shown-new", note).map_err(|source| PinError::Keep { path: path.clone(), source })?;
         Ok(path)
     }
 

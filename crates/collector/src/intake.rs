@@ -337,8 +337,13 @@ impl Reading {
         let mut taken = Taken::default();
         for decoded in events {
             self.reports[place].records += 1;
-            if let (true, Ok(event)) = (repeats, &decoded)
-                && !self.seen.is_new(door, &event.body.record)
+            let whole = match &decoded {
+                Ok(event) => Some(&event.body.record),
+                Err(rejected) if rejected.original_size > rejected.record.len() as u64 => None,
+                Err(rejected) => Some(&rejected.record),
+            };
+            if let Some(record) = whole.filter(|_| repeats)
+                && !self.seen.is_new(door, record)
             {
                 taken.repeated += 1;
                 continue;

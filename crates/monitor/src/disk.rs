@@ -4,6 +4,8 @@
 //! `create` and `add_log` alone: one that is missing or cannot be read is an error, never a fresh start. What the files say is
 //! the business of those who made them; docs/formats/monitor.md describes the bytes.
 
+mod inspect;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use thiserror::Error;
 use crate::book::Book;
 use crate::finding::EvidenceId;
 use crate::progress::{Progress, StateError};
+
+pub use inspect::{Badness, Flaw, Inspected, Inspection, Part, inspect};
 
 /// The longest content: a full book of the longest details takes 8 MiB, the heads of one log less.
 pub const MAX_STATE_BYTES: usize = 32 << 20;

@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
+use epigraph_core::evidence::DRILL_ORIGIN;
 use epigraph_core::hash::sha256;
 use epigraph_core::{Hash, Origin, UnixMillis};
 use thiserror::Error;
@@ -583,6 +584,11 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// Whether it was found in a drill, so that nobody takes it for true: it is of a log that never was.
+    pub fn is_drill(&self) -> bool {
+        self.origin.as_str() == DRILL_ORIGIN
+    }
+
     /// Whether it still holds.
     pub fn is_open(&self) -> bool {
         self.state == State::Open

@@ -18,6 +18,7 @@ pub mod statement;
 pub mod vantage;
 
 mod lines;
+mod said;
 mod state;
 
 pub use monitor::Monitor;

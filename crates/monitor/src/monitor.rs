@@ -11,6 +11,7 @@ use tokio::task::spawn_blocking;
 
 use crate::book::AcknowledgeError;
 use crate::disk::DiskError;
+use crate::drill::Ground;
 use crate::event::{Claim, Event, Vantage, VantageKind};
 use crate::finding::{EvidenceId, Finding, FindingId, Notice};
 use crate::heads::{Seen, Sighting};
@@ -27,6 +28,7 @@ pub struct Monitor {
     pub(crate) state: Arc<Mutex<State>>,
     pub(crate) inbox: mpsc::Sender<(usize, Message)>,
     pub(crate) published_within_ms: u64,
+    pub(crate) ground: Ground,
 }
 
 /// How the monitor stands with one log.
@@ -121,6 +123,11 @@ impl Monitor {
     /// All findings of all logs, open and resolved, in the order of their ids.
     pub fn findings(&self) -> Vec<Finding> {
         self.lock().book.findings().cloned().collect()
+    }
+
+    /// What was found in the drill that is going on, or in the last one.
+    pub fn last_drill(&self) -> Option<Finding> {
+        self.lock().book.findings().find(|finding| finding.is_drill()).cloned()
     }
 
     /// How many findings had no room in the book.

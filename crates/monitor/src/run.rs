@@ -6,7 +6,8 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use epigraph_core::{Clock, Entropy, Frontier, Origin, Policy, SigningKey, TreeHead, UnixMillis};
+use epigraph_core::evidence::DRILL_ORIGIN;
+use epigraph_core::{Clock, Entropy, Frontier, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis};
 use epigraph_rpc::peer;
 use epigraph_store::file::Dir;
 use thiserror::Error;
@@ -18,11 +19,12 @@ use crate::audit::{EntryRule, SequenceRule, WellFormed};
 use crate::book::Book;
 use crate::compare::{Machine, Tuning};
 use crate::disk::{Disk, DiskError};
+use crate::drill::{Ground, NO_LOG};
 use crate::event::{Effect, Event, Vantage, VantageKind, Why};
 use crate::finding::{Code, Notice};
 use crate::monitor::{Monitor, MonitorError, VantageStatus};
 use crate::progress::{MAX_AUDITED, MAX_VANTAGE_BYTES, Progress, StateError};
-use crate::standing::Standing;
+use crate::standing::{Standing, THE_ENTRIES};
 use crate::state::{Ask, LogState, MAX_BEHIND, State};
 use crate::vantage::reading::{self, Job, MAX_JOBS, Rules};
 use crate::vantage::{MAX_UNHEARD, Message, Outbox, Reader, WitnessSource, ask, feed, files, monitors};
@@ -52,6 +54,8 @@ pub struct Setup {
     pub disk: Disk,
     /// What was found before.
     pub book: Book,
+    /// An empty directory of its own for drills.
+    pub drill: Arc<dyn Dir>,
     /// The logs, by their places in every other list.
     pub logs: Vec<LogSetup>,
     /// How often each vantage point is asked.
@@ -128,6 +132,11 @@ pub enum StartError {
         /// The vantage point.
         vantage: String,
     },
+    /// A log has the name of the log that never was.
+    #[error(
+        "{DRILL_ORIGIN} is the name of the log that drills are about, which never was: a log has another one"
+    )]
+    Reserved,
     /// Too many identities.
     #[error("{origin} is read under {readers} identities, at most {MAX_AUDITED} are possible")]
     TooManyReaders {
@@ -152,7 +161,7 @@ pub fn start(
         lanes.push((log, outbox, state.progress.clone()));
         states.push(state);
     }
-    let state = State {
+    let mut state = State {
         tidied: clock.now(),
         clock: Arc::clone(&clock),
         book,
@@ -162,12 +171,17 @@ pub fn start(
         on_notice: setup.on_notice,
         notices: broadcast::channel(MAX_BEHIND).0,
         counted: false,
+        drill: None,
         asks: Vec::new(),
     };
+    // A process that ended in the middle of a drill took nothing back.
+    state.end_drill()?;
+    let outbox = Outbox::new(NO_LOG, Arc::clone(&clock), Arc::clone(&entropy), sender.clone());
     let monitor = Monitor {
         state: Arc::new(Mutex::new(state)),
         inbox: sender,
         published_within_ms: setup.published_within_ms,
+        ground: Ground { dir: setup.drill, poll, outbox },
     };
     let on_round = setup.on_round;
     let looping = monitor.clone();
@@ -184,6 +198,9 @@ pub fn start(
 
 fn open(disk: &Disk, log: &LogSetup) -> Result<LogState, StartError> {
     let origin = &log.origin;
+    if origin.as_str() == DRILL_ORIGIN {
+        return Err(StartError::Reserved);
+    }
     let vantages = log.vantages();
     let mut points = BTreeMap::new();
     for vantage in &vantages {
@@ -202,7 +219,7 @@ fn open(disk: &Disk, log: &LogSetup) -> Result<LogState, StartError> {
     check_rules(log, &mut progress)?;
     let mut standing = Standing::default();
     if log.sequence.is_some() {
-        log.readers.iter().for_each(|(reader, _)| standing.expect(reader, IN_ORDER));
+        standing.expect(THE_ENTRIES, IN_ORDER);
     }
     log.reporters.iter().for_each(|(reporter, codes)| standing.expect(reporter, codes));
     let (policy, tuning) = (log.policy.clone(), log.tuning);
@@ -220,6 +237,7 @@ fn open(disk: &Disk, log: &LogSetup) -> Result<LogState, StartError> {
         points,
         again: BTreeMap::new(),
         standing,
+        ordered: TreeSize::ZERO,
     })
 }
 

@@ -179,6 +179,7 @@ impl MonitorService for MonitorServer {
             vkey: self.about.vkey.to_string(),
             sinks: self.about.sinks.status().into_iter().map(wire::sink).collect(),
             lost_findings: self.monitor.lost_findings(),
+            drill: self.monitor.last_drill().map(wire::finding),
         }))
     }
 
@@ -374,7 +375,7 @@ fn no_page_token() -> Refusal {
 fn no_drill(error: DrillError) -> Refusal {
     match error {
         DrillError::Monitor(error) => refusal(error),
-        DrillError::Taken(_) | DrillError::Name(_) => Refusal::new(Reason::Internal, error.to_string()),
+        DrillError::NotPlanted(_) | DrillError::Name(_) => Refusal::new(Reason::Internal, error.to_string()),
     }
 }
 

@@ -211,9 +211,10 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         path: "/epigraph.v1.AuditService/ListSources",
-        roles: &[Role::Auditor, Role::Operator],
+        roles: &[Role::Monitor, Role::Auditor, Role::Operator],
         deadline: CALL_DEADLINE,
     },
+    Rule { path: "/epigraph.v1.CollectorService/Collect", roles: &[Role::Appender], deadline: CALL_DEADLINE },
     Rule { path: "/epigraph.v1.MonitorService/RunDrill", roles: &[Role::Operator], deadline: DRILL_DEADLINE },
     // Says what everybody can read in the .proto files, to those who may do something here, and only where it is configured.
     Rule { path: REFLECTION, roles: &Role::ALL, deadline: CALL_DEADLINE },
@@ -469,7 +470,7 @@ mod tests {
     fn the_matrix_of_calls_and_roles() {
         use Role::{Appender, Auditor, Collector, Log, Monitor, Operator, Reader, Signer, Witness};
         let cosigned: &[Role] = &[Reader, Log, Signer, Witness, Monitor, Auditor, Operator];
-        let expected: [(&str, &[Role]); 33] = [
+        let expected: [(&str, &[Role]); 34] = [
             ("/AddCosignature", &[Witness]),
             ("/Append", &[Appender]),
             ("/AppendStream", &[Appender]),
@@ -500,7 +501,8 @@ mod tests {
             ("/SubmitBatches", &[Collector]),
             ("/GetSource", &[Collector, Auditor, Operator]),
             ("/GetEvent", &[Reader, Auditor]),
-            ("/ListSources", &[Auditor, Operator]),
+            ("/ListSources", &[Monitor, Auditor, Operator]),
+            ("/Collect", &[Appender]),
             ("/RunDrill", &[Operator]),
             ("/ServerReflectionInfo", &Role::ALL),
         ];

@@ -56,6 +56,12 @@ pub const MAX_WHY_BYTES: usize = 1_000;
 /// A batch of events, encoded: as large as docs/formats/event-batch.md allows, and what stands around it.
 pub const MAX_EVENT_BATCH_BYTES: usize = (2 << 20) + 4_096;
 
+/// Events in one message of `Collect`: four signed batches.
+pub const MAX_COLLECT_EVENTS: usize = 1_024;
+
+/// Bytes of all events in one message of `Collect`: four of the largest.
+pub const MAX_COLLECT_BYTES: usize = 4 << 20;
+
 /// Sources in one page of `ListSources`.
 pub const MAX_SOURCES_PAGE: u32 = 1_000;
 
@@ -95,3 +101,6 @@ pub const MAX_SINKS: usize = 64;
 
 /// Characters of a refusal's message. It travels in a header, and quotes what the caller sent.
 pub const MAX_MESSAGE_CHARS: usize = 1_024;
+
+/// Characters of a reason that is shown to people: the names of some witnesses, and no more than a screen of a liar's words.
+pub const MAX_REASON_CHARS: usize = 1_024;

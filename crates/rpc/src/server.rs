@@ -19,12 +19,13 @@ use crate::authorize::Authorizer;
 use crate::connection::attend;
 use crate::gate::GateLayer;
 use crate::limits::{
-    MAX_EVENT_BATCH_BYTES, MAX_PROPOSAL_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES,
+    MAX_COLLECT_BYTES, MAX_EVENT_BATCH_BYTES, MAX_PROPOSAL_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES,
     MAX_SIGNER_MESSAGE_BYTES,
 };
 use crate::observe::Hooks;
 use crate::tls::ServerTls;
 use crate::v1::audit_service_server::{AuditService, AuditServiceServer};
+use crate::v1::collector_service_server::{CollectorService, CollectorServiceServer};
 use crate::v1::log_service_server::{LogService, LogServiceServer};
 use crate::v1::monitor_service_server::{MonitorService, MonitorServiceServer};
 use crate::v1::signer_service_server::{SignerService, SignerServiceServer};
@@ -77,6 +78,13 @@ pub fn audit_service<T: AuditService>(service: T) -> AuditServiceServer<T> {
     AuditServiceServer::new(service)
         .max_decoding_message_size(MAX_EVENT_BATCH_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES)
+}
+
+/// A collector service with the limits of the wire: beside its events, a message has a few bytes for each.
+pub fn collector_service<T: CollectorService>(service: T) -> CollectorServiceServer<T> {
+    CollectorServiceServer::new(service)
+        .max_decoding_message_size(MAX_COLLECT_BYTES + 64 * 1024)
+        .max_encoding_message_size(MAX_SIGNER_MESSAGE_BYTES)
 }
 
 /// Adds reflection, by which stock clients learn the calls of this protocol. Whoever has any role here may ask.

@@ -119,7 +119,12 @@ pub enum Hindrance {
     /// The gate of its start is not passed: what is published is served, nothing is acknowledged.
     Gated(String),
     /// Nothing can be published at present.
-    NotPublishing(String),
+    NotPublishing {
+        /// For whoever appends.
+        waits_for: String,
+        /// For whoever runs the log.
+        why: String,
+    },
 }
 
 impl Log {
@@ -203,7 +208,9 @@ impl Log {
                 (hindrance, _) => {
                     let ready = status::ready(&condition, &self.limits, caught_up, &status, now);
                     match hindrance {
-                        Some(Hindrance::NotPublishing(why)) => ready.and(Err(NotReady::NotPublishing(why))),
+                        Some(Hindrance::NotPublishing { why, .. }) => {
+                            ready.and(Err(NotReady::NotPublishing(why)))
+                        }
                         _ => ready,
                     }
                 }
@@ -231,6 +238,14 @@ impl Log {
 
     fn hindrance(&self) -> Option<Hindrance> {
         self.hindrance.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why nothing is published, for whoever waits for it.
+    pub(crate) fn not_publishing(&self) -> Option<String> {
+        match self.hindrance() {
+            Some(Hindrance::NotPublishing { waits_for, .. }) => Some(waits_for),
+            _ => None,
+        }
     }
 
     /// Whether the gate of the start keeps it from taking entries.

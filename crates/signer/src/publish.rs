@@ -7,6 +7,7 @@
 //! whether the witnesses' heads allow the log to go on.
 
 pub mod ask;
+pub mod convict;
 pub mod gate;
 mod gather;
 pub mod machine;
@@ -72,7 +73,16 @@ pub enum AskError {
 pub type Prove = dyn Fn(TreeSize, TreeSize) -> Result<Vec<Hash>, String> + Send + Sync;
 
 /// Hears that the signer or too many witnesses do not answer, and `None` when they do again.
-pub type OnTrouble = dyn Fn(Option<&str>) + Send + Sync;
+pub type OnTrouble = dyn Fn(Option<NotPublishing>) + Send + Sync;
+
+/// Why nothing is published.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NotPublishing {
+    /// For whoever appends: who is waited for, and not where they are.
+    pub waits_for: String,
+    /// For whoever runs the log.
+    pub why: String,
+}
 
 /// Where the rest of the process sees what is published.
 pub type Published = watch::Sender<Option<Arc<Verified<Checkpoint>>>>;
@@ -129,6 +139,8 @@ pub struct Publisher<S, W> {
     pub policy: Policy,
     /// How long a head may wait when nobody waits for it.
     pub checkpoint_interval: Duration,
+    /// How old the cosignatures of a log that does not grow may become before the witnesses are asked for younger ones.
+    pub refresh_interval: Duration,
     /// The signer.
     pub signer: S,
     /// The term that was opened at it.
@@ -157,7 +169,8 @@ impl<S: AskSigner, W: AskWitness> Publisher<S, W> {
         mut wanted: watch::Receiver<TreeSize>,
     ) -> Result<(), PublishError> {
         let already = self.published.borrow().as_ref().map(|checkpoint| checkpoint.head());
-        let Publisher { origin, policy, checkpoint_interval, signer, term, on_trouble, .. } = self;
+        let Publisher { origin, policy, checkpoint_interval, refresh_interval, .. } = self;
+        let Publisher { signer, term, on_trouble, .. } = self;
         let prove = Arc::clone(&self.prove);
         let lent = Surroundings {
             origin: origin.clone(),
@@ -176,10 +189,15 @@ impl<S: AskSigner, W: AskWitness> Publisher<S, W> {
         let mut backoff = Backoff::new();
         // Until then the signer is left alone, and the next head waits for the one in flight.
         let (mut rested, mut late): (Timer, Timer) = (None, None);
+        // Until then the cosignatures are young enough.
+        let asks_witnesses = policy.quorum().is_some();
+        let mut aged: Timer =
+            asks_witnesses.then(|| Box::pin(tokio::time::sleep(gatherer.young_for(refresh_interval))));
         loop {
             while let Some(happened) = event.take() {
                 if let Event::Published(_) = happened {
                     on_trouble(None);
+                    aged = asks_witnesses.then(|| Box::pin(tokio::time::sleep(refresh_interval)));
                 }
                 event = match machine.step(happened) {
                     None => None,
@@ -200,7 +218,8 @@ impl<S: AskSigner, W: AskWitness> Publisher<S, W> {
                                 let pause = backoff.pause();
                                 rested = Some(Box::pin(tokio::time::sleep(pause)));
                                 tracing::warn!(log = %origin, %why, again_in = ?pause, "nothing can be published");
-                                on_trouble(Some(&why));
+                                let waits_for = "the log's signer does not answer".to_owned();
+                                on_trouble(Some(NotPublishing { waits_for, why }));
                                 Some(Event::NoAnswer)
                             }
                             Err(fatal) => return Err(fatal.into()),
@@ -234,9 +253,11 @@ impl<S: AskSigner, W: AskWitness> Publisher<S, W> {
                 Some(cosigned) = handed.recv() => gatherer.handed(cosigned).await?.map(Event::Published),
                 () = over(&mut late), if late.is_some() => {
                     late = None;
-                    let why = format!("too few witnesses have cosigned; waiting for {}", gatherer.late());
+                    let (names, why) = gatherer.late();
+                    let [waits_for, why] =
+                        [names, why].map(|whom| format!("too few witnesses have cosigned; waiting for {whom}"));
                     tracing::warn!(log = %origin, %why, "nothing can be published");
-                    on_trouble(Some(&why));
+                    on_trouble(Some(NotPublishing { waits_for, why }));
                     Some(Event::Late)
                 }
                 () = over(&mut rested), if rested.is_some() => {
@@ -245,6 +266,11 @@ impl<S: AskSigner, W: AskWitness> Publisher<S, W> {
                 }
                 Ok(()) = wanted.changed() => Some(Event::Wanted(*wanted.borrow_and_update())),
                 _ = ticks.tick() => Some(Event::Due),
+                // Last: a head that is to be signed gets young ones anyway.
+                () = over(&mut aged), if aged.is_some() => {
+                    aged = Some(Box::pin(tokio::time::sleep(refresh_interval)));
+                    gatherer.refresh().await?.map(Event::Published)
+                }
             };
         }
     }

@@ -96,8 +96,8 @@ pub struct MonitorEvidence {
     pub out: PathBuf,
 }
 
-/// The monitor makes a key, signs two histories of a log `epigraph.drill` that never was, and shows them to itself. What comes of it takes
-/// the way of a real finding, through evidence and book to every webhook and Alertmanager of its configuration, and is taken back when all
+/// The monitor makes a key, signs two histories of a log `epigraph.drill` that never was, and puts them into a directory that it looks at as
+/// at one that people put files into. What comes of it takes the way of a real finding, through evidence and book to every webhook and Alertmanager of its configuration, and is taken back when all
 /// have it, or after 20 seconds. Exit code 0 if the fork was found, its evidence verifies here, and every alarm arrived; 1 if not, and then
 /// the monitor has a finding self-test-failed. Takes the role operator.
 #[derive(Args)]

@@ -80,6 +80,15 @@ impl Look {
                 terminal,
             ));
         }
+        if let Some(drill) = &self.status.drill {
+            lines.push(match drill.resolved {
+                Some(ended) => terminal.dim(format_args!("  last drill {}", ago(Some(ended), self.at))),
+                None => format!(
+                    "  {}",
+                    terminal.bold("a drill is going on: whoever is told hears of epigraph.drill")
+                ),
+            });
+        }
         if self.status.lost > 0 {
             let lost = count(self.status.lost, "finding", "findings");
             lines.push(String::new());
@@ -165,7 +174,7 @@ impl Look {
     }
 
     fn object(&self, asked: &Asked) -> Value {
-        let MonitorStatus { vkey, logs, sinks, lost } = &self.status;
+        let MonitorStatus { vkey, logs, sinks, lost, drill } = &self.status;
         json!({
             "address": asked.address,
             "vkey": vkey,
@@ -173,6 +182,7 @@ impl Look {
             "findings": self.findings.iter().map(findings::object).collect::<Vec<_>>(),
             "sinks": sinks.iter().map(sink_object).collect::<Vec<_>>(),
             "lost_findings": lost,
+            "drill": drill.as_ref().map(findings::object),
         })
     }
 }

@@ -1,10 +1,14 @@
-//! What the witnesses of a client's policy hold of its log: fetched from each, and verified. Nothing that is said is believed without a
-//! signature, and nothing is pinned.
+//! What the witnesses of a client's policy hold of its log: fetched from each, verified, and compared with what is published and with
+//! each other. Nothing that is said is believed without a signature, and nothing is pinned; two histories are kept as evidence
+//! beside the client's pin.
 
+use std::path::PathBuf;
+
+use epigraph_client::conflict::Kept;
+use epigraph_client::{Client, ClientError};
 use epigraph_core::checkpoint::LogSigned;
 use epigraph_core::policy::explain::Answer;
-use epigraph_core::proof::ConsistencyProof;
-use epigraph_core::{Checkpoint, Origin, Policy, TreeHead, TreeSize};
+use epigraph_core::{Checkpoint, Origin, Policy, TreeHead};
 use epigraph_rpc::{CallError, Reason, peer};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -20,6 +24,10 @@ struct Row {
     name: String,
     address: String,
     answer: Answered,
+    /// The note of what it holds.
+    note: Vec<u8>,
+    /// Where what convicts a key by it was kept.
+    evidence: Vec<PathBuf>,
 }
 
 enum Answered {
@@ -33,8 +41,9 @@ enum Answered {
     Wrong(String),
 }
 
-pub fn status(profile: &Profile, terminal: Terminal) -> Outcome {
+pub fn status(profile: Profile, terminal: Terminal) -> Outcome {
     let runtime = runtime::runtime().map_err(Failure::state)?;
+    let origin = profile.origin.clone();
     let (published, rows) = runtime.block_on(ask_all(profile))?;
     let now = runtime::clock().now().0 / 1_000;
     match &published {
@@ -60,7 +69,7 @@ pub fn status(profile: &Profile, terminal: Terminal) -> Outcome {
     }
     let objects: Vec<Value> = rows.iter().map(|row| object(row, published)).collect();
     terminal.object(&json!({
-        "origin": profile.origin.as_str(),
+        "origin": origin.as_str(),
         "published": published.map(|head| head.size.get()),
         "witnesses": objects,
     }));
@@ -88,7 +97,7 @@ fn distance(held: TreeHead, published: Option<TreeHead>) -> String {
 }
 
 fn object(row: &Row, published: Option<TreeHead>) -> Value {
-    let Row { name, address, answer } = row;
+    let Row { name, address, answer, evidence, .. } = row;
     let (held, error) = match answer {
         Answered::Holds(head, at) => (Some((head, at)), None),
         Answered::Nothing => (None, None),
@@ -103,28 +112,23 @@ fn object(row: &Row, published: Option<TreeHead>) -> Value {
         "cosigned_at_ms": held.map(|(_, at)| at.saturating_mul(1_000)),
         "lag_entries": held.zip(published).map(|((head, _), newest)| newest.size.get().saturating_sub(head.size.get())),
         "error": error,
+        "evidence": evidence.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
     })
 }
 
-/// The published head, as far as the log shows it, and what each witness answers; all at once.
-async fn ask_all(profile: &Profile) -> Outcome<(Result<TreeHead, String>, Vec<Row>)> {
-    let Profile { origin, policy, witnesses, .. } = profile;
-    let (log, tls) = (profile.log()?, profile.tls()?);
-    let published = published(&log, origin, policy).await;
+/// The published head, as far as the log shows it, and what each witness answers; all at once. Then they are compared.
+async fn ask_all(profile: Profile) -> Outcome<(Result<TreeHead, String>, Vec<Row>)> {
+    let (log, tls, origin) = (profile.log()?, profile.tls()?, profile.origin.clone());
+    let (policy, witnesses) = (profile.policy.clone(), profile.witnesses.clone());
+    let client = profile.client()?;
+    let published = published(&log, &origin, &policy).await;
     let mut asking = JoinSet::new();
-    for (number, KnownWitness { name, address, server }) in witnesses.iter().enumerate() {
-        let witness = peer::Witness::new(address, &tls, server).map_err(Failure::usage)?;
-        let (origin, policy, log) = (origin.clone(), policy.clone(), log.clone());
-        let (name, address, newest) = (name.clone(), address.clone(), published.clone().ok());
+    for (number, KnownWitness { name, address, server }) in witnesses.into_iter().enumerate() {
+        let witness = peer::Witness::new(&address, &tls, &server).map_err(Failure::usage)?;
+        let (origin, policy) = (origin.clone(), policy.clone());
         asking.spawn(async move {
-            let answer = match ask(&witness, &origin, &policy, &name).await {
-                Answered::Holds(held, at) => match of_one_history(&log, &origin, held, newest).await {
-                    Ok(()) => Answered::Holds(held, at),
-                    Err(otherwise) => otherwise,
-                },
-                answer => answer,
-            };
-            (number, Row { name, address, answer })
+            let (answer, note) = ask(&witness, &origin, &policy, &name).await;
+            (number, Row { name, address, answer, note, evidence: Vec::new() })
         });
     }
     let mut rows = Vec::new();
@@ -132,29 +136,31 @@ async fn ask_all(profile: &Profile) -> Outcome<(Result<TreeHead, String>, Vec<Ro
         rows.push(asked.map_err(Failure::state)?);
     }
     rows.sort_by_key(|(number, _)| *number);
-    Ok((published, rows.into_iter().map(|(_, row)| row).collect()))
+    let mut rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
+    compare(&client, published.as_ref().ok(), &mut rows).await;
+    Ok((published.map(|(head, _)| head), rows))
 }
 
-async fn published(log: &peer::Log, origin: &Origin, policy: &Policy) -> Result<TreeHead, String> {
+async fn published(log: &peer::Log, origin: &Origin, policy: &Policy) -> Result<(TreeHead, Vec<u8>), String> {
     let note = log.checkpoint(origin.as_str()).await.map_err(|error| error.to_string())?;
     let checkpoint = Checkpoint::open(&note, policy).map_err(|error| error.to_string())?;
     match checkpoint.origin() == origin {
-        true => Ok(checkpoint.head()),
+        true => Ok((checkpoint.head(), note.into())),
         false => Err("it is the checkpoint of another log".into()),
     }
 }
 
-async fn ask(witness: &peer::Witness, origin: &Origin, policy: &Policy, name: &str) -> Answered {
+async fn ask(witness: &peer::Witness, origin: &Origin, policy: &Policy, name: &str) -> (Answered, Vec<u8>) {
     let note = match witness.checkpoint(origin.as_str()).await {
         Ok(note) => note,
         Err(CallError::Refused(refusal)) if refusal.reason() == Reason::NotYetPublished => {
-            return Answered::Nothing;
+            return (Answered::Nothing, Vec::new());
         }
-        Err(error) => return Answered::Silent(error.to_string()),
+        Err(error) => return (Answered::Silent(error.to_string()), Vec::new()),
     };
     match verify(&note, origin, policy, name) {
-        Ok((head, at)) => Answered::Holds(head, at),
-        Err(why) => Answered::Wrong(why),
+        Ok((head, at)) => (Answered::Holds(head, at), note.into()),
+        Err(why) => (Answered::Wrong(why), Vec::new()),
     }
 }
 
@@ -173,36 +179,64 @@ fn verify(note: &[u8], origin: &Origin, policy: &Policy, name: &str) -> Result<(
     }
 }
 
-/// What is held must be a beginning of what is published, or the same. A larger one can be compared when it is published.
-async fn of_one_history(
-    log: &peer::Log,
-    origin: &Origin,
-    held: TreeHead,
-    published: Option<TreeHead>,
-) -> Result<(), Answered> {
-    let Some(published) = published.filter(|newest| newest.size >= held.size) else { return Ok(()) };
-    let two = |why: &str| {
-        Answered::Wrong(format!(
-            "it holds size {} with root {}, and the log has published size {} with root {}, {why}: two histories may be \
-             signed with the log's key. Keep both (`epigraph checkpoint` keeps evidence where the log convicts itself)",
-            held.size, held.root, published.size, published.root
-        ))
-    };
-    if held.size == published.size {
-        return if held.root == published.root { Ok(()) } else { Err(two("another tree of the same size")) };
-    }
-    if held.size == TreeSize::ZERO {
-        return Ok(());
-    }
-    let hashes = log.consistency_proof(origin.as_str(), held.size, published.size).await;
-    let hashes = hashes.map_err(|error| match error {
-        CallError::Refused(refusal) => {
-            two(&format!("and refuses to prove that this extends that ({refusal})"))
+/// All that is held must be of one history with what is published; where that is not known, with the largest that is held. Two of
+/// one size need no log to be compared.
+async fn compare(client: &Client, published: Option<&(TreeHead, Vec<u8>)>, rows: &mut [Row]) {
+    let held: Vec<(usize, TreeHead, Vec<u8>)> = rows
+        .iter()
+        .enumerate()
+        .filter_map(|(place, row)| match &row.answer {
+            Answered::Holds(head, _) => Some((place, *head, row.note.clone())),
+            _ => None,
+        })
+        .collect();
+    let largest =
+        held.iter().max_by_key(|(_, head, _)| head.size).map(|(_, head, note)| (*head, note.clone()));
+    let Some((against, note)) = published.cloned().or(largest) else { return };
+    let mut unproven = Vec::new();
+    for (place, head, own) in &held {
+        // A beginning of what is published, or, if it is larger, what the log can prove when it is published.
+        let compared = client.compare(own, &note).await;
+        if compared.is_err() || published.is_none() || head.size > against.size {
+            unproven.push((*place, head, own));
         }
-        error => Answered::Silent(format!("the log, which was to prove that it extends this ({error})")),
-    })?;
-    let proof = ConsistencyProof { old: held.size, new: published.size, hashes };
-    proof
-        .verify(&held.root, &published.root)
-        .map_err(|error| two(&format!("which does not extend it ({error})")))
+        match compared {
+            Ok(()) => {}
+            Err(ClientError::NoProof { .. } | ClientError::Call(CallError::Refused(_)))
+                if head.size > against.size => {}
+            Err(ClientError::Call(error)) => {
+                let why = format!(
+                    "the log, which was to prove that this and what is published are of one history ({error})"
+                );
+                rows[*place].answer = Answered::Silent(why);
+            }
+            Err(error) => rows[*place].contradicts(&error),
+        }
+    }
+    for (number, (place, head, own)) in unproven.iter().enumerate() {
+        for (other, beside, theirs) in &unproven[number + 1..] {
+            if beside.size == head.size
+                && beside.root != head.root
+                && let Err(error) = client.compare(own, theirs).await
+            {
+                [*place, *other].into_iter().for_each(|place| rows[place].contradicts(&error));
+            }
+        }
+    }
+}
+
+impl Row {
+    /// What it holds does not fit what others show. The first that was found stays.
+    fn contradicts(&mut self, error: &ClientError) {
+        if let ClientError::TwoHistories { kept, .. } = error
+            && let Kept::Evidence(files) = &**kept
+        {
+            self.evidence.extend(files.iter().map(|(_, path)| path.clone()));
+            self.evidence.sort();
+            self.evidence.dedup();
+        }
+        if !matches!(self.answer, Answered::Wrong(_)) {
+            self.answer = Answered::Wrong(error.to_string());
+        }
+    }
 }

@@ -183,11 +183,7 @@ directory = "{role}"
         }
         let (first, own) = (READERS[0], tls(Role::Monitor, false));
         let (pace, webhook) = match self.webhook {
-            None => (
-                "# Nobody has to append all day: the default is an hour.\n[log.after]\nstale_ms = 86400000\n"
-                    .to_owned(),
-                String::new(),
-            ),
+            None => (String::new(), String::new()),
             Some(receiver) => (
                 // The defaults are an hour and a week: nobody waits so long for a demo.
                 format!(

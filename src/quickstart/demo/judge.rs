@@ -61,7 +61,7 @@ impl<'a> Judge<'a> {
 
     /// Waits until the monitor has seen and read this much, and found nothing.
     pub async fn calm(&self, size: u64) -> Outcome<usize> {
-        self.monitor.calm(size, From::Everywhere, self.patience).await
+        Ok(self.monitor.calm(size, From::Everywhere, self.patience).await?.0)
     }
 
     /// Waits for the webhook's call about this demo's finding. A call about anything else is a failure.

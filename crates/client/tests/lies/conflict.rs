@@ -208,3 +208,39 @@ fn check_accuses_nobody(liar: &Liar) {
         assert!(path.extension().unwrap() != "evidence", "{}", path.display());
     }
 }
+
+/// Issue 4, A1: two heads that somebody else shows are compared like a served one with the pin, at powers of two too, and nothing is
+/// pinned. Where nothing convicts anybody both notes are kept. Seen to fail with the inclusion proof not asked for.
+#[tokio::test]
+async fn two_shown_heads_become_evidence_at_every_pair_of_sizes() {
+    for one in [1, 2, 3, 4, 6, 8, 9] {
+        for other in [1, 2, 3, 4, 6, 8, 9] {
+            let liar = Liar::start().await;
+            liar.grow_to(16);
+            let (client, ours) = (liar.client(), note_at(one, 0));
+            client.compare(ours.as_bytes(), note_at(other, 0).as_bytes()).await.unwrap();
+            show_fork(&liar, other, (one.min(other), one.max(other)));
+            let error = client.compare(ours.as_bytes(), note_at(other, 1).as_bytes()).await.unwrap_err();
+            let files = evidence_of(&error);
+            let [(accused, path)] = files.as_slice() else { panic!("{one}, {other}: {error}") };
+            let evidence = verify(&fs::read(path).unwrap(), std::slice::from_ref(accused)).unwrap();
+            let mut sizes = evidence.heads().map(|head| head.size.get());
+            sizes.sort_unstable();
+            assert_eq!(sizes, [one.min(other), one.max(other)]);
+            assert!(!liar.pin_file().exists());
+        }
+    }
+    let liar = Liar::start().await;
+    liar.twist(|answer| {
+        if let Answer::Consistency(answer) = answer {
+            *answer = Err(Refusal::new(Reason::Internal, "no"));
+        }
+    });
+    let notes = [note_at(3, 0), note_at(9, 1)];
+    let error = liar.client().compare(notes[1].as_bytes(), notes[0].as_bytes()).await.unwrap_err();
+    let ClientError::NoProof { kept, .. } = &error else { panic!("{error:?}") };
+    let Kept::Shown(paths) = &**kept else { panic!("{kept:?}") };
+    let kept = paths.iter().map(|path| fs::read_to_string(path).unwrap());
+    assert_eq!(kept.collect::<Vec<_>>(), notes);
+    assert!(paths.iter().all(|path| error.to_string().contains(&*path.to_string_lossy())), "{error}");
+}

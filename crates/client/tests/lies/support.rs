@@ -138,6 +138,7 @@ pub fn checkpoint_event(note: impl Into<Bytes>) -> Result<v1::FollowEvent, Statu
 }
 
 pub fn entries_event(first_index: u64, entries: Vec<Bytes>) -> Result<v1::FollowEvent, Status> {
+    let entries = entries.iter().collect();
     Ok(v1::FollowEvent { event: Some(Event::Entries(v1::FollowEntries { first_index, entries })) })
 }
 
@@ -328,7 +329,14 @@ impl LogService for Service {
             .map(|index| v1::InclusionProof { hashes: world.proof(index) })
             .collect();
         let reached = Wait::Published.to_wire();
-        let mut answer = v1::AppendResponse { first_index, count, reached, checkpoint: world.note(), proofs };
+        let mut answer = v1::AppendResponse {
+            first_index,
+            count,
+            reached,
+            checkpoint: world.note(),
+            proofs,
+            unpublished_because: String::new(),
+        };
         world.twisted(Answer::Append(&mut answer));
         Ok(Response::new(answer))
     }

@@ -1,6 +1,6 @@
 //! A fork that is made to be found: two heads of a log that never was, under a key that nobody keeps. It is here because a key can
-//! otherwise sign only what was decided and made durable, and it can accuse nobody: the key is made here, signs for one name that
-//! is no log's, and ends here. It does not know who looks for the fork.
+//! otherwise sign only what was decided and made durable, and it can accuse nobody: the key is made here, signs these two heads for one
+//! name that is no log's, and ends here; there is no other way to a [`Fork`]. It does not know who looks for it.
 
 use zeroize::Zeroizing;
 
@@ -12,18 +12,15 @@ use crate::note;
 use crate::position::TreeSize;
 use crate::tree::TreeHead;
 
-/// The name of the log that never was. No log has it.
+/// The name of the log that never was. No log has it: a configuration with one is refused.
 pub const DRILL_ORIGIN: &str = "epigraph.drill";
 
 /// Two signed heads of one size with different roots.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fork {
-    /// [`DRILL_ORIGIN`].
-    pub origin: Origin,
-    /// The key that signed both. Its private half is gone.
-    pub vkey: VKey,
-    /// The notes.
-    pub notes: [String; 2],
+    origin: Origin,
+    vkey: VKey,
+    notes: [String; 2],
 }
 
 impl Fork {
@@ -39,6 +36,21 @@ impl Fork {
             note::encode(&text, [&key.sign_assertion(&text)])
         });
         Ok(Fork { origin, vkey: key.vkey().clone(), notes })
+    }
+
+    /// [`DRILL_ORIGIN`].
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The key that signed both. Its private half is gone.
+    pub fn vkey(&self) -> &VKey {
+        &self.vkey
+    }
+
+    /// The notes.
+    pub fn notes(&self) -> &[String; 2] {
+        &self.notes
     }
 }
 

@@ -1,9 +1,12 @@
 //! Observations: what a monitor signed reads back, what was changed does not, and none passes for a checkpoint.
 
 use epigraph_core::checkpoint::{LogSigned, decode_text};
+use epigraph_core::cosignature::CosignedAt;
 use epigraph_core::key::{Origin, SigningKey};
 use epigraph_core::note::{self, Parsed};
-use epigraph_core::observation::{BadObservation, MAX_NOTES, Observation, recognise, verify};
+use epigraph_core::observation::{
+    BadObservation, MAX_NOTES, MAX_OBSERVATION_BYTES, Observation, recognise, verify,
+};
 use epigraph_core::{CosigningKey, UnixMillis, VKey};
 
 fn monitor() -> SigningKey {
@@ -98,6 +101,22 @@ fn only_a_named_monitor_is_believed() {
         let error = verify(file.as_bytes(), &keys).unwrap_err();
         assert_eq!(error, BadObservation::UnknownKey("monitor.example".into()));
     }
+}
+
+/// Seen to fail without the limit, without the look at the first line, and with a witness's key that counts as a monitor's.
+#[test]
+fn what_is_none_is_refused_for_what_it_is() {
+    let long = vec![b'x'; MAX_OBSERVATION_BYTES + 1];
+    assert_eq!(verify(&long, &keys()), Err(BadObservation::TooLong(long.len())));
+    assert_eq!(verify(b"something else", &keys()), Err(BadObservation::Header));
+    // A cosignature says when a witness saw a checkpoint, and nothing else.
+    let witness = CosigningKey::from_seed("monitor.example".parse().unwrap(), &[5; 32].into());
+    let file = observation("nothing new", &[]).unwrap().sign(&monitor());
+    let text = Parsed::parse(file.as_bytes()).unwrap().text().to_owned();
+    let at = CosignedAt::of(UnixMillis(1_767_225_600_000)).unwrap();
+    let cosigned = note::encode(&text, [&witness.cosign_assertion(&text, at)]);
+    let refused = verify(cosigned.as_bytes(), &[witness.vkey().clone()]);
+    assert_eq!(refused, Err(BadObservation::UnknownKey("monitor.example".into())));
 }
 
 /// What a monitor signs is never a log's word, even if its key is listed as a log's by mistake.

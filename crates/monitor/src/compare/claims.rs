@@ -12,6 +12,7 @@ use crate::event::{Claim, Effect, Vantage, VantageKind, Why};
 use crate::finding::{Code, MAX_SUBJECT_BYTES, one_line};
 use crate::heads::Seen;
 use crate::lines::{Writer, number};
+use crate::said::rfc3339;
 
 /// The most claims that wait for their deadlines, or for the log to mend what it broke.
 pub const MAX_CLAIMS: usize = 1024;
@@ -138,7 +139,7 @@ impl Machine {
         let of_log = |name: &str| self.points.get(name).is_some_and(|point| point.kind == VantageKind::Log);
         let shown = |seen: &&Seen| seen.sightings().iter().any(|sighting| of_log(&sighting.vantage));
         let branch = self.heads.branches().first()?;
-        branch.heads().filter(shown).last().map(Seen::head)
+        branch.heads().rev().find(shown).map(Seen::head)
     }
 
     pub(super) fn inclusion(
@@ -216,7 +217,9 @@ impl Machine {
         let detail = format!(
             "{claimant} says that the log acknowledged entry {index} with leaf hash {leaf}, due at {}; under the newest head of \
              size {} root {} it is not there: {why}",
-            deadline.0, head.size, head.root
+            rfc3339(*deadline),
+            head.size,
+            head.root
         );
         let subject = awaited.subject();
         let notes = self.note_of(head).into_iter().collect();

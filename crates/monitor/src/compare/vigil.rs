@@ -16,6 +16,7 @@ use crate::event::{Found, Vantage, VantageKind};
 use crate::finding::Code;
 use crate::heads::Seen;
 use crate::lines::number;
+use crate::said::of_seconds;
 
 /// What a finding about the monitor's own clock is about.
 pub const THIS_MONITOR: &str = "this monitor";
@@ -260,11 +261,13 @@ impl Machine {
     pub(super) fn audit_found(&mut self, found: Found, vantage: &Vantage) {
         match found {
             Found::Rewritten { head, index, detail } => {
-                let index = index.map_or_else(String::new, |index| format!(", entry {index}"));
-                let detail = format!(
-                    "under {} the entries up to size {} do not hash to the signed root {}{index}: {detail}",
-                    vantage.name, head.size, head.root
-                );
+                let detail = match index {
+                    Some(index) => format!("under {} entry {index} {detail}", vantage.name),
+                    None => format!(
+                        "under {} the entries up to size {} do not hash to the signed root {}: {detail}",
+                        vantage.name, head.size, head.root
+                    ),
+                };
                 let notes = self.note_of(&head).into_iter().collect();
                 self.trigger(Code::RewrittenEntry, &vantage.name, &detail, notes);
             }
@@ -359,8 +362,8 @@ impl Machine {
 
     fn judge_witnesses(&mut self, conditions: &mut Conditions) {
         let now = self.time.elapsed;
-        let Tuning { silent_after_ms, skew_ms, .. } = self.tuning;
-        let latest = self.seconds().saturating_add(skew_ms / 1000);
+        let Tuning { silent_after_ms, .. } = self.tuning;
+        let seconds = self.seconds();
         let ahead = self.ahead();
         let ours = self.policy.quorum().is_some() && self.policy.is_met_by(ahead);
         for (place, state) in self.witnesses.iter_mut().enumerate() {
@@ -374,7 +377,8 @@ impl Machine {
             // One that is kept in the dark may still say every minute that it has seen nothing newer.
             let lags = state.lag.lasted(now) >= silent_after_ms;
             conditions.tell(Code::WitnessSilent, name, silent_after_ms, behind || lags, || {
-                let newest = state.newest.map_or_else(|| "never".to_owned(), |at| format!("at {at}"));
+                let newest =
+                    state.newest.map_or_else(|| "never".to_owned(), |at| format!("at {}", of_seconds(at)));
                 format!(
                     "{name} last cosigned {newest}, up to size {}; others up to size {}",
                     state.size, self.progress.vouched
@@ -384,8 +388,9 @@ impl Machine {
             conditions.tell(Code::ClockSkew, name, SKEW_STANDS_MS, skewed, || {
                 let newest = state.newest.unwrap_or_default();
                 format!(
-                    "{name} cosigned at {newest}, which is more than {} s after now",
-                    newest.saturating_sub(latest)
+                    "{name} cosigned at {}, which is {} s ahead of this monitor's clock",
+                    of_seconds(newest),
+                    newest.saturating_sub(seconds)
                 )
             });
         }

@@ -11,14 +11,13 @@ use std::time::Duration;
 use epigraph_core::backoff::spread_wait;
 use epigraph_core::{Clock, Entropy, UnixMillis};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::http::{Post, PostError, Transport};
 use super::{Alive, Deliveries, FIRST_WAIT, LONGEST_WAIT, Life, Sink, SinkStatus, severity_word};
 use crate::finding::{Class, Code, Finding, FindingId, Notice, Severity, State};
+use crate::said::rfc3339;
 
 /// What is added to the URL of an Alertmanager.
 pub const PATH: &str = "/api/v2/alerts";
@@ -31,6 +30,10 @@ const REPEATS: u32 = 4;
 
 /// But not one that is proven: a monitor that was silenced must not look as if all were well again.
 const PROVEN: Duration = Duration::from_secs(365 * 86_400);
+
+/// An alert of a drill ends by itself after this long, and its end is not told before: an Alertmanager waits (`group_wait`) before it tells
+/// anybody, and would tell nobody of what has ended meanwhile.
+const DRILL: Duration = Duration::from_secs(300);
 
 /// The alert that is always there while the monitor lives.
 const ALIVE: &str = "EpigraphMonitorAlive";
@@ -142,11 +145,12 @@ impl Alertmanager {
         let ends = match (ended, finding.code.class()) {
             // An end in the future, by another clock, would be none yet.
             (Some(at), _) => at.min(now),
+            (None, Class::Proof) if finding.is_drill() => after(finding.first_at, DRILL),
             (None, Class::Proof) => after(now, PROVEN),
             (None, Class::Observation) => ends,
         };
         let evidence = finding.evidence.map(|id| id.to_string()).unwrap_or_default();
-        json!({
+        let mut alert = json!({
             "labels": {
                 "alertname": alert_name(finding.code),
                 "code": finding.code.as_str(),
@@ -165,7 +169,14 @@ impl Alertmanager {
             },
             "startsAt": rfc3339(finding.first_at),
             "endsAt": rfc3339(ends),
-        })
+        });
+        if finding.is_drill() {
+            // The same name as a real one, so that it takes the same route; a route of its own is one matcher away.
+            alert["labels"]["drill"] = "true".into();
+            let summary = format!("This is a drill. A real one would say: {}", finding.code.sentence());
+            alert["annotations"]["summary"] = summary.into();
+        }
+        alert
     }
 
     fn alive(&self, alive: Alive, ends: UnixMillis) -> Value {
@@ -175,6 +186,8 @@ impl Alertmanager {
                 "open_findings": alive.open.to_string(),
                 "summary": "The monitor lives. Route this to something that calls when it stops.",
             },
+            // Without it an Alertmanager takes the end for the beginning.
+            "startsAt": rfc3339(alive.at),
             "endsAt": rfc3339(ends),
         })
     }
@@ -187,6 +200,10 @@ impl Sink for Alertmanager {
 
     fn notify(&self, Notice { finding, .. }: &Notice) {
         if finding.code.severity() < self.settings.least {
+            return;
+        }
+        if finding.is_drill() && !finding.is_open() {
+            self.alerts().remove(&finding.id);
             return;
         }
         self.alerts().insert(finding.id, finding.clone());
@@ -225,10 +242,4 @@ fn alert_name(code: Code) -> String {
 
 fn after(at: UnixMillis, wait: Duration) -> UnixMillis {
     UnixMillis(at.0.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)))
-}
-
-/// A time as the API has it. What lies beyond the year 9999, which no clock says, is that year's end.
-fn rfc3339(at: UnixMillis) -> String {
-    let parsed = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.0) * 1_000_000).ok();
-    parsed.and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| "9999-12-31T23:59:59Z".into())
 }

@@ -30,6 +30,7 @@ impl Sink for LogSink {
                     code = finding.code.as_str(),
                     change = change.as_str(),
                     log = %finding.origin,
+                    drill = finding.is_drill(),
                     subject = finding.subject,
                     count = finding.count,
                     detail = finding.detail,
@@ -44,6 +45,7 @@ impl Sink for LogSink {
             (_, Severity::Page) => say!(error),
             (_, Severity::Warn) => say!(warn),
         }
+        self.0.delivered(finding.last_at);
         if finding.is_open() {
             self.0.arrived(finding.id, finding.first_at);
         }

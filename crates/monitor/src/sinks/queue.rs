@@ -74,6 +74,25 @@ struct Waiting {
     unwritten: Option<Bytes>,
 }
 
+/// Reads every message of a queue that nobody uses, and changes nothing: how many are whole, and the files that are not or do not belong
+/// there, each with what is wrong.
+pub fn inspect(dir: Arc<dyn Dir>) -> Result<(usize, Vec<(String, QueueError)>), QueueError> {
+    let queue = Queue { dir, waiting: BTreeMap::new(), next: 0, dropped: 0 };
+    let (mut whole, mut bad) = (0, Vec::new());
+    for name in queue.dir.list().map_err(io_error("look"))? {
+        let read = match (name.as_str(), number(&name)) {
+            (NEW, _) => continue,
+            (DROPPED, _) => queue.read_dropped().map(drop),
+            (_, Some(_)) => queue.read(&name).map(|_| whole += 1),
+            (_, None) => Err(QueueError::Foreign(name.chars().take(64).collect())),
+        };
+        if let Err(error) = read {
+            bad.push((name, error));
+        }
+    }
+    Ok((whole, bad))
+}
+
 impl Queue {
     /// Opens the directory of one receiver; it may be empty. What cannot be read is an error, never an empty queue.
     pub fn open(dir: Arc<dyn Dir>) -> Result<Queue, QueueError> {

@@ -262,6 +262,7 @@ fn finding_json(finding: &Finding) -> Value {
         "class": class,
         "severity": severity_word(finding.code.severity()),
         "origin": finding.origin.as_str(),
+        "drill": finding.is_drill(),
         "subject": finding.subject,
         "first_at_ms": finding.first_at.0,
         "last_at_ms": finding.last_at.0,

@@ -128,6 +128,7 @@ fn silence_is_no_refusal() {
 
 /// SIM-BYZ-MAJ (A8): most witnesses are on the log's side, and each of two monitors in two partitions sees one history that is
 /// perfect in itself. After the partition heals they show each other their heads, and both have the evidence.
+/// Seen to fail with what another monitor shows passed over.
 #[test]
 fn sim_byz_maj_two_monitors_find_it_after_the_partition_heals() {
     let histories = || vec![History::new(64, 64, 0), History::new(64, 9, 1)];

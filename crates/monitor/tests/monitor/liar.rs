@@ -40,6 +40,10 @@ pub enum Mood {
     Ends,
     /// It sends entries beyond those that it published.
     Endless,
+    /// It takes every call and answers none.
+    Hangs,
+    /// Each time that it is asked for its newest head it is of another size.
+    Contradicts,
 }
 
 /// What it is and shows.
@@ -53,6 +57,8 @@ pub struct World {
     pub changed_for: Option<(&'static str, usize)>,
     /// In place of its newest head.
     pub note: Option<Bytes>,
+    /// How often it was asked for its newest head.
+    asked: u64,
     /// Where each stream of entries began.
     pub follows: Vec<u64>,
     /// Questions for proofs.
@@ -75,7 +81,11 @@ impl World {
         self.tree.head(self.size())
     }
 
-    fn note(&self) -> Bytes {
+    fn note(&mut self) -> Bytes {
+        if self.mood == Mood::Contradicts {
+            self.asked += 1;
+            return note_of(&self.tree.head(self.size() / (1 + self.asked % 3))).into();
+        }
         self.note.clone().unwrap_or_else(|| note_of(&self.head()).into())
     }
 }
@@ -91,6 +101,7 @@ impl Liar {
             pretends: 0,
             changed_for: None,
             note: None,
+            asked: 0,
             follows: Vec::new(),
             proofs: 0,
         };
@@ -137,6 +148,13 @@ struct Service {
 }
 
 impl Service {
+    async fn hang(&self) {
+        let hangs = self.world.lock().unwrap().mood == Mood::Hangs;
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+    }
+
     fn world(&self) -> Result<MutexGuard<'_, World>, Status> {
         let world = self.world.lock().unwrap();
         match world.mood {
@@ -174,6 +192,7 @@ impl LogService for Service {
         &self,
         request: Request<v1::GetProofRequest>,
     ) -> Result<Response<v1::GetProofResponse>, Status> {
+        self.hang().await;
         let (world, garbage) = self.prover()?;
         let Some(Target::LeafIndex(leaf_index)) = request.get_ref().target else { return unused() };
         let at = request.get_ref().tree_size;
@@ -190,6 +209,7 @@ impl LogService for Service {
         &self,
         request: Request<v1::GetConsistencyProofRequest>,
     ) -> Result<Response<v1::GetConsistencyProofResponse>, Status> {
+        self.hang().await;
         let (world, garbage) = self.prover()?;
         let (old, new) = (request.get_ref().old_size, request.get_ref().new_size);
         check(&world, new)?;
@@ -202,6 +222,7 @@ impl LogService for Service {
         &self,
         request: Request<v1::GetTileRequest>,
     ) -> Result<Response<v1::GetTileResponse>, Status> {
+        self.hang().await;
         let (world, _) = self.prover()?;
         let v1::GetTileRequest { level, index, width, .. } = request.into_inner();
         let count = if width == 0 { 256 } else { u64::from(width) };
@@ -215,6 +236,7 @@ impl LogService for Service {
         &self,
         _: Request<v1::GetCheckpointRequest>,
     ) -> Result<Response<v1::GetCheckpointResponse>, Status> {
+        self.hang().await;
         Ok(Response::new(v1::GetCheckpointResponse { checkpoint: self.world()?.note() }))
     }
 
@@ -224,6 +246,7 @@ impl LogService for Service {
         &self,
         _: Request<v1::WatchCheckpointsRequest>,
     ) -> Result<Response<Self::WatchCheckpointsStream>, Status> {
+        self.hang().await;
         drop(self.world()?);
         let (world, mut changes) = (Arc::clone(&self.world), self.changes.clone());
         let (send, receive) = mpsc::channel(1);
@@ -245,6 +268,7 @@ impl LogService for Service {
         &self,
         request: Request<v1::FollowRequest>,
     ) -> Result<Response<Self::FollowStream>, Status> {
+        self.hang().await;
         let first = request.get_ref().first_index;
         let caller = Caller::of(&request)?.identity().as_str().to_owned();
         let (events, ends) = {
@@ -268,7 +292,7 @@ impl LogService for Service {
                 let count = entries.len() as u64;
                 events.push(event(Event::Entries(v1::FollowEntries {
                     first_index,
-                    entries: entries.to_vec(),
+                    entries: entries.iter().collect(),
                 })));
                 first_index += count;
             }

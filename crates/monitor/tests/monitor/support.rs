@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use epigraph_core::{Clock, Origin, Policy, SigningKey};
 use epigraph_monitor::Monitor;
+use epigraph_monitor::audit::SequenceRule;
 use epigraph_monitor::compare::Tuning;
 use epigraph_monitor::disk::{Disk, add_log, create};
 use epigraph_monitor::event::VantageKind;
@@ -36,6 +37,9 @@ pub struct Home {
     pub state: MemoryDir,
     pub evidence: MemoryDir,
     pub dropped: MemoryDir,
+    pub drill: Arc<dyn Dir>,
+    /// The name of the log that it watches.
+    pub name: Origin,
     /// What the sinks were told, and whether its evidence was on the disk by then.
     pub told: Arc<Mutex<Vec<(Notice, bool)>>>,
 }
@@ -62,6 +66,8 @@ impl Home {
             state: MemoryDir::new(),
             evidence: MemoryDir::new(),
             dropped: MemoryDir::new(),
+            drill: Arc::new(MemoryDir::new()),
+            name: origin(),
             told: Arc::default(),
         };
         create(Arc::new(home.state.clone())).unwrap();
@@ -75,6 +81,8 @@ impl Home {
             state: self.state.duplicate(),
             evidence: self.evidence.duplicate(),
             dropped: self.dropped.duplicate(),
+            drill: Arc::new(MemoryDir::new()),
+            name: self.name.clone(),
             told: Arc::default(),
         }
     }
@@ -101,6 +109,16 @@ impl Home {
         self.start_with(state, readers, Vec::new(), full_audit_every_ms, clock)
     }
 
+    /// Starts a monitor that looks at the order of entries, and is told of gaps by a service too.
+    pub fn start_in_order(
+        &self,
+        readers: Vec<(&str, Log)>,
+        sequence: Option<Arc<dyn SequenceRule>>,
+    ) -> Result<Running, StartError> {
+        let (state, clock) = (Arc::new(self.state.clone()), Going::from(NOW.0));
+        self.start_log(state, readers, Vec::new(), (u64::MAX, clock), sequence)
+    }
+
     fn start_with(
         &self,
         state: Arc<dyn Dir>,
@@ -109,15 +127,26 @@ impl Home {
         full_audit_every_ms: u64,
         clock: Arc<dyn Clock>,
     ) -> Result<Running, StartError> {
+        self.start_log(state, readers, monitors, (full_audit_every_ms, clock), None)
+    }
+
+    fn start_log(
+        &self,
+        state: Arc<dyn Dir>,
+        readers: Vec<(&str, Log)>,
+        monitors: Vec<(String, peer::Monitor)>,
+        (full_audit_every_ms, clock): (u64, Arc<dyn Clock>),
+        sequence: Option<Arc<dyn SequenceRule>>,
+    ) -> Result<Running, StartError> {
         let (disk, book) = Disk::open(state, Arc::new(self.evidence.clone()))?;
         let log = LogSetup {
-            origin: origin(),
+            origin: self.name.clone(),
             policy: Policy::of_log(key().vkey().clone()),
             tuning: Tuning::default(),
             full_audit_every_ms,
             rules: Vec::new(),
-            sequence: None,
-            reporters: Vec::new(),
+            sequence,
+            reporters: vec![("service".to_owned(), &[Code::SourceGap])],
             readers: readers.into_iter().map(|(name, log)| (name.to_owned(), log)).collect(),
             witnesses: Vec::new(),
             monitors,
@@ -135,6 +164,7 @@ impl Home {
             entropy: Arc::new(Fixed),
             disk,
             book,
+            drill: Arc::clone(&self.drill),
             logs: vec![log],
             poll: Duration::from_millis(20),
             published_within_ms: PUBLISHED_WITHIN_MS,
@@ -183,6 +213,12 @@ impl Running {
         let of = move |finding: &&Finding| finding.code == code && finding.is_open();
         self.until(code.as_str(), |_, findings| findings.iter().any(|finding| of(&finding))).await;
         self.monitor.findings().iter().find(of).cloned().unwrap()
+    }
+
+    /// Waits until its loop has come round so often.
+    pub async fn rounds(&mut self, count: u64) {
+        let until = *self.rounds.borrow() + count;
+        self.rounds.wait_for(|rounds| *rounds >= until).await.unwrap();
     }
 
     /// Serves what it has seen to other monitors.

@@ -67,7 +67,7 @@ async fn a_message_says_what_was_found_and_is_signed_anew_for_each_attempt() {
             "version": 1, "kind": "finding", "monitor": "monitor.example", "at_ms": START, "change": "opened",
             "finding": {
                 "id": expected.id.to_string(), "code": "split-view", "class": "proof", "severity": "page",
-                "origin": "log.example/one", "subject": "log/a", "first_at_ms": START - 1_000, "last_at_ms": START,
+                "origin": "log.example/one", "drill": false, "subject": "log/a", "first_at_ms": START - 1_000, "last_at_ms": START,
                 "count": 1, "detail": "seen", "meaning": expected.code.sentence(),
                 "next_step": expected.code.next_step(), "evidence_id": expected.evidence.unwrap().to_string(),
                 "resolved_at_ms": null, "acknowledged": null,

@@ -10,7 +10,7 @@ use tonic::{Request, Streaming};
 
 use super::{AppendAnswer, Log, call, expect, present};
 use crate::convert::{ConvertError, PRODUCER_ID_BYTES, Producer, Wait, leaf_index, proof};
-use crate::limits::{CALL_DEADLINE, MAX_WAIT};
+use crate::limits::{CALL_DEADLINE, MAX_REASON_CHARS, MAX_WAIT};
 use crate::status::CallError;
 use crate::v1;
 
@@ -137,5 +137,7 @@ pub(super) fn taken(want: u64, answer: &v1::AppendResponse) -> Result<AppendAnsw
     };
     expect("proofs", if reached == Wait::Published { want } else { 0 }, answer.proofs.len() as u64)?;
     let proofs = answer.proofs.iter().map(|inclusion| proof(&inclusion.hashes)).collect::<Result<_, _>>()?;
-    Ok(AppendAnswer { first_index, reached, checkpoint, proofs })
+    let why: String = answer.unpublished_because.chars().take(MAX_REASON_CHARS).collect();
+    let unpublished_because = Some(why).filter(|why| reached == Wait::Durable && !why.is_empty());
+    Ok(AppendAnswer { first_index, reached, checkpoint, proofs, unpublished_because })
 }

@@ -76,6 +76,8 @@ pub struct MonitorStatus {
     pub sinks: Vec<SinkStatus>,
     /// Findings for which it had no room.
     pub lost: u64,
+    /// What was found in the drill that is going on, or in the last one.
+    pub drill: Option<Finding>,
 }
 
 /// How a monitor stands with one log.
@@ -338,6 +340,7 @@ impl Monitor {
             logs: answer.logs.into_iter().map(monitored).collect::<Result<_, _>>()?,
             sinks: sinks.collect(),
             lost: answer.lost_findings,
+            drill: answer.drill.map(finding).transpose()?,
         })
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use epigraph_core::{Hash, LeafIndex, TreeSize};
 use epigraph_rpc::channel::channel;
+use epigraph_rpc::limits::MAX_REASON_CHARS;
 use epigraph_rpc::peer::{Tree, Which};
 use epigraph_rpc::{CallError, Reason, Refusal, RequestIds, Wait, peer, v1};
 use http::uri::PathAndQuery;
@@ -31,10 +32,12 @@ async fn the_happy_path() {
     let answer = log.append(ORIGIN, entries.clone(), Wait::Durable, None, None).await.unwrap();
     assert_eq!((answer.first_index.get(), answer.reached), (7, Wait::Durable));
     assert_eq!((answer.checkpoint, answer.proofs), (None, vec![]));
+    // A stranger's words, as many as a screen takes.
+    assert_eq!(answer.unpublished_because.unwrap().len(), MAX_REASON_CHARS);
 
     let wait_for = Some(Duration::from_secs(1));
     let answer = log.append(ORIGIN, entries, Wait::Published, wait_for, None).await.unwrap();
-    assert_eq!(answer.checkpoint.unwrap(), CHECKPOINT);
+    assert_eq!((answer.checkpoint.unwrap(), answer.unpublished_because), (CHECKPOINT.into(), None));
     assert_eq!(answer.proofs, vec![vec![Hash::EMPTY_ROOT; 3]; 2]);
 
     assert_eq!(log.checkpoint(ORIGIN).await.unwrap(), CHECKPOINT);

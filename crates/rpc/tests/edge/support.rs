@@ -304,6 +304,7 @@ impl LogService for Dummy {
             reached: if published { Wait::Published } else { Wait::Durable }.to_wire(),
             checkpoint: if published { Bytes::from_static(CHECKPOINT) } else { Bytes::new() },
             proofs: if published { request.entries.iter().map(|_| proof()).collect() } else { vec![] },
+            unpublished_because: "x".repeat(epigraph_rpc::limits::MAX_REASON_CHARS + 1),
         };
         // The first entry may ask for a lie.
         match request.entries.first().map(Bytes::as_ref) {

@@ -99,6 +99,8 @@ pub struct Appended {
     pub repeated: bool,
     /// The checkpoint that covers them and one proof for each, if that was waited for and reached.
     pub published: Option<(Arc<Verified<Checkpoint>>, Vec<InclusionProof>)>,
+    /// Why not, if that was waited for and it is known.
+    pub unpublished_because: Option<String>,
 }
 
 /// Why nothing was appended.
@@ -214,7 +216,10 @@ impl Log {
             Wait::Durable => None,
             Wait::Published(time) => Box::pin(self.wait_published(first_index, count, time)).await,
         };
-        Ok((Appended { first_index, count, repeated, published }, cut.map(|cut| cut.why)))
+        let waited = matches!(wait, Wait::Published(_)) && published.is_none();
+        let unpublished_because = waited.then(|| self.not_publishing()).flatten();
+        let appended = Appended { first_index, count, repeated, published, unpublished_because };
+        Ok((appended, cut.map(|cut| cut.why)))
     }
 
     /// What is durable of a producer, once nothing of it is on its way to the disk.

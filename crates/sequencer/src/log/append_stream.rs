@@ -271,7 +271,7 @@ impl Answers {
 
 /// What became of requests that were appended together, by request; those beyond it were not.
 fn part(appended: Appended, ends: &[usize]) -> VecDeque<Appended> {
-    let Appended { first_index, count, repeated, published } = appended;
+    let Appended { first_index, count, repeated, published, unpublished_because } = appended;
     let (checkpoint, proofs) = published.unzip();
     let mut proofs = proofs.into_iter().flatten();
     let starts = [0].into_iter().chain(ends.iter().copied());
@@ -282,6 +282,7 @@ fn part(appended: Appended, ends: &[usize]) -> VecDeque<Appended> {
             first_index: first_index.checked_add(start as u64)?,
             count: count as u32,
             repeated,
+            unpublished_because: unpublished_because.clone(),
             published: checkpoint
                 .clone()
                 .map(|checkpoint| (checkpoint, proofs.by_ref().take(count).collect())),

@@ -6,10 +6,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use epigraph_core::checkpoint::LogSigned;
 use epigraph_core::{Checkpoint, LeafIndex, TreeSize, Verified};
-use epigraph_rpc::limits::MAX_READ_ENTRIES;
+use epigraph_rpc::entries::Entries;
 use epigraph_rpc::{Exceeded, Share, SpiffeId};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -29,6 +28,9 @@ pub const MAX_STREAMS_PER_IDENTITY: usize = 32;
 /// Bytes of entries in one event: four of the largest entries, so that each event has at least one, and large enough that
 /// asking the disk costs less than hashing what it gives.
 pub const FOLLOW_BYTES: usize = 256 * 1024;
+
+/// Memory for one event: if its entries are not shorter than 64 bytes, it is enough for what goes before each.
+const EVENT_CAPACITY: usize = FOLLOW_BYTES / 64 * 67;
 
 /// Reads of followers at one time; the others wait their turn, without a thread. A few are enough to keep a disk busy, and
 /// [`MAX_ENTRY_READS`](super::MAX_ENTRY_READS) of other callers are not held up.
@@ -88,7 +90,7 @@ pub enum Followed {
         /// The index of the first one.
         first_index: LeafIndex,
         /// Their bytes, each compared with the tree.
-        entries: Vec<Bytes>,
+        entries: Entries,
     },
     /// The last event: the index after the last entry.
     End(LeafIndex),
@@ -110,13 +112,14 @@ pub struct Follow {
 }
 
 /// Entries, as many as one event may have, and why there are not more, if that is a fault.
-type Read = (Vec<Bytes>, Result<(), ReadError>);
+type Read = (Entries, Result<(), ReadError>);
 
 /// Signed heads, published or not, the newest whenever one is asked for.
 pub struct WatchPending {
     life: Life,
     signed: SignedReceiver,
-    after: Option<TreeSize>,
+    /// What was given out last. The log shows a head once more when it wants it cosigned once more.
+    last: Option<Arc<LogSigned>>,
 }
 
 /// Published checkpoints, the newest whenever one is asked for.
@@ -158,7 +161,7 @@ impl Log {
 
     /// Signed heads, published or not: for witnesses and monitors.
     pub fn watch_pending(&self, who: SpiffeId, leave_by: Instant) -> Result<WatchPending, TooManyStreams> {
-        Ok(WatchPending { life: self.life(who, leave_by)?, signed: self.signed.clone(), after: None })
+        Ok(WatchPending { life: self.life(who, leave_by)?, signed: self.signed.clone(), last: None })
     }
 
     fn life(&self, who: SpiffeId, leave_by: Instant) -> Result<Life, TooManyStreams> {
@@ -180,17 +183,16 @@ impl Log {
         tokio::task::spawn_blocking(move || {
             // Until the thread is done, whether or not the reader is still there.
             let _permit = permit;
-            let mut next = Some(first);
+            let mut reading = tree.read(first, end);
             for _ in 0..EVENTS_PER_TURN {
-                let (Some(first), Ok(room)) = (next, events.try_reserve()) else { return };
-                let most = first.checked_add(u64::from(MAX_READ_ENTRIES) - 1);
-                let most = most.map_or(end, |last| last.size_after().min(end));
-                let mut entries = Vec::new();
-                let read = read_entries(&tree, first, most, FOLLOW_BYTES, &mut entries);
-                next = first
-                    .checked_add(entries.len() as u64)
-                    .filter(|next| read.is_ok() && end.contains(*next));
+                let Ok(room) = events.try_reserve() else { return };
+                let mut entries = Entries::with_capacity(EVENT_CAPACITY);
+                let read = read_entries(&mut reading, end, FOLLOW_BYTES, |entry| entries.push(entry));
+                let over = read.is_err() || !end.contains(reading.next_index());
                 room.send((entries, read));
+                if over {
+                    return;
+                }
             }
         });
         Ok(ahead)
@@ -252,7 +254,7 @@ impl Follow {
 
 enum Advanced {
     Checkpoint(Arc<Verified<Checkpoint>>),
-    Read(Vec<Bytes>, Result<(), ReadError>),
+    Read(Entries, Result<(), ReadError>),
     /// Nothing will be published any more.
     LogEnded,
 }
@@ -265,8 +267,9 @@ async fn advance(
     announced: TreeSize,
 ) -> Advanced {
     if announced.contains(next) {
-        let (entries, read) =
-            read_next(log, ahead, next, announced).await.unwrap_or_else(|error| (Vec::new(), Err(error)));
+        let (entries, read) = read_next(log, ahead, next, announced)
+            .await
+            .unwrap_or_else(|error| (Entries::default(), Err(error)));
         return Advanced::Read(entries, read);
     }
     let more = |newest: &Option<Arc<Verified<Checkpoint>>>| {
@@ -301,16 +304,16 @@ async fn read_next(
 impl WatchPending {
     /// As [`Watch::next`].
     pub async fn next(&mut self) -> Option<Arc<LogSigned>> {
-        let after = self.after;
+        let last = self.last.clone();
         let more = move |newest: &Option<Arc<LogSigned>>| {
-            newest.as_ref().is_some_and(|signed| after.is_none_or(|after| signed.head().size > after))
+            newest.as_ref().is_some_and(|signed| last.as_ref().is_none_or(|last| !Arc::ptr_eq(signed, last)))
         };
         let newest = tokio::select! {
             biased;
             () = self.life.over() => None,
             newest = self.signed.wait_for(more) => newest.ok()?.clone(),
         }?;
-        self.after = Some(newest.head().size);
+        self.last = Some(Arc::clone(&newest));
         Some(newest)
     }
 }

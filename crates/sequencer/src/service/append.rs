@@ -60,7 +60,7 @@ pub(super) fn identity(caller: &SpiffeId) -> Hash {
 }
 
 pub(super) fn to_wire(appended: Appended) -> v1::AppendResponse {
-    let Appended { first_index, count, published, .. } = appended;
+    let Appended { first_index, count, published, unpublished_because, .. } = appended;
     let (reached, checkpoint, proofs) = match published {
         None => (convert::Wait::Durable, Bytes::new(), Vec::new()),
         Some((checkpoint, proofs)) => {
@@ -71,7 +71,8 @@ pub(super) fn to_wire(appended: Appended) -> v1::AppendResponse {
         }
     };
     let reached = reached.to_wire();
-    v1::AppendResponse { first_index: first_index.get(), count, reached, checkpoint, proofs }
+    let (first_index, unpublished_because) = (first_index.get(), unpublished_because.unwrap_or_default());
+    v1::AppendResponse { first_index, count, reached, checkpoint, proofs, unpublished_because }
 }
 
 pub(super) fn refusal(error: AppendError) -> Refusal {

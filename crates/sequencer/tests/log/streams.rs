@@ -40,9 +40,9 @@ async fn read_to(follow: &mut Follow, first: u64, end: u64) -> Vec<Bytes> {
             }
             Followed::Entries { first_index, entries } => {
                 assert_eq!(first_index.get(), first + read.len() as u64);
-                let bytes = entries.iter().map(Bytes::len).sum::<usize>();
+                let bytes = entries.iter().map(<[u8]>::len).sum::<usize>();
                 assert!(bytes <= FOLLOW_BYTES && !entries.is_empty());
-                read.extend(entries);
+                read.extend(entries.into_bytes());
                 assert!(first + read.len() as u64 <= covered, "more than the checkpoint of {covered}");
             }
             Followed::End(next) => panic!("it ended at {next}"),
@@ -217,5 +217,24 @@ async fn a_watcher_gets_the_newest_at_once_and_misses_what_it_was_too_slow_for()
     for watch in [&mut watch, &mut after] {
         assert_eq!(watch.next().await.unwrap().head().size, size(4));
         assert!(poll_times(watch.next(), 1).await.is_none());
+    }
+}
+
+/// A witness that dials in is shown a head once, and once more when the log wants it cosigned once more; whoever watches what is
+/// published is not. Fails if a head is told from the one before by its size.
+#[tokio::test]
+async fn a_head_that_is_to_be_cosigned_again_is_shown_again() {
+    let running = create(&MemoryDir::new(), Options { publishes: false, ..Options::default() });
+    let mut pending = running.log.watch_pending(reader("w"), Instant::now() + LONG).unwrap();
+    let mut published = running.log.watch(None, reader("a"), Instant::now() + LONG).unwrap();
+    running.durable(&["x"]).await;
+    let head = *running.offered.clone().wait_for(|head| head.size == size(1)).await.unwrap();
+    for round in 0..2 {
+        running.sign.send_replace(Some(Arc::new(log_signed(head))));
+        running.publish.send_replace(Some(Arc::new(signed(head))));
+        let shown = poll_times(pending.next(), 1).await.flatten();
+        assert_eq!(shown.map(|shown| shown.head()), Some(head), "{round}");
+        assert!(poll_times(pending.next(), 1).await.is_none());
+        assert_eq!(poll_times(published.next(), 1).await.is_some(), round == 0);
     }
 }

@@ -31,6 +31,14 @@ pub enum Reply {
         /// The log-signed note that it holds.
         held: Vec<u8>,
     },
+    /// It says that the proof does not lead from what it holds to the proposed head. Where the held size is a power of two that is
+    /// all that it can say of another history: the RFC's proof leaves out the one hash that would show it.
+    BadProof {
+        /// What it says.
+        why: String,
+        /// The note that it holds, if it shows one: whoever asked has the tree that tells.
+        held: Option<Vec<u8>>,
+    },
     /// It refused, and says why.
     Refused(String),
     /// It did not answer, or not in a way that can be read.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use epigraph_core::checkpoint::LogSigned;
 use epigraph_core::policy::WitnessSet;
 use epigraph_core::{Checkpoint, Hash, Origin, Policy, TreeHead, TreeSize};
 use epigraph_rpc::SpiffeId;
@@ -69,6 +70,16 @@ pub enum WentBack {
         /// What the journal said.
         why: String,
     },
+}
+
+/// A log that may not go on, and the note that shows why.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("{why}")]
+pub struct Refused {
+    /// Why.
+    pub why: Box<WentBack>,
+    /// What the witness holds, under the log's own signature.
+    pub note: String,
 }
 
 /// What is decided by what the witnesses hold.
@@ -149,8 +160,9 @@ pub async fn pass<W: AskWitness>(
     gate: &Gate<W>,
     told: &mut mpsc::Receiver<Told>,
     waiting: impl Fn(&str),
-) -> Result<Held, Box<WentBack>> {
+) -> Result<Held, Refused> {
     let mut answers = Held::new();
+    let mut newest = String::new();
     let mut why: BTreeMap<usize, String> = BTreeMap::new();
     let mut asking = JoinSet::new();
     for (place, witness) in &gate.dialled {
@@ -158,9 +170,11 @@ pub async fn pass<W: AskWitness>(
     }
     loop {
         let Gate { origin, policy, faulty, durable, root_at, .. } = gate;
-        match judge(origin, policy, *faulty, *durable, &answers, &**root_at)? {
-            Verdict::Pass => return Ok(answers),
-            Verdict::Wait(missing) => waiting(&describe(policy, missing, &why)),
+        match judge(origin, policy, *faulty, *durable, &answers, &**root_at) {
+            // The answers before it were judged before it came.
+            Err(why) => return Err(Refused { why, note: newest }),
+            Ok(Verdict::Pass) => return Ok(answers),
+            Ok(Verdict::Wait(missing)) => waiting(&describe(policy, missing, &why)),
         }
         tokio::select! {
             Some(asked) = asking.join_next() => {
@@ -168,7 +182,8 @@ pub async fn pass<W: AskWitness>(
                 let Ok((place, witness, mut backoff, answer)) = asked else { continue };
                 match answer.and_then(|note| read(note, policy)) {
                     Ok(held) => {
-                        answers.insert(place, held);
+                        answers.insert(place, held.as_ref().map(LogSigned::head));
+                        newest = held.map(|held| held.note().to_owned()).unwrap_or_default();
                     }
                     Err(error) => {
                         why.insert(place, error);
@@ -180,7 +195,10 @@ pub async fn pass<W: AskWitness>(
             Some((who, note)) = told.recv() => {
                 let Some(place) = gate.names.get(&who) else { continue };
                 match read(note, policy) {
-                    Ok(held) => drop(answers.insert(*place, held)),
+                    Ok(held) => {
+                        answers.insert(*place, held.as_ref().map(LogSigned::head));
+                        newest = held.map(|held| held.note().to_owned()).unwrap_or_default();
+                    }
                     Err(error) => drop(why.insert(*place, error)),
                 }
             }
@@ -209,8 +227,8 @@ fn ask<W: AskWitness>(
 }
 
 /// Only the log's own signature counts.
-fn read(note: Option<Vec<u8>>, policy: &Policy) -> Result<Option<TreeHead>, String> {
-    let open = |note: Vec<u8>| Checkpoint::open_log_signed(&note, policy).map(|signed| signed.head());
+fn read(note: Option<Vec<u8>>, policy: &Policy) -> Result<Option<LogSigned>, String> {
+    let open = |note: Vec<u8>| Checkpoint::open_log_signed(&note, policy);
     note.map(open).transpose().map_err(|error| format!("its answer does not count: {error}"))
 }
 

@@ -1,16 +1,17 @@
 //! Drives [`super::witnesses`]: asks, rests, keeps evidence, and makes what is published durable before it is served.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use epigraph_core::backoff::spread_wait;
 use epigraph_core::checkpoint::LogSigned;
 use epigraph_core::note::SignatureLine;
+use epigraph_core::policy::WitnessSet;
+use epigraph_core::policy::explain::Answer;
 use epigraph_core::progress::Proposal;
-use epigraph_core::proof::ConsistencyProof;
 use epigraph_core::{
-    Checkpoint, Clock, Entropy, Evidence, Hash, Origin, Policy, TreeHead, TreeSize, VKey, Verified,
+    Checkpoint, Clock, Entropy, Evidence, Hash, Origin, Policy, TreeHead, TreeSize, Verified,
 };
 use epigraph_store::evidence;
 use epigraph_store::file::Dir;
@@ -18,12 +19,13 @@ use epigraph_store::history::History;
 use epigraph_store::published::PublishedStore;
 use epigraph_store::witness_sizes::{Sizes, WitnessSizes};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::Instrument;
 
 use super::ask::{AskWitness, Reply};
-use super::witnesses::{Effect, Event, NotTaken, Status, Witnesses};
+use super::convict::{convict, keep};
+use super::witnesses::{Effect, Event, Judged, NotTaken, Status, Witnesses};
 use super::{AskError, Prove, PublishError, Published};
 
 /// How long a witness has for its answer. It waits for its disk, and perhaps for this log's own published checkpoint; a witness
@@ -35,9 +37,6 @@ const FIRST_REST: Duration = Duration::from_millis(200);
 
 /// So long after a witness is back, at most, it is asked again: publication that waits for it resumes by itself.
 const LONGEST_REST: Duration = Duration::from_secs(5);
-
-/// Evidence files that one log keeps: a witness under a stolen log key could make more, and they would show no more.
-const MAX_EVIDENCE_FILES: usize = 64;
 
 /// The root of the log's own tree at a size.
 pub type RootAt = dyn Fn(TreeSize) -> Result<Hash, String> + Send + Sync;
@@ -135,6 +134,8 @@ pub(super) struct Gatherer<W> {
     sizes: Arc<Mutex<Option<WitnessSizes>>>,
     history: Option<Arc<History>>,
     published: Published,
+    /// The newest checkpoint on its way into the history: whoever waits for the next head does not wait for it.
+    keeping: Option<JoinHandle<()>>,
     /// The proofs to one size: witnesses that hold the same size share one.
     proofs: (TreeSize, BTreeMap<TreeSize, Vec<Hash>>),
     late: bool,
@@ -172,6 +173,7 @@ impl<W: AskWitness> Gatherer<W> {
             sizes: Arc::new(Mutex::new(sizes)),
             history,
             published,
+            keeping: None,
             proofs: (TreeSize::ZERO, BTreeMap::new()),
             late: false,
             evidence_files,
@@ -184,6 +186,43 @@ impl<W: AskWitness> Gatherer<W> {
     pub(super) async fn signed(&mut self, signed: LogSigned) -> Result<Option<TreeHead>, PublishError> {
         self.pending.send_replace(Some(Arc::new(signed.clone())));
         self.take(Event::Signed(signed)).await
+    }
+
+    /// Has the published head cosigned again: nobody who asks for young cosignatures is to be turned away because nothing is
+    /// appended. Witnesses that dial in are shown the head again.
+    pub(super) async fn refresh(&mut self) -> Result<Option<TreeHead>, PublishError> {
+        let Some(published) = self.published.borrow().clone() else { return Ok(None) };
+        let signed = Checkpoint::open_log_signed(published.note(), &self.policy)?;
+        let newest = self.pending.borrow().as_ref().map(|pending| pending.head());
+        if newest.is_none_or(|newest| newest == signed.head()) {
+            self.pending.send_replace(Some(Arc::new(signed)));
+        }
+        self.take(Event::Refresh(Box::new((*published).clone()))).await
+    }
+
+    /// How long a quorum under what is published is still younger than this. With nothing published there is nothing old.
+    pub(super) fn young_for(&self, at_most: Duration) -> Duration {
+        let published = self.published.borrow();
+        let Some(published) = published.as_ref() else { return at_most };
+        let explained = Checkpoint::explain(published.note(), &self.policy, None);
+        let witnesses = explained.map(|explained| explained.witnesses).unwrap_or_default();
+        let mut times: Vec<(u64, usize)> = (0..)
+            .zip(&witnesses)
+            .filter_map(|(place, witness)| match witness.answer {
+                Answer::Signed(at) => Some((at.seconds(), place)),
+                _ => None,
+            })
+            .collect();
+        times.sort_unstable_by(|one, other| other.cmp(one));
+        let mut young = WitnessSet::EMPTY;
+        let met = times.into_iter().find(|(_, place)| {
+            young = young.union([*place].into_iter().collect());
+            self.policy.is_met_by(young)
+        });
+        let age = met.map_or(Duration::MAX, |(at, _)| {
+            Duration::from_millis(self.clock.now().0.saturating_sub(at.saturating_mul(1_000)))
+        });
+        at_most.saturating_sub(age)
     }
 
     /// The next answer, or the end of a rest. May be dropped and asked anew.
@@ -217,21 +256,18 @@ impl<W: AskWitness> Gatherer<W> {
         Ok(published)
     }
 
-    /// The newest signed head waits too long. Says whose cosignatures it lacks.
-    pub(super) fn late(&mut self) -> String {
+    /// The newest signed head waits too long. Says whose cosignatures it lacks, by name, and with what is known of why.
+    pub(super) fn late(&mut self) -> (String, String) {
         self.late = true;
         self.show();
-        self.lacking()
-    }
-
-    fn lacking(&self) -> String {
-        self.machine.lacking()
+        (self.machine.missing(), self.machine.lacking())
     }
 
     async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<Option<TreeHead>, PublishError> {
         let mut published = None;
         let before = self.published.borrow().as_ref().map(|checkpoint| checkpoint.head().size);
-        for effect in effects {
+        let mut effects = VecDeque::from(effects);
+        while let Some(effect) = effects.pop_front() {
             match effect {
                 Effect::Ask { place, old, head, note } => self.ask(place, old, head, note),
                 Effect::Rest { place, failures } => {
@@ -241,19 +277,17 @@ impl<W: AskWitness> Gatherer<W> {
                         Event::Rested(place)
                     });
                 }
-                Effect::Publish { head, note } => {
-                    self.publish(note).await?;
-                    published = Some(head);
+                Effect::Publish(checkpoint) => {
+                    published = Some(checkpoint.head());
+                    self.publish(checkpoint).await?;
                 }
                 Effect::Tell { place, trouble } => {
                     let witness = self.policy.witnesses().get(place).map_or("", |witness| &witness.name);
                     tracing::warn!(log = %self.origin, %witness, kind = trouble.kind(), %trouble, "a witness");
                 }
-                Effect::Keep { place, held, proposed } => {
-                    let heads = self.keep(held, proposed).await;
-                    if let Some(why) = heads.and_then(|heads| self.machine.elsewhere(place, heads)) {
-                        return Err(PublishError::Diverged(why));
-                    }
+                Effect::Judge { place, held, ours } => {
+                    let judged = self.judge(held, ours).await;
+                    effects.extend(self.machine.step(Event::Judged(place, judged)));
                 }
                 Effect::Stop(why) => return Err(PublishError::Diverged(why)),
             }
@@ -288,7 +322,14 @@ impl<W: AskWitness> Gatherer<W> {
         let origin = self.origin.clone();
         self.open.spawn(async move {
             // In a task of its own: whatever becomes of it, there is an answer.
-            let asked = tokio::spawn(async move { witness.add_checkpoint(&origin, proposal).await });
+            let asked = tokio::spawn(async move {
+                match witness.add_checkpoint(&origin, proposal).await {
+                    Reply::BadProof { why, held: None } => {
+                        Reply::BadProof { why, held: witness.newest(&origin).await.ok().flatten() }
+                    }
+                    reply => reply,
+                }
+            });
             let abort = asked.abort_handle();
             let reply = match timeout(WITNESS_DEADLINE, asked).await {
                 Ok(Ok(reply)) => reply,
@@ -322,13 +363,14 @@ impl<W: AskWitness> Gatherer<W> {
         spread_wait(FIRST_REST, LONGEST_REST, failures, &*self.entropy)
     }
 
-    async fn publish(&mut self, note: String) -> Result<(), PublishError> {
-        let checkpoint = Checkpoint::open(note.as_bytes(), &self.policy)?;
+    async fn publish(&mut self, checkpoint: Verified<Checkpoint>) -> Result<(), PublishError> {
+        let checkpoint = Arc::new(checkpoint);
+        let written = Arc::clone(&checkpoint);
         let (store, kept, sizes) = (Arc::clone(&self.store), Arc::clone(&self.sizes), self.machine.sizes());
         // A crash before this is durable: nobody saw the checkpoint. After it: it is served at the start.
         let write = move || {
             keep_sizes(&mut kept.lock().unwrap_or_else(PoisonError::into_inner), sizes);
-            store.lock().unwrap_or_else(PoisonError::into_inner).store(note.as_bytes())
+            store.lock().unwrap_or_else(PoisonError::into_inner).store(written.note())
         };
         let (origin, size) = (checkpoint.origin(), checkpoint.head().size.get());
         let span = tracing::debug_span!("publish", log = %origin, size);
@@ -336,44 +378,34 @@ impl<W: AskWitness> Gatherer<W> {
             Ok(written) => written?,
             Err(error) => return Err(AskError::Fatal(error.to_string()).into()),
         }
-        let checkpoint = Arc::new(checkpoint);
         let before = self.published.send_replace(Some(Arc::clone(&checkpoint)));
-        // After it is served, so that nobody waits for it. A crash before: the next start adds it. A late cosignature is
-        // not worth a second entry.
+        // After it is served. A crash before: the next start adds it. A late cosignature is not worth a second entry.
         if before.is_none_or(|before| before.head() != checkpoint.head()) {
-            keep_in_history(self.history.clone(), checkpoint).await;
+            // They stay in order, and one is under way at most.
+            if let Some(before) = self.keeping.take() {
+                drop(before.await);
+            }
+            self.keeping = Some(tokio::spawn(keep_in_history(self.history.clone(), checkpoint)));
         }
         Ok(())
     }
 
-    /// Keeps two notes of the log as evidence, if they are, and returns their heads then. That it cannot be kept does not stop
-    /// the log.
-    async fn keep(&mut self, held: String, proposed: String) -> Option<[TreeHead; 2]> {
+    /// Judges by the log's own tree what a witness holds, and keeps what convicts the holder of its key. That it cannot be kept
+    /// does not change what it is.
+    async fn judge(&mut self, held: String, ours: String) -> Judged {
         let (policy, prove, root_at) =
             (self.policy.clone(), Arc::clone(&self.prove), Arc::clone(&self.root_at));
         let dir = Arc::clone(&self.evidence);
-        let kept = tokio::task::spawn_blocking(move || {
-            let evidence = policy
-                .logs()
-                .iter()
-                .map(|key| judge(key, &policy, &held, &proposed, &*prove, &*root_at))
-                .find(Result::is_ok);
-            let evidence =
-                evidence.unwrap_or_else(|| Err("the two notes are not of two histories".into()))?;
-            let bytes = evidence.encode();
-            let stem = epigraph_core::hash::leaf_hash(&bytes).to_string();
-            // The file's name follows from what it says: the same evidence is kept once.
-            let kept = evidence::keep(&*dir, &stem, &bytes, MAX_EVIDENCE_FILES);
-            Ok((kept.map_err(|error| error.to_string()), evidence))
+        let judging = tokio::task::spawn_blocking(move || {
+            let Some(found) = convict(&policy, &held, &ours, &*prove, &*root_at)? else { return Ok(None) };
+            Ok(Some((keep(&*dir, &found), found)))
         });
-        let (file, evidence): (Result<String, String>, Evidence) =
-            match kept.await.map_err(|error| error.to_string()).and_then(|kept| kept) {
-                Ok(kept) => kept,
-                Err(why) => {
-                    tracing::error!(log = %self.origin, %why, "a witness's conflict is no evidence");
-                    return None;
-                }
-            };
+        let judged = judging.await.map_err(|error| error.to_string()).and_then(|judged| judged);
+        let (file, evidence): (Result<String, String>, Evidence) = match judged {
+            Ok(Some(found)) => found,
+            Ok(None) => return Judged::OneHistory,
+            Err(why) => return Judged::Unknown(why),
+        };
         match file {
             Ok(file) => {
                 let names = self.evidence.list();
@@ -384,28 +416,9 @@ impl<W: AskWitness> Gatherer<W> {
                 tracing::error!(log = %self.origin, %why, %evidence, "evidence against the holder of this log's key was not kept");
             }
         }
-        Some(evidence.heads())
+        let [held, ours] = evidence.heads();
+        Judged::TwoHistories { held, ours }
     }
-}
-
-/// Makes evidence of two notes, if the log's own tree shows that they are of two histories.
-fn judge(
-    key: &VKey,
-    policy: &Policy,
-    held: &str,
-    proposed: &str,
-    prove: &Prove,
-    root_at: &RootAt,
-) -> Result<Evidence, String> {
-    let open = |note: &str| Checkpoint::open_log_signed(note.as_bytes(), policy);
-    let (one, other) =
-        (open(held).map_err(|e| e.to_string())?.head(), open(proposed).map_err(|e| e.to_string())?.head());
-    if one.size == other.size {
-        return Evidence::two_roots(key, held.as_bytes(), proposed.as_bytes()).map_err(|e| e.to_string());
-    }
-    let hashes = prove(one.size, other.size)?;
-    let carried = ConsistencyProof { old: one.size, new: other.size, hashes }.carrying(&root_at(one.size)?);
-    Evidence::old_root(key, held.as_bytes(), proposed.as_bytes(), carried).map_err(|e| e.to_string())
 }
 
 /// A late cosignature comes here too, so that the hint is of everybody who answers. One that cannot be written is given up.

@@ -4,21 +4,29 @@
 //! A signed head is asked of all witnesses at once, each with the size that it holds, and at most one question is open
 //! at each. Whatever a witness does costs only itself: the head is published when those that did cosign meet the policy,
 //! and a cosignature that comes later is attached to what is published, unless a larger head is signed already. A head that reaches the quorum after a larger
-//! one was signed is still published, unless a larger one was published before. The machine knows no clock: whoever
-//! drives it says what time it is, and when a rest is over.
+//! one was signed is still published, unless a larger one was published before. A log that does not grow has its published
+//! head cosigned again now and then ([`Event::Refresh`]), so that readers who ask for young cosignatures find them. The
+//! machine knows no clock: whoever drives it says what time it is, and when a rest is over. Nor has it the log's tree: what a
+//! witness holds is judged by whoever drives it ([`Effect::Judge`]), and counts as a conflict only if that proves one.
+
+mod conflict;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use epigraph_core::checkpoint::LogSigned;
-use epigraph_core::cosignature::{CosignatureError, add_cosignature, claimed_time};
+use epigraph_core::cosignature::{CosignatureError, claimed_time};
+use epigraph_core::gathering::Gathering;
 use epigraph_core::hash::leaf_hash;
 use epigraph_core::note::SignatureLine;
 use epigraph_core::policy::WitnessSet;
-use epigraph_core::{Checkpoint, Hash, Policy, TreeHead, TreeSize, UnixMillis, VKey};
+use epigraph_core::{Checkpoint, Hash, Policy, TreeHead, TreeSize, UnixMillis, VKey, Verified};
 use epigraph_store::witness_sizes::Sizes;
 use thiserror::Error;
 
 use super::ask::Reply;
+pub use conflict::Judged;
+use conflict::{Claim, Otherwise};
 
 /// Signed heads that may still be published. A question is open for at most twice as long as a head stays alone in
 /// flight, so that three have answers under way; one more for witnesses that dial in.
@@ -51,24 +59,35 @@ pub enum Trouble {
     /// It claims a conflict that it cannot show.
     #[error("it claims that the log showed it two histories, and cannot show them: {0}")]
     FalseConflict(String),
-    /// The log's own signature stands under another history.
+    /// It claims a conflict, and the log's own tree cannot be read to judge it. Not the witness's fault.
+    #[error("it claims that the log showed it two histories, and this log's own tree cannot tell: {0}")]
+    UnjudgedConflict(String),
+    /// The log's own signature stands under another history, as the log's own tree proves.
     #[error(
-        "it holds a checkpoint of size {} with root {} under this log's own key, and says that size {} with root {} does \
-         not extend it: somebody else may be signing with the log's key",
-        held.size, held.root, proposed.size, proposed.root
+        "it holds a checkpoint of size {} with root {} under this log's own key, and size {} with root {} does not extend \
+         it: somebody else signs with the log's key",
+        held.size, held.root, ours.size, ours.root
     )]
     Conflict {
         /// What the witness holds.
         held: TreeHead,
-        /// What it was asked to cosign.
-        proposed: TreeHead,
+        /// The head of this log that does not extend it.
+        ours: TreeHead,
     },
 }
 
 impl Trouble {
     /// Every [`Trouble::kind`].
-    pub const KINDS: [&str; 7] =
-        ["unavailable", "refused", "bad_signature", "clock_ahead", "bad_size", "false_conflict", "conflict"];
+    pub const KINDS: [&str; 8] = [
+        "unavailable",
+        "refused",
+        "bad_signature",
+        "clock_ahead",
+        "bad_size",
+        "false_conflict",
+        "unjudged_conflict",
+        "conflict",
+    ];
 
     /// Its kind, for counting: one word.
     pub fn kind(&self) -> &'static str {
@@ -79,6 +98,7 @@ impl Trouble {
             Trouble::ClockAhead(_) => "clock_ahead",
             Trouble::BadSize(_) => "bad_size",
             Trouble::FalseConflict(_) => "false_conflict",
+            Trouble::UnjudgedConflict(_) => "unjudged_conflict",
             Trouble::Conflict { .. } => "conflict",
         }
     }
@@ -93,6 +113,11 @@ pub enum Event {
     Replied(usize, Reply),
     /// [`Effect::Rest`] of this witness is over.
     Rested(usize),
+    /// [`Effect::Judge`] of this witness was carried out.
+    Judged(usize, Judged),
+    /// The cosignatures under what is published, which is this, are no longer young. Nothing follows while a larger head is on
+    /// its way, whose cosignatures will be.
+    Refresh(Box<Verified<Checkpoint>>),
 }
 
 /// What is to be done.
@@ -116,14 +141,9 @@ pub enum Effect {
         /// 1 for the first failure.
         failures: u32,
     },
-    /// Make the note durable, then serve it: a head that meets the policy for the first time, or the one that is published
-    /// with one more cosignature.
-    Publish {
-        /// The head.
-        head: TreeHead,
-        /// The note with its cosignatures.
-        note: String,
-    },
+    /// Make the checkpoint durable, then serve it: its head meets the policy for the first time, or is published already and this
+    /// has one more cosignature.
+    Publish(Verified<Checkpoint>),
     /// Tell whoever runs the log.
     Tell {
         /// The witness's place.
@@ -131,14 +151,15 @@ pub enum Effect {
         /// What it did.
         trouble: Trouble,
     },
-    /// Keep two notes under the log's own signature that may show two histories.
-    Keep {
+    /// Judge by the log's own tree whether two notes under its signature are of two histories, keep them as evidence if they
+    /// are, and say what came of it: [`Event::Judged`].
+    Judge {
         /// The place of the witness that shows it.
         place: usize,
-        /// The note that a witness holds.
+        /// The note that the witness holds.
         held: String,
-        /// The note that it was asked to cosign.
-        proposed: String,
+        /// A note of this log, of the same size or larger.
+        ours: String,
     },
     /// Stop for good: somebody else signs with this log's key.
     Stop(String),
@@ -180,12 +201,14 @@ pub struct WitnessStatus {
     pub trouble: Option<Trouble>,
 }
 
-struct Gathering {
-    signed: LogSigned,
-    note: String,
-    cosigned: WitnessSet,
+struct Pending {
+    gathering: Gathering,
+    /// Those that cosigned since the last [`Event::Refresh`]; all that did before the first.
+    fresh: WitnessSet,
     /// Those that are not asked again for this head.
     skipped: WitnessSet,
+    /// Whether the note is published as it is.
+    shown: bool,
 }
 
 struct Peer {
@@ -202,18 +225,18 @@ struct Peer {
     failures: u32,
     troubles: BTreeMap<&'static str, u64>,
     trouble: Option<Trouble>,
-    /// The head of the last conflict that was kept: it is kept once.
-    kept: Option<TreeHead>,
+    /// The last conflict that it claimed.
+    claim: Option<Claim>,
     /// What it holds was found to be of another history, for certain.
     elsewhere: bool,
 }
 
 /// The state of all witnesses.
 pub struct Witnesses {
-    policy: Policy,
+    policy: Arc<Policy>,
     peers: BTreeMap<usize, Peer>,
     /// In ascending order; the published one is the first of them while it is there.
-    pending: VecDeque<Gathering>,
+    pending: VecDeque<Pending>,
     published: Option<TreeHead>,
     now: UnixMillis,
     effects: Vec<Effect>,
@@ -238,7 +261,7 @@ impl Witnesses {
             failures: 0,
             troubles: BTreeMap::new(),
             trouble: None,
-            kept: None,
+            claim: None,
             elsewhere: false,
         };
         let known = policy.witnesses().len();
@@ -246,7 +269,7 @@ impl Witnesses {
         let mut peers: BTreeMap<_, _> =
             (0..known).map(|place| (place, peer(false, TreeSize::ZERO))).collect();
         peers.extend(asked.map(|(place, held)| (place, peer(true, held))));
-        let (pending, now) = (VecDeque::new(), UnixMillis::default());
+        let (policy, pending, now) = (Arc::new(policy), VecDeque::new(), UnixMillis::default());
         Witnesses { peers, policy, pending, published: already, now, effects: Vec::new() }
     }
 
@@ -266,6 +289,8 @@ impl Witnesses {
                     peer.resting = false;
                 }
             }
+            Event::Judged(place, judged) => self.judged(place, judged),
+            Event::Refresh(published) => self.refresh(&published),
         }
         self.ask_whoever_is_free();
         std::mem::take(&mut self.effects)
@@ -275,7 +300,7 @@ impl Witnesses {
     /// one of them was of use, or was there already.
     pub fn handed(&mut self, size: TreeSize, lines: &[SignatureLine]) -> (Vec<Effect>, Result<(), NotTaken>) {
         let mut taken = Err(NotTaken::NoSuchHead(size));
-        if self.pending.iter().any(|gathering| gathering.signed.head().size == size) {
+        if self.pending.iter().any(|pending| pending.gathering.head().size == size) {
             taken = Err(NotTaken::NotOfAWitness);
             for line in lines {
                 let named = |witness: &epigraph_core::policy::Witness| witness.vkey.is_named_by(line);
@@ -292,59 +317,11 @@ impl Witnesses {
         (std::mem::take(&mut self.effects), taken)
     }
 
-    /// Takes the note of a head that the witness at this place holds, and that the pending or published head of this size does
-    /// not extend, as the witness says. It counts as if it had been asked.
-    pub fn handed_conflict(
-        &mut self,
-        place: usize,
-        size: TreeSize,
-        held: &[u8],
-    ) -> (Vec<Effect>, Result<(), NotTaken>) {
-        let gathering = self.pending.iter().find(|gathering| gathering.signed.head().size == size);
-        let Some(head) = gathering.map(|gathering| gathering.signed.head()) else {
-            return (Vec::new(), Err(NotTaken::NoSuchHead(size)));
-        };
-        let taken = match self.open(held) {
-            Ok(shown) if shown.head() == head => Err(NotTaken::NoConflict("it is the same head".into())),
-            // A later head of this log: the witness was shown an older one after it.
-            Ok(shown) if shown.head().size > size && !self.is_signed_elsewhere(&shown) => {
-                return (Vec::new(), Ok(()));
-            }
-            Ok(_) => Ok(()),
-            Err(why) => Err(NotTaken::NoConflict(why)),
-        };
-        if let Some(peer) = self.peers.get_mut(&place) {
-            peer.answers += 1;
-            self.conflict(place, head, held);
-        }
-        (std::mem::take(&mut self.effects), taken)
-    }
-
-    /// The two notes of [`Effect::Keep`] are of two histories, for certain. Says why to stop, if the witnesses that hold the other one
-    /// are so many that this one can never be published: this log is the copy that came too late.
-    pub fn elsewhere(&mut self, place: usize, [held, here]: [TreeHead; 2]) -> Option<String> {
-        self.peers.get_mut(&place)?.elsewhere = true;
-        let with_us =
-            self.peers.iter().filter(|(_, peer)| !peer.elsewhere).map(|(place, _)| *place).collect();
-        if self.policy.is_met_by(with_us) {
-            return None;
-        }
-        Some(format!(
-            "too many witnesses hold another history under this log's own key for this one to be published: {} holds size {} \
-             (root {}), and this log has signed size {} (root {})",
-            self.name(place),
-            held.size,
-            held.root,
-            here.size,
-            here.root
-        ))
-    }
-
     /// How they are doing. The machine knows nothing of files and of what is late.
     pub fn status(&self) -> Status {
         let newest = self.pending.back();
         let skipped = newest.map_or(WitnessSet::EMPTY, |newest| newest.skipped);
-        let cosigned = newest.map_or(WitnessSet::EMPTY, |newest| newest.cosigned);
+        let cosigned = newest.map_or(WitnessSet::EMPTY, |newest| newest.gathering.cosigned());
         let status = |(place, peer): (&usize, &Peer)| WitnessStatus {
             name: self.name(*place),
             held: peer.held,
@@ -356,7 +333,7 @@ impl Witnesses {
         };
         Status {
             pending: newest
-                .map(|newest| newest.signed.head().size)
+                .map(|newest| newest.gathering.head().size)
                 .or(self.published.map(|head| head.size))
                 .unwrap_or_default(),
             cosigned: cosigned.len(),
@@ -378,13 +355,21 @@ impl Witnesses {
 
     /// Whose cosignatures the newest signed head lacks, and why, as far as is known.
     pub fn lacking(&self) -> String {
-        let cosigned = self.pending.back().map_or(WitnessSet::EMPTY, |newest| newest.cosigned);
-        let missing = (0..self.policy.witnesses().len()).filter(|place| !cosigned.contains(*place));
         let why = |place: usize| match self.peers.get(&place).and_then(|peer| peer.trouble.as_ref()) {
             Some(trouble) => format!("{} ({trouble})", self.name(place)),
             None => self.name(place),
         };
-        missing.map(why).collect::<Vec<_>>().join(", ")
+        self.lacks().map(why).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The same by names alone.
+    pub fn missing(&self) -> String {
+        self.lacks().map(|place| self.name(place)).collect::<Vec<_>>().join(", ")
+    }
+
+    fn lacks(&self) -> impl Iterator<Item = usize> {
+        let cosigned = self.pending.back().map_or(WitnessSet::EMPTY, |newest| newest.gathering.cosigned());
+        (0..self.policy.witnesses().len()).filter(move |place| !cosigned.contains(*place))
     }
 
     fn name(&self, place: usize) -> String {
@@ -393,29 +378,58 @@ impl Witnesses {
 
     fn signed(&mut self, signed: LogSigned) {
         let size = signed.head().size;
-        if self.pending.back().is_some_and(|newest| newest.signed.head().size >= size) {
+        if self.pending.back().is_some_and(|newest| newest.gathering.head().size >= size) {
             return;
         }
         if self.pending.len() == MAX_PENDING_HEADS {
             self.pending.pop_front();
         }
-        let note = signed.note().to_owned();
-        let none = WitnessSet::EMPTY;
-        self.pending.push_back(Gathering { signed, note, cosigned: none, skipped: none });
+        match Gathering::new(signed, Arc::clone(&self.policy)) {
+            Ok(gathering) => self.pending.push_back(Pending {
+                gathering,
+                fresh: WitnessSet::EMPTY,
+                skipped: WitnessSet::EMPTY,
+                shown: false,
+            }),
+            Err(error) => return self.effects.push(Effect::Stop(error.to_string())),
+        }
         self.publish_if_enough(size);
+    }
+
+    /// Everybody is asked once more for the published head: a repeat gets the same text signed at a later time. What is under it
+    /// stays there until something newer takes its place.
+    fn refresh(&mut self, published: &Verified<Checkpoint>) {
+        if self.published != Some(published.head()) {
+            return;
+        }
+        match self.pending.back_mut() {
+            Some(newest) if newest.gathering.head() == published.head() => {
+                newest.fresh = WitnessSet::EMPTY;
+                newest.skipped = WitnessSet::EMPTY;
+            }
+            Some(_) => {}
+            // Published before the start.
+            None => {
+                let Ok(gathering) = Gathering::of_published(published, Arc::clone(&self.policy)) else {
+                    return;
+                };
+                let (fresh, skipped) = (WitnessSet::EMPTY, WitnessSet::EMPTY);
+                self.pending.push_back(Pending { gathering, fresh, skipped, shown: true });
+            }
+        }
     }
 
     fn ask_whoever_is_free(&mut self) {
         let Some(newest) = self.pending.back() else { return };
-        let head = newest.signed.head();
-        let done = newest.cosigned.union(newest.skipped);
+        let head = newest.gathering.head();
+        let done = newest.fresh.union(newest.skipped);
         for (place, peer) in &mut self.peers {
             if !peer.dialled || peer.asked.is_some() || peer.resting || done.contains(*place) {
                 continue;
             }
             peer.asked = Some(head);
             peer.corrected = false;
-            let (old, note) = (peer.held.min(head.size), newest.signed.note().to_owned());
+            let (old, note) = (peer.held.min(head.size), newest.gathering.signed().note().to_owned());
             self.effects.push(Effect::Ask { place: *place, old, head, note });
         }
     }
@@ -428,7 +442,11 @@ impl Witnesses {
         match reply {
             Reply::Cosigned(lines) => self.cosigned(place, head, &lines),
             Reply::Stale { held, note } => self.stale(place, head, held, note),
-            Reply::Conflict { held } => self.conflict(place, head, &held),
+            Reply::Conflict { held } => self.claimed(place, head, &held, Otherwise::FalseConflict),
+            Reply::BadProof { why, held } => match held {
+                Some(held) => self.claimed(place, head, &held, Otherwise::Refused(why)),
+                None => self.fail(place, Trouble::Refused(why)),
+            },
             Reply::Refused(why) => self.fail(place, Trouble::Refused(why)),
             Reply::Unavailable(why) => self.fail(place, Trouble::Unavailable(why)),
         }
@@ -441,7 +459,7 @@ impl Witnesses {
             let why = "it has no signature of this witness".to_owned();
             return self.fail(place, Trouble::BadSignature(why));
         };
-        if !self.pending.iter().any(|gathering| gathering.signed.head() == head) {
+        if !self.pending.iter().any(|pending| pending.gathering.head() == head) {
             // Something larger was published in the meantime. Unverified, and used for nothing but the next question.
             return self.fine(place, head.size);
         }
@@ -454,17 +472,20 @@ impl Witnesses {
 
     /// Verifies the one new signature, and no other.
     fn attach(&mut self, place: usize, size: TreeSize, line: &SignatureLine) -> Result<(), NotTaken> {
-        let own = self.policy.witnesses().get(place);
-        let gathering =
-            self.pending.iter_mut().find(|gathering| gathering.signed.head().size == size).zip(own);
-        let Some((gathering, witness)) = gathering else { return Ok(()) };
-        let Some(note) = add_cosignature(&gathering.note, line, &witness.vkey)? else { return Ok(()) };
+        let pending = self.pending.iter_mut().find(|pending| pending.gathering.head().size == size);
+        let Some(pending) = pending else { return Ok(()) };
         let ahead = claimed_time(line).map_or(u64::MAX, |at| at.seconds().saturating_sub(self.now.0 / 1_000));
-        if ahead > MAX_AHEAD_SECONDS {
-            return Err(NotTaken::ClockAhead(ahead));
+        let mut with_it = pending.gathering.clone();
+        if with_it.add(place, line)? {
+            if ahead > MAX_AHEAD_SECONDS {
+                return Err(NotTaken::ClockAhead(ahead));
+            }
+            (pending.gathering, pending.shown) = (with_it, false);
+        } else if pending.fresh.contains(place) {
+            return Ok(());
         }
-        gathering.note = note;
-        gathering.cosigned = gathering.cosigned.union([place].into_iter().collect());
+        // One that repeats itself, because its clock stands still, is not asked again before the next time.
+        pending.fresh = pending.fresh.union([place].into_iter().collect());
         if let Some(peer) = self.peers.get_mut(&place) {
             peer.cosignatures += 1;
             if !peer.dialled {
@@ -478,19 +499,21 @@ impl Witnesses {
     }
 
     fn publish_if_enough(&mut self, size: TreeSize) {
-        let Some(at) = self.pending.iter().position(|gathering| gathering.signed.head().size == size) else {
-            return;
-        };
-        let Some(gathering) = self.pending.get(at) else { return };
-        let head = gathering.signed.head();
+        let is_meant = |pending: &Pending| pending.gathering.head().size == size;
+        let Some(at) = self.pending.iter().position(is_meant) else { return };
+        let is_newest = at + 1 == self.pending.len();
+        let Some(pending) = self.pending.get_mut(at) else { return };
+        let head = pending.gathering.head();
         // Never back: a head that reaches the quorum after a larger one is of no use.
         let behind = self.published.is_some_and(|published| head.size < published.size);
         // One more line under what is published is not worth a write while a larger head is on its way, which holds it up.
-        let superseded = self.published == Some(head) && at + 1 < self.pending.len();
-        if behind || superseded || !self.policy.is_met_by(gathering.cosigned) {
+        let superseded = self.published == Some(head) && !is_newest;
+        if behind || superseded || pending.shown || !self.policy.is_met_by(pending.fresh) {
             return;
         }
-        self.effects.push(Effect::Publish { head, note: gathering.note.clone() });
+        let Some(checkpoint) = pending.gathering.checkpoint() else { return };
+        pending.shown = true;
+        self.effects.push(Effect::Publish(checkpoint));
         self.published = Some(head);
         self.pending.drain(..at);
     }
@@ -503,7 +526,7 @@ impl Witnesses {
             }
             if held.size == head.size && held.root != head.root {
                 let held = shown.note().as_bytes().to_vec();
-                return self.conflict(place, head, &held);
+                return self.claimed(place, head, &held, Otherwise::FalseConflict);
             }
         }
         // A size that is ours to prove from is tried once, whoever claims it; a larger one is believed only under the
@@ -518,61 +541,12 @@ impl Witnesses {
             peer.held = held.size;
             peer.corrected = true;
             peer.asked = Some(head);
-            let gathering = self.pending.iter().find(|gathering| gathering.signed.head() == head);
-            match gathering.map(|gathering| gathering.signed.note().to_owned()) {
+            let pending = self.pending.iter().find(|pending| pending.gathering.head() == head);
+            match pending.map(|pending| pending.gathering.signed().note().to_owned()) {
                 Some(note) => self.effects.push(Effect::Ask { place, old: held.size, head, note }),
                 // It is no longer asked for; the newest head is next.
                 None => peer.asked = None,
             }
-        }
-    }
-
-    fn conflict(&mut self, place: usize, head: TreeHead, held: &[u8]) {
-        self.skip(place, head);
-        let shown = match self.open(held) {
-            Ok(shown) if shown.head() != head => shown,
-            Ok(_) => return self.tell(place, Trouble::FalseConflict("it is the same head".into())),
-            Err(why) => return self.tell(place, Trouble::FalseConflict(why)),
-        };
-        let gathering = self.pending.iter().find(|gathering| gathering.signed.head() == head);
-        let proposed = gathering.map(|gathering| gathering.signed.note().to_owned());
-        let peer = self.peers.get_mut(&place);
-        // The same held note beside each new head would fill the disk and show nothing more.
-        let first = peer.is_some_and(|peer| peer.kept.replace(shown.head()) != Some(shown.head()));
-        if let (Some(proposed), true) = (proposed, first) {
-            self.effects.push(Effect::Keep { place, held: shown.note().to_owned(), proposed });
-        }
-        if self.is_signed_elsewhere(&shown) {
-            return self.stop(place, &shown);
-        }
-        self.tell(place, Trouble::Conflict { held: shown.head(), proposed: head });
-    }
-
-    fn open(&self, note: &[u8]) -> Result<LogSigned, String> {
-        Checkpoint::open_log_signed(note, &self.policy).map_err(|error| error.to_string())
-    }
-
-    /// The log's own signature under a head that is larger than any it was asked for here.
-    fn is_signed_elsewhere(&self, shown: &LogSigned) -> bool {
-        let newest = self.pending.back().map(|newest| newest.signed.head().size);
-        newest.is_some_and(|newest| shown.head().size > newest)
-    }
-
-    fn stop(&mut self, place: usize, shown: &LogSigned) {
-        let TreeHead { size, root } = shown.head();
-        let newest = self.pending.back().map_or(TreeHead::EMPTY, |newest| newest.signed.head());
-        self.effects.push(Effect::Stop(format!(
-            "the witness {} holds size {size} (root {root}) under this log's own key, and the newest head that was signed \
-             here has size {} (root {})",
-            self.name(place),
-            newest.size,
-            newest.root
-        )));
-    }
-
-    fn skip(&mut self, place: usize, head: TreeHead) {
-        if let Some(gathering) = self.pending.iter_mut().find(|gathering| gathering.signed.head() == head) {
-            gathering.skipped = gathering.skipped.union([place].into_iter().collect());
         }
     }
 

@@ -137,7 +137,7 @@ async fn one_newer_head_ends_the_waiting() {
     let gate = gate(vec![never(), never(), shows(2, log_note(ours(13))), never()]);
     let (_told, mut told) = mpsc::channel(1);
     let refused = pass(&gate, &mut told, |_| ()).await.unwrap_err();
-    assert!(matches!(*refused, WentBack::Behind { .. }), "{refused}");
+    assert!(matches!(*refused.why, WentBack::Behind { .. }), "{refused}");
 }
 
 /// R6: a witness that nobody can call says what it holds when it dials in, or that it holds nothing; only under the name that the
@@ -165,5 +165,6 @@ async fn what_is_said_by_who_dials_in_counts_under_its_own_name() {
 
     tell.send((named(3), note(theirs(12)))).await.unwrap();
     let refused = pass(&gate, &mut told, |_| ()).await.unwrap_err();
-    assert!(matches!(*refused, WentBack::OtherHistory { .. }), "{refused}");
+    assert!(matches!(*refused.why, WentBack::OtherHistory { .. }), "{refused}");
+    assert_eq!(Some(refused.note), log_note(theirs(12)), "what shows it goes along");
 }

@@ -7,9 +7,11 @@
     reason = "a test ends where its promise is broken"
 )]
 
+mod forks;
 mod gate;
 mod publisher;
 mod quorum;
+mod refresh;
 mod signer;
 mod sizes;
 mod support;

@@ -1,13 +1,15 @@
 //! The publisher's machines against models of witnesses, under a scheduler that a seed drives: answers come in any order or
 //! never, logs and witnesses restart, and somebody with a copy of the log's key runs a second log.
 
+use std::collections::VecDeque;
+
 use epigraph_core::checkpoint::encode_text;
 use epigraph_core::cosignature::CosignedAt;
 use epigraph_core::progress::{self, Decision, Held, Persist, Proposal, Step};
 use epigraph_core::{Checkpoint, Policy, TreeHead, UnixMillis};
 use epigraph_signer::publish::ask::Reply;
 use epigraph_signer::publish::machine::{self, Machine};
-use epigraph_signer::publish::witnesses::{Effect, Event, Witnesses};
+use epigraph_signer::publish::witnesses::{Effect, Event, Judged, Witnesses};
 use epigraph_signer::signer::Answer;
 use epigraph_store::tree::MemoryTree;
 
@@ -89,7 +91,10 @@ impl Model {
             }
             Decision::Stale(held) => Reply::Stale { held, note: Some(self.held.note.clone()) },
             Decision::Conflict(_) => Reply::Conflict { held: self.held.note.clone() },
-            Decision::Reject(why) => Reply::Refused(why.to_string()),
+            Decision::Reject(why) => {
+                let held = Some(self.held.note.clone()).filter(|note| !note.is_empty());
+                Reply::BadProof { why: why.to_string(), held }
+            }
         }
     }
 }
@@ -102,6 +107,7 @@ struct Log {
     policy: Policy,
     offered: u64,
     published: Option<TreeHead>,
+    note: String,
     questions: Vec<(usize, Proposal)>,
     rests: Vec<usize>,
     stopped: bool,
@@ -116,6 +122,7 @@ impl Log {
             policy: policy.clone(),
             offered: 0,
             published: None,
+            note: String::new(),
             questions: Vec::new(),
             rests: Vec::new(),
             stopped: false,
@@ -167,7 +174,8 @@ impl Log {
 
     fn carry_out(&mut self, effects: Vec<Effect>) -> Option<machine::Event> {
         let mut published = None;
-        for effect in effects {
+        let mut effects = VecDeque::from(effects);
+        while let Some(effect) = effects.pop_front() {
             match effect {
                 Effect::Ask { place, old, head: asked, note } => {
                     assert!(
@@ -182,16 +190,28 @@ impl Log {
                     self.questions.push((place, Proposal { old_size: old, head: asked, proof, note }));
                 }
                 Effect::Rest { place, .. } => self.rests.push(place),
-                Effect::Publish { head: newest, note } => {
+                Effect::Publish(checkpoint) => {
                     // Never below the quorum, never another tree's, never back.
-                    let opened = Checkpoint::open(note.as_bytes(), &self.policy).unwrap();
-                    assert_eq!((opened.head(), newest), (newest, head(&self.tree, newest.size.get())));
+                    assert_eq!(Checkpoint::open(checkpoint.note(), &self.policy).as_ref(), Ok(&checkpoint));
+                    let newest = checkpoint.head();
+                    assert_eq!(newest, head(&self.tree, newest.size.get()));
                     assert!(self.published.is_none_or(|before| before.size <= newest.size));
                     self.published = Some(newest);
+                    self.note = String::from_utf8_lossy(checkpoint.note()).into_owned();
                     published = Some(machine::Event::Published(newest));
                 }
                 Effect::Stop(_) => self.stopped = true,
-                Effect::Tell { .. } | Effect::Keep { .. } => {}
+                Effect::Judge { place, held, ours } => {
+                    let open =
+                        |note: &str| Checkpoint::open_log_signed(note.as_bytes(), &self.policy).unwrap();
+                    let (held, ours) = (open(&held).head(), open(&ours).head());
+                    let judged = match head(&self.tree, held.size.get()) == held {
+                        true => Judged::OneHistory,
+                        false => Judged::TwoHistories { held, ours },
+                    };
+                    effects.extend(self.witnesses.step(Event::Judged(place, judged)));
+                }
+                Effect::Tell { .. } => {}
             }
         }
         published
@@ -236,6 +256,10 @@ fn run(seed: u64, kinds: &[Kind], threshold: usize, second: bool) -> (Vec<Log>, 
                 let at = dice.below(log.rests.len() as u64) as usize;
                 let place = log.rests.remove(at);
                 log.replied(Event::Rested(place));
+            }
+            8 if log.published.is_some() && !log.stopped => {
+                let published = Checkpoint::open(log.note.as_bytes(), &log.policy).unwrap();
+                log.replied(Event::Refresh(Box::new(published)));
             }
             _ if !log.questions.is_empty() => {
                 let at = dice.below(log.questions.len() as u64) as usize;

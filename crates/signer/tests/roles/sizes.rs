@@ -1,21 +1,18 @@
 //! What the publisher remembers of its witnesses from one start to the next, and what a wrong memory costs.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use epigraph_core::checkpoint::encode_text;
 use epigraph_core::cosignature::CosignedAt;
 use epigraph_core::progress::Proposal;
-use epigraph_core::proof::{ConsistencyProof, prove_consistency};
-use epigraph_core::{Checkpoint, Origin, TreeHead, TreeSize};
+use epigraph_core::proof::ConsistencyProof;
+use epigraph_core::{Checkpoint, Origin, TreeHead};
 use epigraph_signer::publish::ask::{AskWitness, Reply};
 use epigraph_signer::publish::witnesses::name_of;
-use epigraph_signer::publish::{AskError, AskSigner, Dialled, Publisher, Witnessing};
-use epigraph_signer::signer::{Answer, Request};
+use epigraph_signer::publish::{Dialled, Witnessing};
 use epigraph_store::file::memory::MemoryDir;
 use epigraph_store::published::PublishedStore;
 use epigraph_store::witness_sizes::{Sizes, WitnessSizes};
-use tokio::sync::{mpsc, watch};
 
 use crate::support::*;
 
@@ -49,27 +46,6 @@ impl AskWitness for Model {
     }
 }
 
-/// Signs whatever it is asked for.
-struct Willing;
-
-impl AskSigner for Willing {
-    async fn head(&self, _: &Origin) -> Result<epigraph_rpc::peer::SignerHead, AskError> {
-        panic!("the gate is over")
-    }
-
-    async fn open_term(
-        &self,
-        _: &Origin,
-        _: epigraph_rpc::peer::SignerHead,
-    ) -> Result<epigraph_rpc::peer::OpenTermAnswer, AskError> {
-        panic!("the gate is over")
-    }
-
-    async fn sign_checkpoint(&self, request: Request) -> Result<Answer, AskError> {
-        Ok(Answer::Signed(note_of(&key(), &request.origin, &request.proposal.head)))
-    }
-}
-
 /// One run of a log with two witnesses that must both cosign, from what lies in `dir` to `leaves` entries. The hint is what is
 /// stored, or, where `wrong` says so, something else.
 async fn run(dir: &MemoryDir, models: &[Arc<Model>], leaves: u64, wrong: Option<&[u64]>) {
@@ -88,43 +64,15 @@ async fn run(dir: &MemoryDir, models: &[Arc<Model>], leaves: u64, wrong: Option<
         witness: Arc::clone(model),
         held: hint(place).unwrap_or_default(),
     });
-    let witnesses = Witnessing {
-        dialled: dialled.collect(),
-        handed: mpsc::channel(1).1,
-        pending: watch::channel(None).0,
-        status: watch::Sender::default(),
-        evidence: Arc::new(MemoryDir::new()),
-        root_at: root_of(&tree),
-        entropy: Arc::new(Nine),
-        clock: Arc::new(Always(NOW)),
-        sizes: None,
-    };
-    let witnesses = Witnessing { sizes: Some(sizes), ..witnesses };
-    let newest = store.current().map(|note| Arc::new(Checkpoint::open(note, &policy).unwrap()));
-    let (published, mut shown) = watch::channel(newest);
-    let (offer, offered) = watch::channel(head(&tree, leaves));
-    let (_want, wanted) = watch::channel(TreeSize::ZERO);
-    let proving = Arc::clone(&tree);
-    let publisher = Publisher {
-        history: None,
-        origin: origin(),
-        policy,
-        checkpoint_interval: Duration::from_secs(1),
-        signer: Willing,
-        term: TERM,
-        on_trouble: Box::new(|_| ()),
-        prove: Arc::new(move |old, new| Ok(prove_consistency(&*proving, old, new).unwrap().unwrap().hashes)),
-        store,
-        published,
-        witnesses,
-    };
-    let running = tokio::spawn(publisher.run(offered, wanted));
+    let dialled = dialled.collect();
+    let witnesses = Witnessing { sizes: Some(sizes), ..witnessing(&tree, dialled) };
+    let mut running = Publishing::start(&tree, policy, store, witnesses, leaves);
     let all = |newest: &Option<Arc<epigraph_core::Verified<Checkpoint>>>| {
         newest.as_ref().is_some_and(|newest| newest.head().size.get() == leaves)
     };
-    drop(shown.wait_for(all).await.unwrap());
-    drop(offer);
-    running.await.unwrap().unwrap();
+    drop(running.published.wait_for(all).await.unwrap());
+    drop(running.offered);
+    running.task.await.unwrap().unwrap();
 }
 
 /// After a start each witness is asked from the size that it holds, at the first try; with a wrong hint, at the second. Seen to fail

@@ -1,24 +1,28 @@
-//! Trees that share a beginning, keys, and a head store in memory.
+//! Trees that share a beginning, keys, a head store in memory, and a publisher with whatever witnesses a test has.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use epigraph_core::checkpoint::encode_text;
 use epigraph_core::hash::leaf_hash;
 use epigraph_core::progress::{Held, Proposal};
 use epigraph_core::proof::{prove_consistency, root_at};
 use epigraph_core::{
-    Clock, CosigningKey, Entropy, Hash, KeyName, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis,
-    note,
+    Checkpoint, Clock, CosigningKey, Entropy, Hash, KeyName, Origin, Policy, SigningKey, TreeHead, TreeSize,
+    UnixMillis, Verified, note,
 };
+use epigraph_rpc::peer::{OpenTermAnswer, SignerHead};
 use epigraph_signer::publish::ask::{AskWitness, Reply};
-use epigraph_signer::publish::witnesses::Witnesses;
-use epigraph_signer::publish::{RootAt, Witnessing};
-use epigraph_signer::signer::{Request, Signer};
+use epigraph_signer::publish::witnesses::{Status, Witnesses};
+use epigraph_signer::publish::{AskError, AskSigner, Dialled, Publisher, RootAt, Witnessing};
+use epigraph_signer::signer::{Answer, Request, Signer};
 use epigraph_store::file::Dir;
 use epigraph_store::file::memory::MemoryDir;
 use epigraph_store::head::{HeadError, HeadStore};
+use epigraph_store::published::PublishedStore;
 use epigraph_store::tree::MemoryTree;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 /// The term that [`store`] has open.
@@ -127,8 +131,13 @@ impl AskWitness for Nobody {
 
 /// What a publisher without witnesses has in their place.
 pub fn alone(tree: &Arc<MemoryTree>) -> Witnessing<Nobody> {
+    witnessing(tree, Vec::new())
+}
+
+/// What a publisher has that asks these.
+pub fn witnessing<W>(tree: &Arc<MemoryTree>, dialled: Vec<Dialled<W>>) -> Witnessing<W> {
     Witnessing {
-        dialled: Vec::new(),
+        dialled,
         handed: mpsc::channel(1).1,
         pending: watch::channel(None).0,
         status: watch::Sender::default(),
@@ -165,4 +174,70 @@ pub fn witness_key(place: usize) -> CosigningKey {
 pub fn quorum(count: usize, threshold: usize) -> Policy {
     let witnesses: Vec<_> = (0..count).map(|place| witness_key(place).vkey().clone()).collect();
     Policy::of_witnesses(key().vkey(), &witnesses, threshold).unwrap()
+}
+
+/// Signs whatever it is asked for.
+pub struct Willing;
+
+impl AskSigner for Willing {
+    async fn head(&self, _: &Origin) -> Result<SignerHead, AskError> {
+        panic!("the gate is over")
+    }
+
+    async fn open_term(&self, _: &Origin, _: SignerHead) -> Result<OpenTermAnswer, AskError> {
+        panic!("the gate is over")
+    }
+
+    async fn sign_checkpoint(&self, request: Request) -> Result<Answer, AskError> {
+        Ok(Answer::Signed(note_of(&key(), &request.origin, &request.proposal.head)))
+    }
+}
+
+/// How old cosignatures become in [`Publishing`] before they are refreshed.
+pub const REFRESH: Duration = Duration::from_secs(900);
+
+/// A publisher whose signer signs everything.
+pub struct Publishing {
+    pub offered: watch::Sender<TreeHead>,
+    _wanted: watch::Sender<TreeSize>,
+    pub published: watch::Receiver<Option<Arc<Verified<Checkpoint>>>>,
+    pub status: watch::Receiver<Status>,
+    pub pending: watch::Receiver<Option<Arc<epigraph_core::checkpoint::LogSigned>>>,
+    pub task: JoinHandle<Result<(), epigraph_signer::publish::PublishError>>,
+}
+
+impl Publishing {
+    /// It has published what is in `store`, and is offered `leaves` of the tree.
+    pub fn start<W: AskWitness>(
+        tree: &Arc<MemoryTree>,
+        policy: Policy,
+        store: PublishedStore,
+        witnesses: Witnessing<W>,
+        leaves: u64,
+    ) -> Publishing {
+        let newest = store.current().map(|note| Arc::new(Checkpoint::open(note, &policy).unwrap()));
+        let (publish, published) = watch::channel(newest);
+        let (offer, offered) = watch::channel(head(tree, leaves));
+        let (want, wanted) = watch::channel(TreeSize::ZERO);
+        let (status, pending) = (witnesses.status.subscribe(), witnesses.pending.subscribe());
+        let proving = Arc::clone(tree);
+        let publisher = Publisher {
+            history: None,
+            origin: origin(),
+            policy,
+            checkpoint_interval: Duration::from_secs(1),
+            refresh_interval: REFRESH,
+            signer: Willing,
+            term: TERM,
+            on_trouble: Box::new(|_| ()),
+            prove: Arc::new(move |old, new| {
+                Ok(prove_consistency(&*proving, old, new).unwrap().unwrap().hashes)
+            }),
+            store,
+            published: publish,
+            witnesses,
+        };
+        let task = tokio::spawn(publisher.run(offered, wanted));
+        Publishing { offered: offer, _wanted: want, published, status, pending, task }
+    }
 }

@@ -1,6 +1,7 @@
 //! Terms and the gate: which sequencer may have heads signed, and whether the signer's own state is the newest.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use epigraph_core::progress::Proposal;
 use epigraph_core::{Clock, UnixMillis};
@@ -203,7 +204,10 @@ async fn what_shows_a_rollback_is_not_kept_waiting_by_who_is_away() {
     let away = |name| Mirror::new(name, vec![Err("away".into()); 20]);
     let peers = vec![away("the log"), Mirror::new("w", vec![Ok(Some(note(9)))]), away("v")];
     let all = |answered: &[bool]| answered.iter().all(|answered| *answered);
-    let seen = look_around(key().vkey(), head(&tree, 8), peers, all, |_| ()).await;
+    // Longer than any pause.
+    let key = key();
+    let looking = look_around(key.vkey(), head(&tree, 8), peers, all, |_| ());
+    let seen = tokio::time::timeout(Duration::from_secs(3_600), looking).await.unwrap();
     assert_eq!(seen, [Seen { by: "w".into(), head: head(&tree, 9) }]);
     assert!(judge(&origin(), head(&tree, 8), &seen).is_err());
 }

@@ -178,7 +178,7 @@ async fn events_are_taken_in_whatever_the_indexes_do() {
     kept.take(&[("ann", "one", None)]);
     kept.place(0);
     let Kept { dir, store, key, tip } = kept;
-    let (keeper, _failure) = Keeper::start(store, Arc::new(Fixed)).unwrap();
+    let (keeper, _failure) = Keeper::start(store, Arc::new(Fixed), Box::new(|| Ok(u64::MAX))).unwrap();
     // A folder is where the file should be: they cannot be made.
     let path = dir.path().join("index.redb");
     std::fs::create_dir(&path).unwrap();

@@ -28,7 +28,7 @@ use tonic::Status;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, UnaryService};
 
-use super::desk::{Answer, Desk, RETRY_AFTER};
+use crate::doors::desk::{Answer, Desk, RETRY_AFTER};
 
 /// The one call.
 const EXPORT: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
