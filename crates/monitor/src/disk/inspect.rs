@@ -131,7 +131,9 @@ impl Inspection {
         };
         let heads = machine.heads();
         for (vantage, audited) in audits.all() {
-            for frontier in [Some(&audited.read), audited.again.as_ref()].into_iter().flatten() {
+            for frontier in
+                [Some(&audited.read), audited.again.as_ref().map(|(again, _)| again)].into_iter().flatten()
+            {
                 let signed: Vec<_> = heads.of_size(frontier.size()).map(|seen| seen.head()).collect();
                 if let Some(signed) = other_root(frontier, &signed) {
                     let why = format!(
