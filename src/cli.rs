@@ -4,6 +4,7 @@ pub mod append;
 pub mod audit;
 pub mod checkpoint;
 pub mod collect;
+pub mod drill;
 pub mod entries;
 pub mod explain;
 pub mod keys;
@@ -85,8 +86,11 @@ pub enum Command {
     /// Fetch audit events, each with everything that proves it
     #[command(subcommand)]
     Events(audit::EventsCommand),
-    /// Check every byte that a log, signer, witness or monitor keeps while it is not running, and change nothing
+    /// Check every byte that a log, signer, witness, monitor, audit service or collector keeps while it is not running, and change nothing
     Fsck(RoleConfig),
+    /// Rehearse what goes wrong, on copies
+    #[command(subcommand)]
+    Drill(drill::DrillCommand),
     /// Try to open a stored tree; `serve` and `fsck` run this in a child process
     #[command(hide = true)]
     TreePreflight(TreePreflight),
@@ -690,6 +694,8 @@ pub enum KeptRole {
     Signer,
     Witness,
     Monitor,
+    Audit,
+    Collector,
 }
 
 /// Roles that are served.
@@ -701,6 +707,7 @@ pub enum ServedRole {
     Witness,
     Monitor,
     Audit,
+    Collector,
 }
 
 #[derive(Args)]

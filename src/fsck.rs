@@ -1,18 +1,17 @@
-//! `epigraph fsck`: an offline check of every byte that a log and its signer keep, or a signer, witness or monitor process by itself. It goes
-//! on behind a finding, so that one run shows all, and writes nothing but the lock. Nobody is asked but a log's signer in another
-//! process, if it answers.
+//! `epigraph fsck`: an offline check of every byte that a log and its signer keep, or another process by itself: signer, witness, monitor,
+//! audit service, collector. It goes on behind a finding, so that one run shows all, and writes nothing but the lock. Nobody is asked
+//! but a log's signer in another process and an audit service's log, if they answer.
 //!
 //! What counts as sound is the stores' to say; this module compares what they hold with each other and reports.
 
+pub mod audit;
 mod beside;
 mod heads;
 mod monitor;
+pub mod spool;
 
 use std::fmt;
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::{env, io, process};
 
 use epigraph_core::progress::Held;
 use epigraph_core::{Checkpoint, Hash, Origin, Policy, TreeHead, TreeSize};
@@ -25,6 +24,7 @@ use crate::cli::{KeptRole, RoleConfig};
 use crate::config::{LogConfig, ProcessConfig, SignerConfig};
 use crate::failure::{Failure, Outcome};
 use crate::preflight;
+use crate::scratch::{Scratch, copy_files};
 use crate::state;
 use crate::terminal::Terminal;
 
@@ -49,9 +49,9 @@ impl fmt::Display for Kind {
     }
 }
 
-struct Finding {
+pub struct Finding {
     kind: Kind,
-    file: PathBuf,
+    pub file: PathBuf,
     /// Where in the file, if it is about one place.
     offset: Option<u64>,
     /// The first entry that it concerns, if it is about entries.
@@ -100,6 +100,8 @@ pub fn run(args: &RoleConfig, terminal: Terminal) -> Outcome {
         KeptRole::Signer => heads::signer(config, terminal),
         KeptRole::Witness => heads::witness(config, terminal),
         KeptRole::Monitor => monitor::monitor(config, terminal),
+        KeptRole::Audit => audit::run(config, terminal),
+        KeptRole::Collector => spool::run(config, terminal),
     }
 }
 
@@ -129,6 +131,15 @@ fn logs(config: &Path, terminal: Terminal) -> Outcome {
 
 /// Checks one log; returns what is to be said about it to a program, and whether it is damaged.
 fn check(process: &ProcessConfig, config: &LogConfig, terminal: Terminal) -> Outcome<(Value, Outcome)> {
+    let (journal, heads, findings) = inspect(process, config, terminal)?;
+    Ok(report(&config.origin.to_origin(), &journal, heads, &findings, terminal))
+}
+
+/// The journal of a log, the published head and the one that the signer is bound to, and everything that is wrong.
+type Inspected = (Inspection, [Option<TreeHead>; 2], Vec<Finding>);
+
+/// Looks at one log.
+pub fn inspect(process: &ProcessConfig, config: &LogConfig, terminal: Terminal) -> Outcome<Inspected> {
     let origin = config.origin.to_origin();
     let mut findings = Vec::new();
     let policy = policy(config, &mut findings);
@@ -185,7 +196,7 @@ fn check(process: &ProcessConfig, config: &LogConfig, terminal: Terminal) -> Out
         findings.extend(beside::lookup(&config.directory, &origin, &journal));
         findings.extend(tree(&config.directory, &origin, journal.head.size));
     }
-    Ok(report(&origin, &journal, [published, held], &findings, terminal))
+    Ok((journal, [published, held], findings))
 }
 
 fn policy(config: &LogConfig, findings: &mut Vec<Finding>) -> Option<Policy> {
@@ -338,33 +349,18 @@ fn tree(log: &Path, origin: &Origin, entries: TreeSize) -> Option<Finding> {
     if !tree.exists() {
         return None;
     }
-    let copy = env::temp_dir().join(format!("epigraph-fsck-{}", process::id()));
-    let compared = match copy_files(&tree, &copy) {
-        Ok(()) => preflight::compare_in_a_child(&copy, &log.join("journal"), origin, entries),
-        Err(error) => {
-            Err(format!("it was not checked, because it cannot be copied to {}: {error}", copy.display()))
-        }
+    let copied = Scratch::new("fsck").and_then(|scratch| {
+        let copy = scratch.path().join("tree");
+        copy_files(&tree, &copy).map(|()| (scratch, copy))
+    });
+    let compared = match copied {
+        Ok((_scratch, copy)) => preflight::compare_in_a_child(&copy, &log.join("journal"), origin, entries),
+        Err(error) => Err(format!("it was not checked, because it cannot be copied: {error}")),
     };
-    // What stays is in the system's directory for what may be deleted.
-    let _ = fs::remove_dir_all(&copy);
     compared.err().map(|why| {
         let message = format_args!("{why}. It is derived: deleted, it is built again from the journal");
         Finding::new(Kind::Warning, tree, message)
     })
-}
-
-fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(to)?;
-    for item in fs::read_dir(from)? {
-        let item = item?;
-        let (path, target) = (item.path(), to.join(item.file_name()));
-        if item.file_type()?.is_dir() {
-            copy_files(&path, &target)?;
-        } else {
-            fs::copy(&path, &target)?;
-        }
-    }
-    Ok(())
 }
 
 fn tell(findings: &[Finding], terminal: Terminal) {

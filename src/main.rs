@@ -5,6 +5,7 @@ mod adversary;
 mod cli;
 mod config;
 mod doors;
+mod drill;
 mod failure;
 mod fsck;
 mod hammer;
@@ -17,8 +18,10 @@ mod profile;
 mod quickstart;
 mod receipts;
 mod runtime;
+mod scratch;
 mod scrub;
 mod serve;
+mod sources;
 mod state;
 mod terminal;
 
@@ -65,6 +68,7 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Init(Init::Audit(args)) => init_audit(&args, terminal),
         Command::Serve(Serve::Audit(args)) => serve::audit::run(&args, terminal),
         Command::Audit(cli::audit::AuditCommand::Enrol(args)) => cli::audit::enrol(&args, terminal),
+        Command::Audit(cli::audit::AuditCommand::Rekey(args)) => cli::audit::rekey(&args, terminal),
         Command::Audit(cli::audit::AuditCommand::Status(args)) => cli::audit::status(&args, terminal),
         Command::Events(cli::audit::EventsCommand::Get(args)) => cli::audit::get(&args, terminal),
         Command::Collect(args) => cli::collect::run(&args, terminal),
@@ -84,6 +88,7 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
             ServedRole::Witness => serve::witness::check(&args.config, terminal),
             ServedRole::Monitor => serve::monitor::check(&args.config, terminal),
             ServedRole::Audit => serve::audit::check(&args.config, terminal),
+            ServedRole::Collector => state::collector::check(&args.config, terminal),
         },
         Command::Completions(args) => cli::manual::completions(&args, terminal),
         Command::Man(args) => cli::manual::pages(&args, terminal),
@@ -95,6 +100,7 @@ fn run(command: Command, terminal: Terminal) -> Outcome {
         Command::Monitor(MonitorCommand::Ack(args)) => cli::monitor::acknowledge(&args, terminal),
         Command::Monitor(MonitorCommand::Evidence(args)) => cli::monitor::evidence(&args, terminal),
         Command::Monitor(MonitorCommand::Drill(args)) => cli::monitor::drill(&args, terminal),
+        Command::Drill(cli::drill::DrillCommand::Tamper(args)) => drill::run(&args, terminal),
         Command::Fsck(args) => fsck::run(&args, terminal),
         Command::TreePreflight(args) => preflight::run(&args, terminal),
         Command::Adversary(args) => adversary::run(&args, terminal),

@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod collector;
 pub mod monitor;
+pub mod rekey;
 pub mod signer;
 pub mod witness;
 

@@ -67,6 +67,15 @@ const RULES: &[Rule] = &[
         counter_example: ("crates/store/src/sled.rs", 2, "use sled::Db;"),
     },
     Rule {
+        says: "Cedar is named in crates/audit/src/guard/policy.rs only",
+        is_broken_by: |line| {
+            let elsewhere = line.path != "crates/audit/src/guard/policy.rs";
+            !line.is_test && elsewhere && names(line, is_of("cedar_policy"))
+        },
+        example: ("crates/audit/src/guard/plan.rs", 2, "use cedar_policy::Decision;"),
+        counter_example: ("crates/audit/src/guard/policy.rs", 2, "use cedar_policy::Decision;"),
+    },
+    Rule {
         says: "tonic is named in crates/rpc, crates/client and files called service.rs and their folders only",
         is_broken_by: |line| {
             // The messages of OpenTelemetry stand in a module of this name; they are prost's and call nobody.

@@ -123,7 +123,7 @@ async fn reach(reader: &Reader, head: TreeHead) -> anyhow::Result<()> {
     let (sender, mut inbox) = mpsc::channel(MAX_UNHEARD);
     let outbox = Outbox::new(0, clock::clock(), Arc::new(NotRandom), sender);
     let rule: Box<dyn EntryRule> = Box::new(WellFormed);
-    let rules: Rules = [rule].into();
+    let rules = Rules { each: [rule].into(), sequence: None };
     let (_ask, asked) = watch::channel(Some(head));
     let heard = async {
         while let Some((_, message)) = inbox.recv().await {
@@ -141,7 +141,7 @@ async fn reach(reader: &Reader, head: TreeHead) -> anyhow::Result<()> {
         anyhow::bail!("the audit has ended")
     };
     tokio::select! {
-        () = tail(reader, Frontier::new(), false, asked, &rules, &outbox) => anyhow::bail!("the audit has ended"),
+        () = tail(reader, (Frontier::new(), ""), false, asked, &rules, &outbox) => anyhow::bail!("the audit has ended"),
         heard = heard => heard,
     }
 }

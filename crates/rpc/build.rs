@@ -17,6 +17,9 @@ fn main() -> Result<(), Box<dyn error::Error>> {
         PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join("epigraph.v1.descriptors");
     fs::write(target, descriptors.encode_to_vec())?;
     // `Bytes` refers into the received message instead of copying every entry out of it.
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .extern_path(".epigraph.v1.FollowEntries", "crate::entries::FollowEntries")
+        .compile_fds(descriptors)?;
     Ok(())
 }

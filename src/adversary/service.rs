@@ -199,7 +199,7 @@ impl LogService for Service {
             next += entries.len() as u64;
             let events = [
                 Event::Checkpoint(newest.note.clone()),
-                Event::Entries(v1::FollowEntries { first_index, entries }),
+                Event::Entries(v1::FollowEntries { first_index, entries: entries.iter().collect() }),
             ];
             Some(events.map(|event| v1::FollowEvent { event: Some(event) }).into())
         })))

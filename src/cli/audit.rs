@@ -19,10 +19,14 @@ use crate::failure::{Failure, Outcome};
 use crate::profile::{self, Profile};
 use crate::runtime;
 use crate::state;
+use crate::state::rekey::Done;
 use crate::terminal::Terminal;
 
 /// Events of one id that are fetched: whoever has more looks for them by leaf or number.
 const MAX_EVENTS: usize = 100;
+
+/// The widest column for names of sources; a longer name moves what follows it.
+const MAX_NAME_WIDTH: usize = 48;
 
 /// What the name of a file with an event ends in.
 pub const EXTENSION: &str = "epigraph-event";
@@ -31,6 +35,8 @@ pub const EXTENSION: &str = "epigraph-event";
 pub enum AuditCommand {
     /// Add a source to the list of an audit service, which may be running
     Enrol(Box<AuditEnrol>),
+    /// Wrap every key of an audit service, which must be stopped, under a new key; what was committed to stays as it is
+    Rekey(ConfigFile),
     /// Ask an audit service where each of its sources stands: events, gaps, last seen, lag
     Status(AuditStatus),
 }
@@ -109,6 +115,20 @@ pub fn enrol(args: &AuditEnrol, terminal: Terminal) -> Outcome {
     Ok(())
 }
 
+pub fn rekey(args: &ConfigFile, terminal: Terminal) -> Outcome {
+    let config = AuditConfig::load(&args.config)?;
+    let Done { keys, before, old } = state::rekey::rekey(&config, &*runtime::entropy())?;
+    let key = config.wrapping_key.display();
+    let how = if before { "were wrapped anew before this was cut off" } else { "are wrapped anew" };
+    terminal.line(format_args!(
+        "{keys} keys {how}; the store opens with {key} and no other. The key before is in {}: copies of the store that were made until now \
+         open with it. Keep it with them, or delete it if there are none",
+        old.display()
+    ));
+    terminal.object(&json!({ "keys": keys, "key": key.to_string(), "old": old.display().to_string() }));
+    Ok(())
+}
+
 pub fn status(args: &AuditStatus, terminal: Terminal) -> Outcome {
     let profile = Profile::load(&args.profile.profile)?;
     let runtime = runtime::runtime().map_err(Failure::state)?;
@@ -131,18 +151,20 @@ pub fn status(args: &AuditStatus, terminal: Terminal) -> Outcome {
         }
     })?;
     let now = runtime::clock().now();
+    let width = sources.iter().map(|source| name(&source.vkey).chars().count()).max().unwrap_or_default();
+    let width = width.clamp("source".len(), MAX_NAME_WIDTH);
     terminal.line(terminal.bold(format_args!(
-        "{:<28} {:>9} {:>8} {:>10} {:>6}  {:<14} {:<10} {}",
-        "source", "events", "epoch", "next", "gaps", "last seen", "lag", "owner"
+        "{:<width$} {:>9} {:>6} {:>10} {:>6}  {:<12} {:<10} {}",
+        "source", "events", "epoch", "last", "gaps", "last seen", "lag", "owner"
     )));
     for source in &sources {
         terminal.line(format_args!(
-            "{:<28} {:>9} {:>8} {:>10} {:>6}  {:<14} {:<10} {}",
+            "{:<width$} {:>9} {:>6} {:>10} {:>6}  {:<12} {:<10} {}",
             name(&source.vkey),
             source.events,
             source.epoch,
-            source.next_sequence,
-            source.gap_count,
+            source.next_sequence.checked_sub(1).map_or("-".into(), |last| last.to_string()),
+            if source.gap_count == 0 { "none".into() } else { source.gap_count.to_string() },
             source.last_seen.map_or("never".into(), |at| ago(now, at)),
             if source.events == 0 { "-".into() } else { duration(source.lag_ms) },
             source.owner

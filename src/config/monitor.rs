@@ -19,6 +19,7 @@ use super::{RawDoor, RawGrant, RawListen, load_toml, not_of_drills};
 use crate::cli::verify::read_policy;
 use crate::failure::{Failure, Outcome};
 use crate::observe::{RawTracing, Tracing};
+use crate::sources::watch;
 
 const MS_PER_HOUR: u64 = 60 * 60 * 1_000;
 
@@ -78,6 +79,32 @@ struct RawLog {
     witness: Vec<RawPeer>,
     #[serde(default)]
     monitor: Vec<RawPeer>,
+    #[serde(default)]
+    entries: RawEntries,
+    audit: Option<RawAudit>,
+}
+
+/// What the entries of a log are.
+#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum RawEntries {
+    #[default]
+    Any,
+    Audit,
+}
+
+/// The `[log.audit]` table.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAudit {
+    address: String,
+    server: String,
+    #[serde(default = "default_sample_every")]
+    sample_every_ms: u64,
+}
+
+fn default_sample_every() -> u64 {
+    600_000
 }
 
 /// A week.
@@ -220,6 +247,18 @@ pub struct MonitoredLog {
     pub witnesses: Vec<PeerConfig>,
     /// Other monitors.
     pub monitors: Vec<PeerConfig>,
+    /// Whether its entries are the leaves of audit events, and nothing else.
+    pub only_audit: bool,
+    /// The audit service that puts them there.
+    pub audit: Option<AuditPeer>,
+}
+
+/// An audit service that is asked.
+pub struct AuditPeer {
+    /// Where it is.
+    pub peer: PeerConfig,
+    /// How often one of its events is compared with its leaf; `None`: never.
+    pub sample_every_ms: Option<u64>,
 }
 
 /// Somebody who is called.
@@ -322,7 +361,7 @@ impl MonitorConfig {
 impl MonitoredLog {
     fn calls_as_the_process(&self) -> bool {
         let own = self.readers.iter().any(|reader| reader.client.is_none());
-        own || !self.witnesses.is_empty() || !self.monitors.is_empty()
+        own || !self.witnesses.is_empty() || !self.monitors.is_empty() || self.audit.is_some()
     }
 }
 
@@ -356,6 +395,13 @@ impl RawLog {
             peers.map_err(|what| in_log(format!("[[log.{table}]] {what}")))
         };
         let after = self.after;
+        let audit = self.audit.map(|RawAudit { address, server, sample_every_ms }| {
+            if !(sample_every_ms == 0 || (1_000..=24 * MS_PER_HOUR).contains(&sample_every_ms)) {
+                return Err("sample_every_ms is 1000 to 86400000, or 0 for never".to_owned());
+            }
+            let peer = RawPeer { name: watch::REPORTER.into(), address, server }.check()?;
+            Ok(AuditPeer { peer, sample_every_ms: (sample_every_ms > 0).then_some(sample_every_ms) })
+        });
         let client = |client: ClientCertificate| client.relative_to(base);
         let reader = |reader: RawReader| {
             let RawReader { name, address, server, client: own } = reader;
@@ -378,6 +424,8 @@ impl RawLog {
             readers: readers.map_err(|what| in_log(format!("[[log.reader]] {what}")))?,
             witnesses: peers("witness", self.witness)?,
             monitors: peers("monitor", self.monitor)?,
+            only_audit: self.entries == RawEntries::Audit,
+            audit: audit.transpose().map_err(|what| in_log(format!("[log.audit] {what}")))?,
             origin,
         })
     }
@@ -484,6 +532,8 @@ mod tests {
         assert_eq!(log.full_audit_every_ms, 168 * MS_PER_HOUR);
         assert_eq!(log.tuning, Tuning::default());
         assert_eq!((log.readers.len(), log.witnesses.len(), log.monitors.len()), (2, 1, 1));
+        assert!(!log.only_audit);
+        assert_eq!(log.audit.as_ref().unwrap().sample_every_ms, Some(default_sample_every()));
         let urls: Vec<&str> = config.sinks.iter().map(|sink| sink.url.as_str()).collect();
         assert_eq!(urls, ["https://hooks.example/epigraph", "http://10.1.2.3:9093/api/v2/alerts"]);
         assert!(config.sinks.iter().all(|sink| sink.least == Severity::Warn));
@@ -518,6 +568,8 @@ mod tests {
             "",
             "[tls.client] is missing",
         );
+        check("entries = \"any\"", "entries = \"some\"", "entries");
+        check("sample_every_ms = 600000", "sample_every_ms = 999", "[log.audit] sample_every_ms is 1000 to");
         check("least = \"ticket\"", "least = \"all\"", "least");
         check("production.policy", "elsewhere.policy", "policy: ");
     }

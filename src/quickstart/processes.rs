@@ -44,8 +44,7 @@ impl Processes {
     ) -> Outcome<Processes> {
         let mut processes = Processes { running: Vec::new(), address: String::new(), metrics_address: None };
         let roles = directory.roles();
-        let (last, first): (Vec<Role>, Vec<Role>) =
-            roles.iter().partition(|role| matches!(role, Role::Monitor | Role::Audit));
+        let (last, first): (Vec<Role>, Vec<Role>) = roles.iter().partition(|role| **role == Role::Monitor);
         let mut started = Vec::new();
         for mut liar in liars {
             liar.go_on().await?;
@@ -55,10 +54,15 @@ impl Processes {
         for role in first.into_iter().filter(|role| !lies(role)) {
             started.push((RoleProcess::spawn(&directory.path, role)?, Stopwatch::start()));
         }
-        // The log last: it asks all others.
-        started.sort_by_key(|(process, _)| process.role == Role::Log);
+        // The log last: it asks all others. The audit service, which waits for the log by itself, is there early: a port that is chosen and
+        // not listened at can be taken by anybody's connection.
+        started.sort_by_key(|(process, _)| match process.role {
+            Role::Log => 2,
+            Role::Audit => 1,
+            _ => 0,
+        });
         processes.await_all(directory, started, phases).await?;
-        // Nothing is there to be seen before: neither is startled by a log that starts.
+        // Nothing is there to be seen before: a monitor is not startled by a log that starts.
         let mut started = Vec::new();
         for role in last {
             started.push((RoleProcess::spawn(&directory.path, role)?, Stopwatch::start()));

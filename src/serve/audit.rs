@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use epigraph_audit::append;
 use epigraph_audit::audit::{Audit, watch_published};
+use epigraph_audit::index::follow::{self, Following};
 use epigraph_audit::keeper::Keeper;
 use epigraph_audit::registry::Registry;
 use epigraph_audit::service::AuditServer;
@@ -16,18 +17,22 @@ use epigraph_client::pin::Pin;
 use epigraph_core::{SourceKey, UnixMillis};
 use epigraph_rpc::{Routes, audit_service, peer};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::door::{Door, listen};
 use super::{Version, listen_for_watchers, look_inside, observed, told_to_stop, version};
 use crate::cli::ServeRole;
 use crate::config::audit::{AuditConfig, load_sources};
 use crate::failure::{Failure, Outcome};
-use crate::metrics::audit::Auditing;
+use crate::metrics::audit::{Auditing, look};
 use crate::metrics::{Metrics, Spans};
 use crate::runtime;
 use crate::state;
 use crate::state::audit::AuditState;
 use crate::terminal::Terminal;
+
+/// How long the store may take to be closed, which spares the next start to put it in order.
+const CLOSE: Duration = Duration::from_secs(10);
 
 /// How often the list of sources is looked at: soon enough for whoever adds one and waits.
 const RELOAD: Duration = Duration::from_secs(1);
@@ -87,8 +92,11 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
     let registry = Registry::default();
     let seen = version(&config.list());
     let enrolled = take_sources(&registry, &config, &key)?;
-    let (keeper, failure) = Keeper::start(store, Arc::clone(&clock)).map_err(Failure::state)?;
+    let (keeper, mut failure) =
+        Keeper::start(store, Arc::clone(&clock), state::audit::room(&config)).map_err(Failure::state)?;
     let (newest, published) = watch::channel(None);
+    // Nobody waits for the indexes: until they are there, and whatever is wrong with them, events are taken in and given back.
+    let indexing = follow::run(state::audit::index(&config), keeper.clone(), Following::default());
     let audit = Audit::new(
         registry.clone(),
         keeper.clone(),
@@ -114,32 +122,44 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
         "metrics_address": metrics_address.map(|address| address.to_string()),
     }));
     let trouble = Arc::new(Mutex::new(None::<String>));
-    let role = Auditing { audit: Arc::clone(&audit), trouble: Arc::clone(&trouble) };
+    let (looked, sources) = watch::channel(Arc::default());
+    let role = Auditing { audit: Arc::clone(&audit), trouble: Arc::clone(&trouble), sources };
     let metrics = Metrics::of(role, clock.now(), door.calls(), spans);
-    let routes = Routes::new(audit_service(AuditServer::new(audit)));
+    let routes = Routes::new(audit_service(AuditServer::new(Arc::clone(&audit))));
     let waits = |why: Option<&str>| {
         *trouble.lock().unwrap_or_else(PoisonError::into_inner) = why.map(ToOwned::to_owned);
     };
     let server = door.serve(listener, routes, told_to_stop(stop, until_stdin_closes));
-    tokio::select! {
+    let ended = tokio::select! {
         ended = server => ended,
-        failed = failure => Err(match failed {
+        failed = &mut failure => return Err(match failed {
             Ok(error) => Failure::state(error),
             Err(_) => Failure::state("the audit store has ended; this is a fault of the program"),
         }),
         ended = append::run(&keeper, &client, Arc::clone(&entropy), waits) => ended.map_err(Failure::state),
         () = watch_published(&client, Arc::clone(&entropy), newest) => Ok(()),
+        never = indexing => match never {},
         never = reload(&registry, &config, &vkey, seen) => match never {},
+        never = look(&audit, looked) => match never {},
         never = look_inside(watched, metrics) => match never {},
-    }
+    };
+    drop(keeper);
+    // What is acknowledged is durable, closed or not.
+    let _ = timeout(CLOSE, failure).await;
+    ended
 }
 
 /// The verifying client of the log.
 fn client(config: &AuditConfig) -> Outcome<Client> {
+    client_with(config, &state::audit::pin(config))
+}
+
+/// The same, with its newest checkpoint in another directory.
+pub fn client_with(config: &AuditConfig, pin: &Path) -> Outcome<Client> {
     let missing = || Failure::usage("[tls.client] is missing: the service has nothing to call its log with");
     let tls = config.tls.calling(runtime::clock())?.ok_or_else(missing)?;
     let log = peer::Log::new(&config.log_address, &tls, &config.log_server).map_err(Failure::usage)?;
-    let pin = Pin::new(&state::audit::pin(config), &config.origin).map_err(Failure::state)?;
+    let pin = Pin::new(pin, &config.origin).map_err(Failure::state)?;
     Ok(Client::new(log, config.origin.clone(), config.policy.clone(), pin))
 }
 

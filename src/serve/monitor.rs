@@ -18,7 +18,8 @@ use epigraph_monitor::sinks::secret::Secret;
 use epigraph_monitor::sinks::webhook::{self, Webhook};
 use epigraph_monitor::sinks::{Alive, Sink, Sinks};
 use epigraph_rpc::{ClientTls, Routes, monitor_service, peer};
-use tokio::sync::watch;
+use tokio::sync::watch as channel;
+use tokio::task::JoinSet;
 
 use super::door::{Door, listen};
 use super::{listen_for_watchers, look_inside, observed, told_to_stop};
@@ -28,6 +29,8 @@ use crate::failure::{Failure, Outcome};
 use crate::metrics::monitor::Monitoring;
 use crate::metrics::{Metrics, Spans};
 use crate::runtime;
+use crate::sources::order::LeavesInOrder;
+use crate::sources::{status, watch};
 use crate::state;
 use crate::state::monitor::MonitorState;
 use crate::terminal::Terminal;
@@ -83,10 +86,11 @@ async fn serve(
     let door = Door::new(&config.tls, config.grants.clone(), config.reflection)?;
     let logs = config.logs.iter().map(|log| connect(&config, log)).collect::<Outcome<Vec<_>>>()?;
     let MonitorState { key, disk, book, queues, drill } = state::monitor::open(&config)?;
+    let watches = watches(&config, &logs)?;
     let sinks = Arc::new(Sinks::new(sinks(&config, &book, queues)?, config.heartbeat));
 
     let vkey = key.vkey().clone();
-    let (rounds, last_round) = watch::channel(UnixMillis(0));
+    let (rounds, last_round) = channel::channel(UnixMillis(0));
     let (told, lives) = (Arc::clone(&sinks), Arc::clone(&sinks));
     let setup = Setup {
         clock: runtime::clock(),
@@ -105,6 +109,12 @@ async fn serve(
         }),
     };
     let (monitor, running) = start(setup).map_err(Failure::state)?;
+
+    let mut watching = JoinSet::new();
+    for one in watches {
+        let outside = (runtime::clock(), runtime::entropy());
+        watching.spawn(watch::run(one, monitor.clone(), outside));
+    }
 
     let listener = listen(config.listen, "listen").await?;
     let address = listener.local_addr().map_err(Failure::state)?;
@@ -126,7 +136,7 @@ async fn serve(
     };
     let metrics = Metrics::of(role, runtime::clock().now(), door.calls(), spans);
 
-    let (drain, draining) = watch::channel(false);
+    let (drain, draining) = channel::channel(false);
     let shutdown = async move {
         told_to_stop(stop, until_stdin_closes).await;
         drain.send_replace(true);
@@ -139,6 +149,9 @@ async fn serve(
             Err(error) => Err(Failure::state(error)),
         },
         () = sinks.run() => Ok(()),
+        Some(_) = watching.join_next() => {
+            Err(Failure::state("watching an audit service has ended; this is a fault of the program"))
+        }
         never = look_inside(watched, metrics) => match never {},
     }
 }
@@ -147,20 +160,40 @@ fn routes(
     monitor: Monitor,
     vkey: epigraph_core::VKey,
     sinks: &Arc<Sinks>,
-    draining: watch::Receiver<bool>,
+    draining: channel::Receiver<bool>,
 ) -> Routes {
     let sinks = Arc::clone(sinks);
     let about = About { vkey, sinks, entropy: runtime::entropy(), clock: runtime::clock(), draining };
     Routes::new(monitor_service(MonitorServer::new(monitor, about)))
 }
 
+/// Prepares the connections to the audit services of the logs that have one.
+fn watches(config: &MonitorConfig, setups: &[LogSetup]) -> Outcome<Vec<watch::Watch>> {
+    let mut watches = Vec::new();
+    for (log, setup) in config.logs.iter().zip(setups) {
+        let (Some(audit), Some((_, reader))) = (&log.audit, setup.readers.first()) else { continue };
+        let tls = process_tls(config)?;
+        watches.push(watch::Watch {
+            origin: log.origin.clone(),
+            policy: log.policy.clone(),
+            log: reader.clone(),
+            audit: called(&audit.peer, &tls, peer::audit::Audit::new)?,
+            poll: config.poll,
+            sample_every_ms: audit.sample_every_ms,
+            unreachable_after_ms: log.tuning.unreachable_after_ms,
+        });
+    }
+    Ok(watches)
+}
+
+/// What the process itself calls with.
+fn process_tls(config: &MonitorConfig) -> Outcome<ClientTls> {
+    let missing = || Failure::usage("[tls.client] is missing: the monitor has nothing to call with");
+    config.tls.calling(runtime::clock())?.ok_or_else(missing)
+}
+
 /// Prepares the connections to where a log is looked at; the first call makes each.
 fn connect(config: &MonitorConfig, log: &MonitoredLog) -> Outcome<LogSetup> {
-    let own = config.tls.calling(runtime::clock())?;
-    let process = || {
-        let missing = || Failure::usage("[tls.client] is missing: the monitor has nothing to call with");
-        own.as_ref().ok_or_else(missing)
-    };
     let mut readers = Vec::new();
     for reader in &log.readers {
         let PeerConfig { name, address, server } = &reader.peer;
@@ -168,19 +201,22 @@ fn connect(config: &MonitorConfig, log: &MonitoredLog) -> Outcome<LogSetup> {
             Some(client) => {
                 peer::Log::new(address, &config.tls.calling_as(client, runtime::clock())?, server)
             }
-            None => peer::Log::new(address, process()?, server),
+            None => peer::Log::new(address, &process_tls(config)?, server),
         };
         readers.push((name.clone(), connection.map_err(Failure::usage)?));
     }
     let mut witnesses = Vec::new();
     for witness in &log.witnesses {
-        let connection = called(witness, process()?, peer::Witness::new)?;
+        let connection = called(witness, &process_tls(config)?, peer::Witness::new)?;
         witnesses.push((witness.name.clone(), witness.name.clone(), connection));
     }
     let mut monitors = Vec::new();
     for monitor in &log.monitors {
-        monitors.push((monitor.name.clone(), called(monitor, process()?, peer::Monitor::new)?));
+        monitors.push((monitor.name.clone(), called(monitor, &process_tls(config)?, peer::Monitor::new)?));
     }
+    let order = LeavesInOrder { nothing_else: log.only_audit, skew_ms: log.tuning.skew_ms };
+    let audits = log.audit.iter().map(|_| (watch::REPORTER.to_owned(), status::CODES));
+    let reporters = audits.collect();
     let files = match &log.inbox {
         Some(inbox) => vec![("inbox".to_owned(), state::open_dir(inbox)?)],
         None => Vec::new(),
@@ -191,8 +227,8 @@ fn connect(config: &MonitorConfig, log: &MonitoredLog) -> Outcome<LogSetup> {
         tuning: log.tuning,
         full_audit_every_ms: log.full_audit_every_ms,
         rules: Vec::new(),
-        sequence: None,
-        reporters: Vec::new(),
+        sequence: Some(Arc::new(order)),
+        reporters,
         readers,
         witnesses,
         monitors,

@@ -5,22 +5,25 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use epigraph_audit::keeper::Room;
 use epigraph_audit::source::Enrolled;
-use epigraph_audit::store::Store;
-use epigraph_audit::vault::{KeyWrapper, LocalWrapper};
+use epigraph_audit::store::{Store, StoreError};
+use epigraph_audit::vault::{KeyWrapper, LocalWrapper, WrapError};
 use epigraph_core::{Entropy, SourceKey, SourceVKey};
 use epigraph_signer::keys;
 use epigraph_store::lock::{FormatFile, Kind};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{create_dir, keep, lock_directory, write_durably};
+use super::{create_dir, keep, lock_directory, rekey, write_durably};
 use crate::config::audit::{AuditConfig, load_sources};
 use crate::failure::{Failure, Outcome};
 use crate::runtime;
 
 /// Events and everything about them.
-const STORE: &str = "events.redb";
+pub const STORE: &str = "events.redb";
+/// What finds events: made of the store, and made again if it is not there.
+const INDEX: &str = "index.redb";
 /// The newest checkpoint of the log that the service has accepted.
 const PIN: &str = "pin";
 
@@ -86,7 +89,7 @@ pub fn init(config: &AuditConfig, entropy: &dyn Entropy) -> Outcome<SourceVKey> 
     Ok(key.vkey().clone())
 }
 
-fn there(path: &Path) -> Outcome<bool> {
+pub fn there(path: &Path) -> Outcome<bool> {
     fs::exists(path).map_err(|error| Failure::state(format!("cannot look for {}: {error}", path.display())))
 }
 
@@ -98,9 +101,31 @@ pub fn open(config: &AuditConfig) -> Outcome<AuditState> {
     let key = load_key(config)?;
     let wrapper: Arc<dyn KeyWrapper> = Arc::new(load_wrapper(config)?);
     let store = directory.join(STORE);
-    let store = Store::open(&store, wrapper, runtime::entropy())
-        .map_err(|error| Failure::state(format!("{}: {error}", store.display())))?;
+    let store = Store::open(&store, wrapper, runtime::entropy()).map_err(|error| {
+        Failure::state(format!("{}: {error}{}", store.display(), cut_off(config, &error)))
+    })?;
     Ok(AuditState { store, key })
+}
+
+/// What else there is to say of a store that does not open under its key.
+fn cut_off(config: &AuditConfig, error: &StoreError) -> String {
+    let new = rekey::new_key(config);
+    if !matches!(error, StoreError::Wrap(WrapError::NotOpened)) || !new.exists() {
+        return String::new();
+    }
+    format!(
+        ". {} is there: `epigraph audit rekey` was cut off after the store was changed. Run it again, and it will end",
+        new.display()
+    )
+}
+
+/// Says how much is free where the store is.
+pub fn room(config: &AuditConfig) -> Room {
+    let directory = config.directory.clone();
+    Box::new(move || {
+        let disk = rustix::fs::statvfs(&directory)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    })
 }
 
 /// The key under which reads are recorded.
@@ -119,9 +144,23 @@ pub fn load_key(config: &AuditConfig) -> Outcome<SourceKey> {
 
 /// The key that wraps all others.
 pub fn load_wrapper(config: &AuditConfig) -> Outcome<LocalWrapper> {
-    let text = keys::load_text(&config.wrapping_key).map_err(Failure::state)?;
-    text.parse()
-        .map_err(|error| Failure::state(format!("the key file {}: {error}", config.wrapping_key.display())))
+    wrapper_in(&config.wrapping_key)
+}
+
+/// A key that wraps others.
+pub fn wrapper_in(path: &Path) -> Outcome<LocalWrapper> {
+    let text = keys::load_text(path).map_err(Failure::state)?;
+    text.parse().map_err(|error| Failure::state(format!("the key file {}: {error}", path.display())))
+}
+
+/// Where its events are.
+pub fn store(config: &AuditConfig) -> std::path::PathBuf {
+    config.directory.join(STORE)
+}
+
+/// Where the indexes are.
+pub fn index(config: &AuditConfig) -> std::path::PathBuf {
+    config.directory.join(INDEX)
 }
 
 /// Where the pin of the log is.

@@ -10,14 +10,18 @@ use epigraph_event::sensitive::TokenKey;
 use epigraph_signer::keys;
 use epigraph_store::file::Dir;
 use epigraph_store::lock::{FormatFile, Kind};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{create_dir, keep, lock_directory, open_dir};
+use crate::config::collector::CollectorConfig;
 use crate::failure::{Failure, Outcome};
+use crate::profile::client_tls;
 use crate::runtime;
+use crate::terminal::Terminal;
 
 /// What was read and not delivered yet.
-const SPOOL: &str = "spool";
+pub const SPOOL: &str = "spool";
 /// What batches are signed with.
 const KEY: &str = "keys/collector.key";
 /// What sensitive values are replaced with the help of.
@@ -69,10 +73,46 @@ pub fn init(
     Ok(key.vkey().clone())
 }
 
+/// Reads a configuration as `collect` would, and the files that it names; opens no spool and calls nobody.
+pub fn check(path: &Path, terminal: Terminal) -> Outcome {
+    let config = CollectorConfig::load(path)?;
+    client_tls(&config.tls)?;
+    let file = config.directory.join(KEY);
+    let keys = fs::exists(&file).unwrap_or(true);
+    if keys && *vkey(&config.directory)?.name() != config.name {
+        return Err(Failure::state(format!(
+            "the key in {} has another name than {}: put the right one back, or name the source as it is called",
+            file.display(),
+            config.name
+        )));
+    }
+    let note = if keys { "" } else { "; its keys are not there yet, `init` makes them" };
+    terminal.line(format_args!(
+        "{} describes the collector {}, of {} files, for the log {}{note}",
+        path.display(),
+        config.name,
+        config.inputs.len(),
+        config.origin
+    ));
+    terminal.object(&json!({
+        "valid": true,
+        "name": config.name.as_str(),
+        "keys": keys,
+        "files": config.inputs.len(),
+        "log": config.origin.as_str(),
+    }));
+    Ok(())
+}
+
 fn draw(entropy: &Arc<dyn Entropy>) -> Zeroizing<[u8; 32]> {
     let mut drawn = Zeroizing::new([0; 32]);
     entropy.fill(&mut *drawn);
     drawn
+}
+
+/// The key under which a collector signs.
+pub fn vkey(directory: &Path) -> Outcome<SourceVKey> {
+    Ok(keys::load_source(&directory.join(KEY)).map_err(Failure::state)?.vkey().clone())
 }
 
 /// Opens what `init` created. A missing piece is a refusal, never a fresh start.

@@ -4,8 +4,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use epigraph_event::chain::Tip;
+use epigraph_rpc::{CallError, Reason};
+
+use crate::audit::{Audited, collected};
 use crate::metrics::get;
-use crate::support::{House, Serving};
+use crate::support::{House, Serving, block_on};
 
 /// A mounted tmpfs, gone with its holder.
 pub struct Disk(pub PathBuf);
@@ -96,4 +100,36 @@ fn published(house: &House, serving: &Serving) -> u64 {
     ) > 0.0
     {}
     house.call("checkpoint", &[&"--json"]).succeeded(&[]).object()["size"].as_u64().unwrap()
+}
+
+/// The audit service on a volume that fills up: what comes is refused by name, what is there is read on, and it goes on when there is room.
+/// Seen to fail with the question for room left out.
+#[test]
+fn a_disk_that_fills_up_takes_no_more_events_until_there_is_room() {
+    let mut audited = Audited::new();
+    let Some(disk) = Disk::mount(audited.house.outside("disk"), 300) else { return };
+    let first = audited.batch(&Tip::default(), collected(&audited.entropy));
+    let second = audited.batch(&Tip::after(first.signed()), collected(&audited.entropy));
+    audited.stop();
+    let (from, to) = (audited.house.path("audit"), disk.0.join("audit"));
+    assert!(Command::new("cp").arg("-a").args([&from, &to]).status().unwrap().success());
+    audited.house.edit("audit.toml", "directory = \"audit\"", &format!("directory = \"{}\"", to.display()));
+    audited.start();
+    audited.submit("one", &[first]);
+
+    let ballast = disk.0.join("ballast");
+    fs::write(&ballast, vec![1; 100 << 20]).unwrap();
+    let refused = block_on(async {
+        let (mut sender, mut answers) = audited.peer("one").submit("").await.unwrap();
+        sender.send(second.encode().into()).await;
+        answers.next().await
+    });
+    let Err(CallError::Refused(refused)) = refused else { panic!("{refused:?}") };
+    assert_eq!(refused.reason(), Reason::NoSpace);
+    assert!(refused.retry_delay().is_some() && refused.to_string().contains("256 MiB"), "{refused}");
+    get(audited.serving(), "/readyz", 503);
+    audited.house.call("audit", &[&"status"]).succeeded(&["2 sources, 0 gaps"]);
+    fs::remove_file(&ballast).unwrap();
+    audited.submit("one", &[second]);
+    get(audited.serving(), "/readyz", 200);
 }

@@ -27,7 +27,7 @@ pub const SERVER: &str = "spiffe://epigraph.quickstart/epigraph/monitor/m1";
 /// Nothing that is tested takes so long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-fn issue(house: &House, name: &str, side: &str, out: &str) {
+pub fn issue(house: &House, name: &str, side: &str, out: &str) {
     let (ca, out) = (house.path("pki"), house.path(out));
     fs::create_dir_all(out.parent().unwrap()).unwrap();
     let spiffe = format!("spiffe://epigraph.quickstart/epigraph/{name}");

@@ -1,16 +1,27 @@
 //! What operators run as it stands: the units, the compose file, and the commands of docs/operations.md. The program understands
 //! each, and they agree with the commented configurations about where things are.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use epigraph_core::SourceKey;
 use epigraph_monitor::finding::{Class, Code, Severity};
 use tempfile::TempDir;
 use yaml_rust2::{Yaml, YamlLoader};
+use zeroize::Zeroizing;
 
 use crate::support::{Ended, command, epigraph};
 
-const ROLES: [&str; 4] = ["log", "signer", "witness", "monitor"];
+const ROLES: [&str; 6] = ["log", "signer", "witness", "monitor", "audit", "collector"];
+
+/// What starts a role: a collector calls and is not served.
+fn runs(role: &'static str) -> Vec<&'static str> {
+    match role {
+        "collector" => vec!["collect"],
+        role => vec!["serve", role],
+    }
+}
 
 fn file(path: &str) -> String {
     fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR")))
@@ -64,7 +75,8 @@ fn every_unit_starts_its_role_and_may_write_to_its_directory_alone() {
             let run = words(value(&unit, key).strip_prefix("/usr/bin/epigraph ").unwrap());
             check_reads_its_configuration(&run, role);
         }
-        assert_eq!(words(value(&unit, "ExecStart"))[1..3], ["serve", role]);
+        assert_eq!(words(value(&unit, "ExecStart"))[1..][..runs(role).len()], runs(role));
+        assert_eq!(words(value(&unit, "ExecStartPre"))[1..5], ["config", "check", "--role", role]);
         let directory = commented(role)["directory"].as_str().unwrap().to_owned();
         assert_eq!(format!("/var/lib/{}", value(&unit, "StateDirectory")), directory);
         assert_eq!(value(&unit, "StateDirectoryMode"), "0700");
@@ -84,6 +96,7 @@ fn the_compose_file_runs_each_role_alone_where_its_configuration_says() {
     let list = |yaml: &Yaml| {
         yaml.as_vec().unwrap().iter().map(|item| item.as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
+    let mut ports = BTreeSet::new();
     for role in ROLES {
         let service = &compose["services"][role];
         // One role a host: nothing starts unless it is named.
@@ -91,18 +104,28 @@ fn the_compose_file_runs_each_role_alone_where_its_configuration_says() {
         check_reads_its_configuration(&list(&service["command"]), role);
         let configuration = commented(role);
         let directory = configuration["directory"].as_str().unwrap();
+        let volumes = list(&service["volumes"]);
         assert_eq!(
-            list(&service["volumes"]),
+            volumes[..2],
             ["/etc/epigraph:/etc/epigraph:ro".into(), format!("{directory}:{directory}")]
         );
+        // A collector reads what others write.
+        assert!(
+            volumes[2..].iter().all(|volume| role == "collector" && volume.ends_with(":ro")),
+            "{volumes:?}"
+        );
+        if role == "collector" {
+            continue;
+        }
         let (_, port) = configuration["listen"]["address"].as_str().unwrap().rsplit_once(':').unwrap();
         assert_eq!(list(&service["ports"]), [format!("{port}:{port}")]);
+        assert!(ports.insert(port.to_owned()), "{port} is two roles'");
     }
 }
 
 #[test]
 fn the_program_understands_every_command_of_the_procedures() {
-    check_commands(&file("docs/operations.md"), 15);
+    check_commands(&file("docs/operations.md"), 25);
     check_commands(&file("docs/monitor.md"), 9);
     run(&words("checkpoint --out x --profile y")).refused_by_usage("unexpected argument '--out'");
 }
@@ -135,7 +158,10 @@ fn check_commands(text: &str, least: usize) {
     epigraph(&[&"keygen", &"audit.example/production", &"--out", &keys.path().join("log")]).succeeded(&[]);
     let vkey = fs::read_to_string(keys.path().join("log.vkey")).unwrap();
     for line in commands {
-        let arguments = words(&line.replace("\"$LOG_VKEY\"", vkey.trim()));
+        let source =
+            &SourceKey::from_seed("a-source".parse().unwrap(), &Zeroizing::new([7; 32])).vkey().to_string();
+        let line = line.replace("\"$LOG_VKEY\"", vkey.trim()).replace("\"$SOURCE_VKEY\"", source);
+        let arguments = words(&line);
         let ended = run(&arguments);
         // What the command line's parser refuses begins so; what a command refuses begins with the program's name.
         assert!(!ended.err.starts_with("error:"), "{line}\n{ended}");

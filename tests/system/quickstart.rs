@@ -107,7 +107,7 @@ fn json_is_one_object_with_the_documented_keys() {
     assert_eq!(roles, ["log"]);
     let (phases, roles) = run("home", &[]);
     assert_eq!(phases[1..3], ["signer is serving", "witness-1 is serving"]);
-    assert_eq!(phases[6..10], ["log is serving", "monitor is serving", "audit is serving", "all agree"]);
+    assert_eq!(phases[6..10], ["audit is serving", "log is serving", "monitor is serving", "all agree"]);
     assert_eq!(phases.last().unwrap(), "the monitor looked");
     assert_eq!(
         roles,

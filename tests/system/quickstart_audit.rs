@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::drill::is_documented;
 use crate::first_minute::{Quickstart, proposed, run_in};
 use crate::support::{Ended, epigraph, signal};
 
@@ -81,9 +82,17 @@ fn the_three_commands_work_as_they_are_written() {
     assert_eq!((&source["events"], &source["gap_count"]), (&source["next_sequence"], &0.into()), "{source}");
     assert_eq!((&source["silent"], &source["troubles"]), (&false.into(), &serde_json::json!([])), "{source}");
     assert_eq!(of("/audit").unwrap()["events"], 1);
+    is_documented("audit status, events get", &source);
+    let got = epigraph(&[&"events", &"get", &id, &"--json", &"--profile", &home]).succeeded(&[]).object();
+    is_documented("audit status, events get", &got["events"][0]);
     // Again: nothing is doubled.
-    shell(dir.path(), "epigraph collect --cloudtrail cloudtrail.jsonl --once --profile epigraph-quickstart")
-        .succeeded(&["everything is proven to be in the log"]);
+    let again = shell(
+        dir.path(),
+        "epigraph collect --json --cloudtrail cloudtrail.jsonl --once --profile epigraph-quickstart",
+    );
+    let object = again.succeeded(&[]).object();
+    is_documented("collect", &object);
+    is_documented("collect", &object["inputs"][0]);
     assert_eq!(of("/collector").unwrap()["events"], source["events"]);
 }
 

@@ -44,6 +44,17 @@ pub enum AppendEnded {
         /// What it confirmed.
         confirmed: u64,
     },
+    /// The store is not the one that it was.
+    #[error(
+        "the log has {has} leaves of this audit service, and its store has {kept} events: the store is an old copy. Put the newest copy of \
+         its directory back; with this one, events would take the places of others"
+    )]
+    OldCopy {
+        /// What the log has.
+        has: u64,
+        /// What is stored.
+        kept: u64,
+    },
     /// Somebody else appends under this service's name.
     #[error("another process appends leaves under this audit service's name: stop one of the two ({0})")]
     Fenced(ClientError),
@@ -64,6 +75,11 @@ pub async fn run(
             Ok(mut producer) => {
                 if producer.next_sequence() < placed {
                     return Err(AppendEnded::WentBack { has: producer.next_sequence(), confirmed: placed });
+                }
+                // A leaf is durable before it is sent.
+                let kept = *keeper.durable().borrow();
+                if producer.next_sequence() > kept {
+                    return Err(AppendEnded::OldCopy { has: producer.next_sequence(), kept });
                 }
                 // One call is under way at a time, so what the log has and did not confirm was one call. It is repeated as it was.
                 let mut most = match usize::try_from(producer.next_sequence() - placed) {

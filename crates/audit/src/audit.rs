@@ -1,6 +1,7 @@
 //! The audit service of this process, as its callers see it: batches in, events out, and where each source stands.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use epigraph_client::{Client, ClientError};
@@ -19,9 +20,9 @@ use epigraph_event::{Batch, Bundle, Event};
 use thiserror::Error;
 use tokio::sync::{Mutex, oneshot, watch};
 
-use crate::keeper::{Ended, Keeper};
+use crate::keeper::{Ended, Keeper, NotTaken};
 use crate::registry::Registry;
-use crate::source::{Enrolled, Refused, State, believe};
+use crate::source::{Enrolled, REFUSALS, Refused, State, believe};
 use crate::store::{EventName, MAX_SAME_ID, StoreError, Taken};
 
 /// Events in one page: bundles of events at their limits fit into one answer.
@@ -42,6 +43,8 @@ pub struct Audit {
     published: Published,
     /// The service's own source, for reads. One at a time signs the next batch.
     own: Mutex<SourceKey>,
+    /// Batches that were refused since the start, by the places of [`REFUSALS`].
+    refused: [AtomicU64; REFUSALS.len()],
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
@@ -81,6 +84,9 @@ pub enum ReadError {
     /// The store's thread.
     #[error(transparent)]
     Ended(#[from] Ended),
+    /// The read could not be put on the record, because there is no room for it.
+    #[error("the read could not be put on the record, so nothing was read: {0}")]
+    NoSpace(NotTaken),
     /// The log does not prove it.
     #[error("the log does not prove the event: {0}")]
     Log(#[from] ClientError),
@@ -99,7 +105,16 @@ impl Audit {
         own: SourceKey,
         (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>),
     ) -> Audit {
-        Audit { registry, keeper, client, published, own: Mutex::new(own), clock, entropy }
+        Audit {
+            registry,
+            keeper,
+            client,
+            published,
+            own: Mutex::new(own),
+            refused: Default::default(),
+            clock,
+            entropy,
+        }
     }
 
     /// The log that the leaves are in.
@@ -116,6 +131,25 @@ impl Audit {
     pub fn slots(&self) -> (u64, u64) {
         let placed = *self.keeper.placed().borrow();
         (placed.max(*self.keeper.durable().borrow()), placed)
+    }
+
+    /// Counts a batch that was refused, whatever its source thinks of it.
+    pub fn refuse(&self, refused: &Refused) {
+        let place = REFUSALS.iter().position(|(refusal, _)| *refusal == refused.refusal);
+        if let Some(count) = place.and_then(|place| self.refused.get(place)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many batches were refused since the start, by the word for the reason.
+    pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.refused.iter().map(|count| count.load(Ordering::Relaxed));
+        REFUSALS.iter().map(|(_, word)| *word).zip(counts)
+    }
+
+    /// Whether there is room for more events.
+    pub fn has_room(&self) -> bool {
+        self.keeper.has_room()
     }
 
     /// The time now.
@@ -140,7 +174,7 @@ impl Audit {
     }
 
     /// Hands a batch in; see [`Keeper::submit`].
-    pub async fn submit(&self, batch: Batch) -> Result<oneshot::Receiver<Result<Taken, Refused>>, Ended> {
+    pub async fn submit(&self, batch: Batch) -> Result<oneshot::Receiver<Result<Taken, Refused>>, NotTaken> {
         self.keeper.submit(batch).await
     }
 
@@ -293,7 +327,10 @@ impl Audit {
         let event = read_event(which, reading, own.vkey().name().as_str(), now);
         let event = event.seal(&*self.entropy).map_err(|error| failed(&error))?;
         let batch = Batch::sign(&own, &tip, vec![event], now).map_err(|error| failed(&error))?;
-        let taken = self.keeper.submit(batch).await?;
+        let taken = self.keeper.submit(batch).await.map_err(|not| match not {
+            NotTaken::Ended(ended) => ReadError::Ended(ended),
+            NotTaken::NoSpace => ReadError::NoSpace(not),
+        })?;
         taken.await.map_err(|_| Ended)?.map_err(|refused| failed(&refused))?;
         Ok(())
     }

@@ -16,6 +16,28 @@ use crate::store::{Reader, Store, StoreError, Taken};
 /// Batches that wait for the thread: each may have 2 MiB. Whoever has one more waits.
 const QUEUE: usize = 32;
 
+/// Below so many free bytes nothing is taken any more: what waits for the thread at most, several times over, because a page is written
+/// anew with all that lead to it. A store that has no room to write in the middle of it has to be started again.
+pub const MIN_FREE_BYTES: u64 = 256 << 20;
+
+/// Says how many bytes are free where the store is.
+pub type Room = Box<dyn Fn() -> io::Result<u64> + Send + Sync>;
+
+/// Why a batch was not taken in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum NotTaken {
+    /// The disk.
+    #[error(
+        "the disk of the audit store is nearly full: less than {} MiB are free, and nothing is taken until there is more. What is there can \
+         be read",
+        MIN_FREE_BYTES >> 20
+    )]
+    NoSpace,
+    /// The thread.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
 enum Message {
     Take(Box<Batch>, oneshot::Sender<Result<Taken, Refused>>),
     Note(Hash, Kind),
@@ -37,11 +59,17 @@ pub struct Keeper {
     /// The slot after the last one whose leaf is known to be in the log.
     placed: watch::Receiver<u64>,
     reader: Reader,
+    room: Arc<Room>,
 }
 
 impl Keeper {
-    /// Starts the thread. It ends when the last clone is dropped, or with the error that it met.
-    pub fn start(store: Store, clock: Arc<dyn Clock>) -> io::Result<(Keeper, oneshot::Receiver<StoreError>)> {
+    /// Starts the thread. It ends when the last clone is dropped, or with the error that it met; the receiver then hears that the store is
+    /// closed, by an error or by nothing.
+    pub fn start(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        room: Room,
+    ) -> io::Result<(Keeper, oneshot::Receiver<StoreError>)> {
         let (messages, inbox) = mpsc::channel(QUEUE);
         let (failed, failure) = oneshot::channel();
         let (next, unplaced) = store.slots();
@@ -51,10 +79,13 @@ impl Keeper {
             durable: durable.subscribe(),
             placed: placed.subscribe(),
             reader: store.reader(),
+            room: Arc::new(room),
         };
         let mut thread = Thread { store, clock, inbox, durable, placed };
         thread::Builder::new().name("audit".into()).spawn(move || {
-            if let Err(error) = thread.run() {
+            let ended = thread.run();
+            drop(thread);
+            if let Err(error) = ended {
                 let _ = failed.send(error);
             }
         })?;
@@ -63,10 +94,24 @@ impl Keeper {
 
     /// Hands in a batch that was believed, and waits while too many are waiting. What comes back is answered when it is durable;
     /// batches are judged in the order in which they were handed in.
-    pub async fn submit(&self, batch: Batch) -> Result<oneshot::Receiver<Result<Taken, Refused>>, Ended> {
+    pub async fn submit(&self, batch: Batch) -> Result<oneshot::Receiver<Result<Taken, Refused>>, NotTaken> {
+        if !self.has_room() {
+            return Err(NotTaken::NoSpace);
+        }
         let (answer, answered) = oneshot::channel();
         self.messages.send(Message::Take(Box::new(batch), answer)).await.map_err(|_| Ended)?;
         Ok(answered)
+    }
+
+    /// Whether there is room for more. A disk that does not say has none.
+    pub fn has_room(&self) -> bool {
+        match (self.room)() {
+            Ok(free) => free >= MIN_FREE_BYTES,
+            Err(error) => {
+                tracing::error!(%error, "the disk of the audit store does not say how much of it is free");
+                false
+            }
+        }
     }
 
     /// Remembers that something was wrong with a source.

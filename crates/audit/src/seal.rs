@@ -4,12 +4,15 @@
 //! longer be tested by guessing. What is opened is compared with the leaf's commitments, so that no other bytes than those that the source
 //! signed ever leave. It knows keys by their names and no disk.
 
+use std::borrow::Borrow;
+
 use epigraph_core::{Entropy, Hash};
 use epigraph_event::leaf::LEAF_BYTES;
 use epigraph_event::segment::commitment;
-use epigraph_event::{Batch, Collected, Leaf, Salt, Segment};
+use epigraph_event::{Batch, Collected, Event, Leaf, Salt, Segment};
 use thiserror::Error;
 
+use crate::query::row::subject_of;
 use crate::vault::{DataKey, KeyName, Names, SealError};
 
 /// The seals of an event: one for each segment, one for the record that may lie beside it.
@@ -62,16 +65,22 @@ pub struct Opened {
     pub record: Option<Vec<u8>>,
 }
 
-/// The names of the keys under which an event of a batch is sealed, in the order of its seals.
-pub fn key_names(names: &Names, batch: &Batch, event: &Collected, ingested: u64) -> [KeyName; SEALS] {
+/// The names of the keys under which an event of a batch is sealed, in the order of its seals; and of those that seal nothing of it, because
+/// it only calls somebody so: the name of who did it, and those on whose behalf it was done. Their pseudonyms are made of them.
+pub fn key_names(
+    names: &Names,
+    batch: &Batch,
+    event: &Collected,
+    ingested: u64,
+) -> ([KeyName; SEALS], Vec<KeyName>) {
     let day = names.of_day(&batch.signed().envelope().source, ingested / DAY_SECONDS);
+    let Ok(Event { core, identity, .. }) = event.event() else { return ([day; SEALS], Vec::new()) };
+    let name = |id: &str| (!id.is_empty()).then(|| names.of_subject(&core.tenant, id));
     // Events that say of nobody who it was are erased with their day.
-    let subject = event.event().ok().and_then(|event| {
-        let actor = event.identity.actor.as_ref()?;
-        let id = if actor.id.is_empty() { &actor.name } else { &actor.id };
-        (!id.is_empty()).then(|| names.of_subject(&event.core.tenant, id))
-    });
-    [day, subject.unwrap_or(day), day, day]
+    let subject = identity.actor.as_ref().and_then(|actor| name(subject_of(actor))).unwrap_or(day);
+    let called = identity.actor.iter().filter_map(|actor| name(&actor.name));
+    let behind = identity.on_behalf_of.iter().filter_map(|actor| name(subject_of(actor)));
+    ([day, subject, day, day], called.chain(behind).collect())
 }
 
 /// Seals an event of a batch. `key` gives the key of each name.
@@ -99,12 +108,10 @@ where
 }
 
 /// Opens a stored event and compares it with what its leaf commits to. `key` gives the key of each name, or nothing where it was destroyed.
-pub fn open<E>(
-    sealed: &Sealed,
-    mut key: impl FnMut(&KeyName) -> Result<Option<DataKey>, E>,
-) -> Result<Opened, E>
+pub fn open<E, K>(sealed: &Sealed, mut key: impl FnMut(&KeyName) -> Result<Option<K>, E>) -> Result<Opened, E>
 where
     E: From<OpenError>,
+    K: Borrow<DataKey>,
 {
     let leaf = Leaf::parse(&sealed.leaf).map_err(|_| OpenError::Leaf)?;
     let mut segments = [None, None, None];
@@ -112,7 +119,7 @@ where
         let what = name(segment);
         let (key_name, bytes) = &sealed.seals[segment.place()];
         let Some(key) = key(key_name)? else { continue };
-        let plain = key.open(&place(&leaf, segment.place()), bytes);
+        let plain = key.borrow().open(&place(&leaf, segment.place()), bytes);
         let plain = plain.map_err(|error| OpenError::Seal(what, error))?;
         let (salt, bytes) = plain.split_first_chunk::<{ Salt::LEN }>().ok_or(OpenError::Other(what))?;
         let salt = Salt::from_bytes(*salt);
@@ -127,7 +134,7 @@ where
         && let Some(key) = key(key_name)?
     {
         // Whether it is the record that the body refers to is for the bundle to say: the body has its salted digest.
-        let plain = key.open(&place(&leaf, RECORD), bytes);
+        let plain = key.borrow().open(&place(&leaf, RECORD), bytes);
         record = Some(plain.map_err(|error| OpenError::Seal("record", error))?.to_vec());
     }
     Ok(Opened { leaf, segments, record })

@@ -21,12 +21,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::audit::{Audit, ReadError, Reading, Which};
-use crate::keeper::Ended;
+use crate::keeper::{Ended, NotTaken};
 use crate::source::{Enrolled, Refused, State};
 use crate::store::{EventName, Taken};
 
 /// When to try again if it is only a matter of a moment.
 const RETRY_SOON: Duration = Duration::from_millis(200);
+
+/// When to try again if somebody has to do something first.
+const RETRY_LATER: Duration = Duration::from_secs(10);
 
 /// Streams of batches at one time: each may hold 8 batches of 2 MiB.
 pub const MAX_STREAMS: usize = 64;
@@ -219,7 +222,7 @@ async fn read(
         let (claim, believed): (Option<Envelope>, Result<Batch, Refused>) =
             believed.map_err(|_| ended(Ended))?;
         let fate = match believed {
-            Ok(batch) => Fate::Submitted(audit.submit(batch).await.map_err(ended)?),
+            Ok(batch) => Fate::Submitted(audit.submit(batch).await.map_err(not_taken)?),
             Err(refused) => {
                 if let Some(claim) = &claim {
                     audit.note(claim.source, &refused).await.map_err(ended)?;
@@ -262,7 +265,9 @@ async fn judge(
             Fate::Submitted(taken) => taken.await.map_err(|_| ended(Ended))?,
         };
         let (outcome, placed) = match taken {
-            Err(Refused { refusal, message, .. }) => {
+            Err(refused) => {
+                audit.refuse(&refused);
+                let Refused { refusal, message, .. } = refused;
                 (Outcome::Refused(v1::BatchRefused { refusal: refusal.into(), message }), None)
             }
             Ok(taken) => {
@@ -357,6 +362,13 @@ fn hash(field: &'static str, bytes: &[u8]) -> Result<Hash, Refusal> {
     convert::hash(field, bytes).map_err(Refusal::from)
 }
 
+fn not_taken(not: NotTaken) -> Refusal {
+    match not {
+        NotTaken::NoSpace => Refusal::new(Reason::NoSpace, not.to_string()).retry_after(RETRY_LATER),
+        NotTaken::Ended(error) => ended(error),
+    }
+}
+
 fn ended(error: Ended) -> Refusal {
     Refusal::new(Reason::Internal, error.to_string())
 }
@@ -366,6 +378,7 @@ fn refusal(error: ReadError) -> Refusal {
     match error {
         ReadError::NotFound => Refusal::new(Reason::EventNotFound, message),
         ReadError::NotYetPublished => Refusal::new(Reason::NotYetPublished, message).retry_after(RETRY_SOON),
+        ReadError::NoSpace(_) => Refusal::new(Reason::NoSpace, message).retry_after(RETRY_LATER),
         ReadError::Store(_) => Refusal::new(Reason::DataLoss, message),
         ReadError::Log(ClientError::Call(CallError::Refused(refused))) => {
             Refusal::new(refused.reason(), message).retry_after(RETRY_SOON)

@@ -163,6 +163,17 @@ pub enum Place {
     Gap,
 }
 
+/// Every reason for which a batch is not taken, each with the word for it.
+pub const REFUSALS: [(BatchRefusal, &str); 7] = [
+    (BatchRefusal::Malformed, "malformed"),
+    (BatchRefusal::UnknownSource, "unknown-source"),
+    (BatchRefusal::RetiredSource, "retired-source"),
+    (BatchRefusal::BadSignature, "bad-signature"),
+    (BatchRefusal::Reused, "reused"),
+    (BatchRefusal::StaleEpoch, "stale-epoch"),
+    (BatchRefusal::BrokenChain, "broken-chain"),
+];
+
 /// Why a batch was not taken.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[error("{message}")]

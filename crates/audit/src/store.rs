@@ -1,5 +1,5 @@
 //! What the audit service keeps on disk: sealed events, the batches they came in, where each source stands, which leaf is whose, and
-//! the wrapped keys. One file of redb; only this module names it.
+//! the wrapped keys. One file of redb.
 //!
 //! A group of batches is one transaction: events, leaves and the source's new state are durable together or not at all, before the log
 //! is given a leaf. Nothing is ever changed: an event that is there is not written again, and a batch is new, the same, or refused.
@@ -7,8 +7,17 @@
 //! and never confirmed is sent again as the same entry. No library of ours serves here: the journal keeps entries of one size
 //! class in one order and finds nothing by name, sled does not sync.
 
+#[cfg(test)]
+mod faults;
+mod follow;
+#[cfg(test)]
+mod hostile;
+pub mod inspect;
+mod rekey;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,8 +25,8 @@ use epigraph_core::{Entropy, Hash, LeafIndex, UnixMillis};
 use epigraph_event::leaf::LEAF_BYTES;
 use epigraph_event::{Batch, Collected, Leaf, Segment};
 use redb::{
-    Database, MultimapTableDefinition, ReadTransaction, ReadableDatabase, ReadableMultimapTable,
-    ReadableTable, TableDefinition, WriteTransaction,
+    Builder, Database, DatabaseError, MultimapTableDefinition, ReadOnlyDatabase, ReadTransaction,
+    ReadableDatabase, ReadableMultimapTable, ReadableTable, TableDefinition, WriteTransaction,
 };
 use thiserror::Error;
 
@@ -25,6 +34,9 @@ use crate::record::{BatchRecord, decode_sealed, encode_sealed};
 use crate::seal::{self, OpenError, Opened, Sealed};
 use crate::source::{Kind, MAX_SKEW_MS, Refused, State, Verdict, judge};
 use crate::vault::{DataKey, KeyName, KeyWrapper, Names, SealError, WrapError};
+
+pub use follow::{Follow, Placed};
+pub use rekey::{Rekeyed, rekey};
 
 type Id = [u8; 32];
 
@@ -73,6 +85,11 @@ pub enum StoreError {
     /// A record in it.
     #[error("the audit store is damaged: {0} cannot be read")]
     Damaged(String),
+    /// The file was not closed.
+    #[error(
+        "the audit store was not closed by whoever wrote it last; the next start of the service puts that in order"
+    )]
+    NotClosed,
     /// Another kind of file, or a later version of this one.
     #[error("this file is no audit store of a version that is known here")]
     Format,
@@ -109,6 +126,21 @@ fn disk<E: Into<redb::Error>>(action: &'static str) -> impl Fn(E) -> StoreError 
     move |error| StoreError::Disk { action, source: Box::new(error.into()) }
 }
 
+/// How a database is opened: everything in it is read and checked first, because of what is changed on a disk meanwhile the library
+/// would give some back as it is, and hide some.
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder
+}
+
+/// Opens a database. The library panics at some of the bits that a disk can flip; that is a refusal like any other.
+fn carefully(open: impl FnOnce() -> Result<Database, DatabaseError>) -> Result<Database, StoreError> {
+    let opened = catch_unwind(AssertUnwindSafe(open));
+    let stopped = |_| StoreError::Damaged("its own table of pages".into());
+    opened.map_err(stopped)?.map_err(disk("opened"))
+}
+
 /// What became of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Taken {
@@ -135,6 +167,7 @@ pub struct EventName {
 
 /// The store, for the one who writes.
 pub struct Store {
+    database: Arc<Database>,
     reader: Reader,
     entropy: Arc<dyn Entropy>,
     states: HashMap<Id, State>,
@@ -146,7 +179,7 @@ pub struct Store {
 /// The store, for those who read. Cheap to clone.
 #[derive(Clone)]
 pub struct Reader {
-    database: Arc<Database>,
+    database: Arc<dyn ReadableDatabase + Send + Sync>,
     wrapper: Arc<dyn KeyWrapper>,
     names: Arc<Names>,
 }
@@ -154,7 +187,10 @@ pub struct Reader {
 impl Store {
     /// Makes an empty store with a secret of its own. The file must not exist.
     pub fn create(path: &Path, wrapper: &dyn KeyWrapper, entropy: &dyn Entropy) -> Result<(), StoreError> {
-        let database = Database::create(path).map_err(disk("created"))?;
+        Store::fill(&Database::create(path).map_err(disk("created"))?, wrapper, entropy)
+    }
+
+    fn fill(database: &Database, wrapper: &dyn KeyWrapper, entropy: &dyn Entropy) -> Result<(), StoreError> {
         let transaction = database.begin_write().map_err(disk("written"))?;
         {
             transaction.open_table(SOURCES).map_err(disk("written"))?;
@@ -183,18 +219,17 @@ impl Store {
         wrapper: Arc<dyn KeyWrapper>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Store, StoreError> {
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_BYTES);
-        let database = Arc::new(builder.open(path).map_err(disk("opened"))?);
-        let transaction = database.begin_read().map_err(disk("read"))?;
-        let meta = transaction.open_table(META).map_err(disk("read"))?;
-        let format = meta.get("format").map_err(disk("read"))?;
-        if format.is_none_or(|format| format.value() != FORMAT) {
-            return Err(StoreError::Format);
-        }
-        let keys = transaction.open_table(KEYS).map_err(disk("read"))?;
-        let secret = keys.get(Names::OWN.as_bytes()).map_err(disk("read"))?.ok_or(StoreError::NoSecret)?;
-        let names = Arc::new(Names::new(wrapper.unwrap(&Names::OWN, secret.value())?));
+        Store::over(carefully(|| builder().open(path))?, wrapper, entropy)
+    }
+
+    fn over(
+        database: Database,
+        wrapper: Arc<dyn KeyWrapper>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Store, StoreError> {
+        let database = Arc::new(database);
+        let reader = Reader::over(Arc::clone(&database) as Arc<_>, wrapper)?;
+        let transaction = reader.begin()?;
         let mut states = HashMap::new();
         for row in transaction.open_table(SOURCES).map_err(disk("read"))?.iter().map_err(disk("read"))? {
             let (id, state) = row.map_err(disk("read"))?;
@@ -207,8 +242,7 @@ impl Store {
         let placed = transaction.open_table(PLACED).map_err(disk("read"))?;
         let next_unplaced =
             placed.last().map_err(disk("read"))?.map_or(0, |(slot, run)| slot.value() + run.value().0);
-        let reader = Reader { database, wrapper, names };
-        Ok(Store { reader, entropy, states, open_keys: HashMap::new(), next_slot, next_unplaced })
+        Ok(Store { database, reader, entropy, states, open_keys: HashMap::new(), next_slot, next_unplaced })
     }
 
     /// For those who read.
@@ -236,7 +270,7 @@ impl Store {
         if self.open_keys.len() > MAX_OPEN_KEYS {
             self.open_keys.clear();
         }
-        let transaction = self.reader.database.begin_write().map_err(disk("written"))?;
+        let transaction = self.database.begin_write().map_err(disk("written"))?;
         let mut answers = Vec::with_capacity(batches.len());
         let mut states = HashMap::new();
         let mut next_slot = self.next_slot;
@@ -275,7 +309,7 @@ impl Store {
     pub fn note(&mut self, source: &Hash, kind: Kind, now: UnixMillis) -> Result<(), StoreError> {
         let mut state = self.state(source).cloned().unwrap_or_default();
         state.note(kind, now);
-        let transaction = self.reader.database.begin_write().map_err(disk("written"))?;
+        let transaction = self.database.begin_write().map_err(disk("written"))?;
         {
             let mut sources = transaction.open_table(SOURCES).map_err(disk("written"))?;
             let json = serde_json::to_vec(&state).map_err(|error| StoreError::Damaged(error.to_string()))?;
@@ -288,7 +322,7 @@ impl Store {
 
     /// Remembers where the leaves of a run of slots are in the log. The run begins at the first one that was not placed.
     pub fn placed(&mut self, first_slot: u64, count: u64, first_index: LeafIndex) -> Result<(), StoreError> {
-        let transaction = self.reader.database.begin_write().map_err(disk("written"))?;
+        let transaction = self.database.begin_write().map_err(disk("written"))?;
         {
             let mut placed = transaction.open_table(PLACED).map_err(disk("written"))?;
             placed.insert(first_slot, (count, first_index.get())).map_err(disk("written"))?;
@@ -342,8 +376,8 @@ fn take_one(
     let mut keys = transaction.open_table(KEYS).map_err(disk("written"))?;
     for (at, event) in batch.events().iter().enumerate() {
         let leaf = batch.leaf(at, ingested).ok_or_else(|| StoreError::Damaged("a batch".into()))?;
-        let wanted = seal::key_names(&reader.names, batch, event, ingested);
-        for name in wanted {
+        let (wanted, behind) = seal::key_names(&reader.names, batch, event, ingested);
+        for name in wanted.into_iter().chain(behind) {
             let Entry::Vacant(vacant) = open_keys.entry(name) else { continue };
             let stored = keys.get(name.as_bytes()).map_err(disk("read"))?.map(|key| key.value().to_vec());
             vacant.insert(match stored {
@@ -379,10 +413,11 @@ fn take_one(
                 }
                 ids.insert(id.as_bytes(), *next_slot).map_err(disk("written"))?;
             }
-            let occurred_ms = core.occurred_at_ns / 1_000_000;
             let now_ms = i64::try_from(now.0).unwrap_or(i64::MAX);
-            state.lag_ms = now_ms.saturating_sub(occurred_ms);
-            if state.lag_ms < -(MAX_SKEW_MS as i64) {
+            state.lag_ms = now_ms.saturating_sub(core.occurred_at_ns / 1_000_000);
+            // The source's clock, or the collector's.
+            let latest_ms = core.occurred_at_ns.max(core.observed_at_ns) / 1_000_000;
+            if now_ms.saturating_sub(latest_ms) < -(MAX_SKEW_MS as i64) {
                 state.note(Kind::ClockSkew, now);
             }
         }
@@ -415,6 +450,33 @@ fn is_other(
 }
 
 impl Reader {
+    fn over(
+        database: Arc<dyn ReadableDatabase + Send + Sync>,
+        wrapper: Arc<dyn KeyWrapper>,
+    ) -> Result<Reader, StoreError> {
+        let transaction = database.begin_read().map_err(disk("read"))?;
+        let meta = transaction.open_table(META).map_err(disk("read"))?;
+        let format = meta.get("format").map_err(disk("read"))?;
+        if format.is_none_or(|format| format.value() != FORMAT) {
+            return Err(StoreError::Format);
+        }
+        let keys = transaction.open_table(KEYS).map_err(disk("read"))?;
+        let secret = keys.get(Names::OWN.as_bytes()).map_err(disk("read"))?.ok_or(StoreError::NoSecret)?;
+        let names = Arc::new(Names::new(wrapper.unwrap(&Names::OWN, secret.value())?));
+        Ok(Reader { database, wrapper, names })
+    }
+
+    /// Opens the store of a service that is stopped, and changes nothing in the file.
+    pub fn of_stopped(path: &Path, wrapper: Arc<dyn KeyWrapper>) -> Result<Reader, StoreError> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        let database: ReadOnlyDatabase = builder.open_read_only(path).map_err(|error| match error {
+            DatabaseError::RepairAborted => StoreError::NotClosed,
+            error => disk("opened")(error),
+        })?;
+        Reader::over(Arc::new(database), wrapper)
+    }
+
     fn begin(&self) -> Result<ReadTransaction, StoreError> {
         self.database.begin_read().map_err(disk("read"))
     }
@@ -477,27 +539,8 @@ impl Reader {
     pub fn event(&self, name: &EventName) -> Result<Option<(Sealed, Opened)>, StoreError> {
         let transaction = self.begin()?;
         let events = transaction.open_table(EVENTS).map_err(disk("read"))?;
-        let EventName { source, epoch, sequence } = *name;
-        let Some(stored) = events.get((source.as_bytes(), epoch, sequence)).map_err(disk("read"))? else {
-            return Ok(None);
-        };
-        let wrong = |why| StoreError::Event { source_id: source, epoch, sequence, why };
-        let sealed = decode_sealed(stored.value()).ok_or_else(|| wrong(OpenError::Leaf))?;
         let keys = transaction.open_table(KEYS).map_err(disk("read"))?;
-        let key = |name: &KeyName| -> Result<Option<DataKey>, StoreError> {
-            let wrapped = keys.get(name.as_bytes()).map_err(disk("read"))?;
-            Ok(wrapped.map(|key| self.wrapper.unwrap(name, key.value())).transpose()?)
-        };
-        let opened = seal::open::<OpenOrStore>(&sealed, |name| key(name).map_err(OpenOrStore::Store));
-        let opened = opened.map_err(|error| match error {
-            OpenOrStore::Open(why) => wrong(why),
-            OpenOrStore::Store(error) => error,
-        })?;
-        let leaf = &opened.leaf;
-        if (leaf.source, leaf.epoch, leaf.sequence) != (source, epoch, sequence) {
-            return Err(wrong(OpenError::Leaf));
-        }
-        Ok(Some((sealed, opened)))
+        open_event(&events, &keys, &*self.wrapper, name)
     }
 
     /// The batch of this name, as its source signed it.
@@ -545,6 +588,43 @@ impl Reader {
         }
         Ok(slots)
     }
+}
+
+/// The event of this name, compared with its leaf.
+fn open_event(
+    events: &impl ReadableTable<(&'static Id, u64, u64), &'static [u8]>,
+    keys: &impl ReadableTable<&'static [u8; KeyName::LEN], &'static [u8]>,
+    wrapper: &dyn KeyWrapper,
+    name: &EventName,
+) -> Result<Option<(Sealed, Opened)>, StoreError> {
+    let EventName { source, epoch, sequence } = *name;
+    let Some(stored) = events.get((source.as_bytes(), epoch, sequence)).map_err(disk("read"))? else {
+        return Ok(None);
+    };
+    let wrong = |why| StoreError::Event { source_id: source, epoch, sequence, why };
+    let sealed = decode_sealed(stored.value()).ok_or_else(|| wrong(OpenError::Leaf))?;
+    let opened = seal::open::<OpenOrStore, _>(&sealed, |name| {
+        key_named(keys, wrapper, name).map_err(OpenOrStore::Store)
+    });
+    let opened = opened.map_err(|error| match error {
+        OpenOrStore::Open(why) => wrong(why),
+        OpenOrStore::Store(error) => error,
+    })?;
+    let leaf = &opened.leaf;
+    if (leaf.source, leaf.epoch, leaf.sequence) != (source, epoch, sequence) {
+        return Err(wrong(OpenError::Leaf));
+    }
+    Ok(Some((sealed, opened)))
+}
+
+/// The data key of this name; none if it was never drawn, or was destroyed.
+fn key_named(
+    keys: &impl ReadableTable<&'static [u8; KeyName::LEN], &'static [u8]>,
+    wrapper: &dyn KeyWrapper,
+    name: &KeyName,
+) -> Result<Option<DataKey>, StoreError> {
+    let wrapped = keys.get(name.as_bytes()).map_err(disk("read"))?;
+    Ok(wrapped.map(|key| wrapper.unwrap(name, key.value())).transpose()?)
 }
 
 /// In a table of runs: what stands for `at`, which is in the run that begins there or before.

@@ -18,6 +18,8 @@ use sha2::Sha256;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::query::Pseudonym;
+
 /// The length of every key.
 pub const KEY_BYTES: usize = 32;
 
@@ -51,6 +53,9 @@ impl fmt::Debug for KeyName {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
+
+/// What a data key says when it is asked for whom it stands, so that it is never the answer to something else.
+const PSEUDONYM: &[u8] = b"epigraph-pseudonym/v1\n";
 
 /// Why something could not be opened. The reason is never more than this: what differs between two failures helps an attacker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -117,8 +122,34 @@ impl DataKey {
         opened.map(Zeroizing::new).map_err(|_| SealError::NotOpened)
     }
 
+    /// Stands for whom the key is for. When the key is gone nobody can tell any more for whom it stood.
+    pub fn pseudonym(&self) -> Pseudonym {
+        Pseudonym::from_bytes(self.keyed(&[PSEUDONYM]))
+    }
+
+    /// Another key, which says nothing about this one.
+    fn derive(&self, purpose: &[u8]) -> DataKey {
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        key.copy_from_slice(&*self.mac(&[purpose]));
+        DataKey(key)
+    }
+
     fn cipher(&self) -> XChaCha20Poly1305 {
         XChaCha20Poly1305::new(&Key::from(*self.0))
+    }
+
+    /// The first half of an HMAC of the parts under the key.
+    fn keyed(&self, parts: &[&[u8]]) -> [u8; Pseudonym::LEN] {
+        let mut half = [0; Pseudonym::LEN];
+        half.copy_from_slice(&self.mac(parts)[..Pseudonym::LEN]);
+        half
+    }
+
+    fn mac(&self, parts: &[&[u8]]) -> Zeroizing<[u8; KEY_BYTES]> {
+        // Infallible: HMAC takes a key of any length.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&*self.0) else { return Zeroizing::default() };
+        parts.iter().for_each(|part| mac.update(part));
+        Zeroizing::new(mac.finalize().into_bytes().into())
     }
 }
 
@@ -225,16 +256,73 @@ impl Names {
         self.name(3, &[id.as_bytes()])
     }
 
+    /// Stands for a thing or a credential of a tenant.
+    pub fn thing(&self, tenant: &str, id: &str) -> Pseudonym {
+        self.pseudonym(4, &[&(tenant.len() as u64).to_be_bytes(), tenant.as_bytes(), id.as_bytes()])
+    }
+
+    /// Stands for an address.
+    pub fn address(&self, address: &str) -> Pseudonym {
+        self.pseudonym(5, &[address.as_bytes()])
+    }
+
+    /// What covers the indexes.
+    pub fn cover(&self) -> Cover {
+        Cover::new(&self.0.derive(&[6]))
+    }
+
     fn name(&self, kind: u8, parts: &[&[u8]]) -> KeyName {
-        // Infallible: HMAC takes a key of any length.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&*self.0.0) else { return Names::OWN };
-        mac.update(&[kind]);
-        parts.iter().for_each(|part| mac.update(part));
         let mut name = [kind; KeyName::LEN];
-        for (to, from) in name.iter_mut().skip(1).zip(mac.finalize().into_bytes()) {
-            *to = from;
-        }
+        name[1..].copy_from_slice(self.pseudonym(kind, parts).as_bytes());
         KeyName(name)
+    }
+
+    fn pseudonym(&self, kind: u8, parts: &[&[u8]]) -> Pseudonym {
+        Pseudonym::from_bytes(self.0.keyed(&[&[&[kind][..]], parts].concat()))
+    }
+}
+
+/// What covers records that are made of events and can be made again: the same bytes from the same events. So a nonce is not drawn, it is the
+/// number of the record, and no two records of one kind may have one number.
+pub struct Cover {
+    seals: DataKey,
+    names: DataKey,
+}
+
+impl Cover {
+    /// The length of what a cover adds: the tag of Poly1305.
+    pub const BYTES: usize = 16;
+
+    /// Made of a key that is used for nothing else.
+    pub fn new(key: &DataKey) -> Cover {
+        Cover {
+            seals: key.derive(b"epigraph-index-seal/v1\n"),
+            names: key.derive(b"epigraph-index-name/v1\n"),
+        }
+    }
+
+    /// Under which a text is found. Nobody can tell from it what it stands for.
+    pub fn name(&self, text: &[u8]) -> [u8; Pseudonym::LEN] {
+        self.names.keyed(&[text])
+    }
+
+    /// Seals the record of this kind and number to a place.
+    pub fn seal(&self, record: (u8, u64), place: &[u8], bytes: &[u8]) -> Result<Vec<u8>, SealError> {
+        let payload = Payload { msg: bytes, aad: place };
+        self.seals.cipher().encrypt(&Cover::nonce(record), payload).map_err(|_| SealError::TooLong)
+    }
+
+    /// Opens the record of this kind and number in its place.
+    pub fn open(&self, record: (u8, u64), place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        let payload = Payload { msg: sealed, aad: place };
+        self.seals.cipher().decrypt(&Cover::nonce(record), payload).map_err(|_| SealError::NotOpened)
+    }
+
+    fn nonce((kind, number): (u8, u64)) -> XNonce {
+        let mut nonce = [0; NONCE_BYTES];
+        nonce[0] = kind;
+        nonce[1..9].copy_from_slice(&number.to_be_bytes());
+        XNonce::from(nonce)
     }
 }
 
@@ -335,5 +423,43 @@ mod tests {
             assert_eq!(KeyName::from_slice(name.as_bytes()), Some(*name));
         }
         assert_eq!(one.of_subject("ab", "c"), all[0]);
+    }
+
+    #[test]
+    fn pseudonyms_are_the_same_for_the_same_one_and_for_nobody_else() {
+        let (one, other) = (Names::new(key(1)), Names::new(key(2)));
+        let all = [
+            one.thing("ab", "c"),
+            one.thing("a", "bc"),
+            one.address("c"),
+            other.thing("ab", "c"),
+            other.address("c"),
+            key(1).pseudonym(),
+            key(2).pseudonym(),
+        ];
+        for (place, pseudonym) in all.iter().enumerate() {
+            assert!(!all[..place].contains(pseudonym), "{place}");
+        }
+        assert_eq!([one.thing("ab", "c"), one.address("c"), key(1).pseudonym()], [all[0], all[2], all[5]]);
+    }
+
+    #[test]
+    fn a_record_opens_under_its_number_in_its_place_and_under_its_cover_alone() {
+        let (cover, other) = (Names::new(key(1)).cover(), Names::new(key(2)).cover());
+        let sealed = cover.seal((1, 7), b"here", b"a word").unwrap();
+        assert_eq!(sealed.len(), b"a word".len() + Cover::BYTES);
+        assert_eq!(cover.open((1, 7), b"here", &sealed).as_deref(), Ok(&b"a word"[..]));
+        assert_eq!(cover.seal((1, 7), b"here", b"a word").unwrap(), sealed, "made again, it is the same");
+        for (cover, record, place) in [
+            (&cover, (1, 8), &b"here"[..]),
+            (&cover, (2, 7), b"here"),
+            (&cover, (1, 7), b"there"),
+            (&other, (1, 7), b"here"),
+        ] {
+            assert_eq!(cover.open(record, place, &sealed), Err(SealError::NotOpened), "{record:?}");
+        }
+        assert_eq!(Names::new(key(1)).cover().name(b"x"), cover.name(b"x"));
+        assert_ne!(cover.name(b"x"), cover.name(b"y"));
+        assert_ne!(cover.name(b"x"), other.name(b"x"));
     }
 }

@@ -146,7 +146,7 @@ impl Follower<'_> {
                     None
                 }
                 Some(FollowEvent::Entries { first_index, entries }) => {
-                    Some(self.verify(first_index, entries).await?)
+                    Some(self.verify(first_index, entries.into_bytes()).await?)
                 }
             };
             self.stream = stream;

@@ -4,6 +4,8 @@
 //! of the collector after it (where its sources were read up to, and where the chain ends), so that positions, numbers
 //! and events are durable at one moment (docs/formats/spool.md). It does not know how batches are made or sent.
 
+pub mod inspect;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -168,49 +170,22 @@ impl Spool {
     ) -> Result<(Spool, Option<Cut>), SpoolError> {
         let (journal, opened) = Journal::open_trimmed(Arc::clone(&dir), key, limits.files, entropy)?;
         let (start, durable) = (journal.first_kept()?, journal.head().size);
-        let mut reader = Reader::starting_at(dir, key, start);
-        let mut spool = Spool {
+        let scan = Scan::of(Reader::starting_at(dir, key, start), start, durable, &mut |_, _| Ok(()))?;
+        let Scan { tip, positions, delivered, waiting, newest, .. } = scan;
+        let waiting: VecDeque<_> = waiting.into_iter().filter(|batch| batch.number >= delivered).collect();
+        let waiting_bytes = waiting.iter().map(|batch| batch.bytes).sum();
+        let delivered_on_disk = delivered;
+        let spool = Spool {
             journal,
-            tip: Tip::of_epoch(FIRST_EPOCH, None),
-            positions: Positions::default(),
-            delivered: 0,
-            delivered_on_disk: 0,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
-            newest: start,
+            tip,
+            positions,
+            delivered,
+            delivered_on_disk,
+            waiting,
+            waiting_bytes,
+            newest,
             limits,
         };
-        let mut first_number = None;
-        let mut found = false;
-        while let Some(frame) = reader.next_frame(durable)? {
-            let at = frame.before().size;
-            let (state, batch) = read(&frame)?;
-            let tip = state.tip(at)?;
-            if let Some(batch) = batch {
-                let number = tip.number.checked_sub(1).ok_or(Unread(at, "it has no number"))?;
-                if found && number != spool.tip.number {
-                    return Err(Unread(at, "its number is not the next one").into());
-                }
-                first_number.get_or_insert(number);
-                spool.waiting.push_back(Waiting { number, at, bytes: batch.len() as u64 });
-            } else if found && tip != spool.tip {
-                return Err(Unread(at, "it has no batch, and the chain goes on").into());
-            }
-            found = true;
-            (spool.tip, spool.positions, spool.newest) = (tip, state.positions, at);
-            spool.delivered = state.delivered;
-        }
-        // The frame of the newest state is never trimmed.
-        if !found && start != TreeSize::ZERO {
-            return Err(Unread(start, "nothing follows what was trimmed").into());
-        }
-        let first = first_number.unwrap_or(spool.tip.number);
-        if first > spool.delivered {
-            return Err(SpoolError::Lost { from: spool.delivered, to: first - 1 });
-        }
-        spool.delivered_on_disk = spool.delivered;
-        spool.waiting.retain(|batch| batch.number >= spool.delivered);
-        spool.waiting_bytes = spool.waiting.iter().map(|batch| batch.bytes).sum();
         Ok((spool, opened.cut))
     }
 
@@ -332,6 +307,64 @@ impl Spool {
         self.journal.append(&journal::Batch { before, after, time: now, marks: Vec::new(), entries })?;
         (self.newest, self.delivered_on_disk) = (before.size, self.delivered);
         Ok(())
+    }
+}
+
+/// What the frames say, one after the other.
+struct Scan {
+    tip: Tip,
+    positions: Positions,
+    delivered: u64,
+    /// All batches that are there, delivered or not.
+    waiting: Vec<Waiting>,
+    newest: TreeSize,
+}
+
+impl Scan {
+    /// Reads all frames up to `durable`, and shows each batch.
+    fn of(
+        mut reader: Reader,
+        start: TreeSize,
+        durable: TreeSize,
+        show: &mut dyn FnMut(TreeSize, &Bytes) -> Result<(), SpoolError>,
+    ) -> Result<Scan, SpoolError> {
+        let mut scan = Scan {
+            tip: Tip::of_epoch(FIRST_EPOCH, None),
+            positions: Positions::default(),
+            delivered: 0,
+            waiting: Vec::new(),
+            newest: start,
+        };
+        let mut first_number = None;
+        let mut found = false;
+        while let Some(frame) = reader.next_frame(durable)? {
+            let at = frame.before().size;
+            let (state, batch) = read(&frame)?;
+            let tip = state.tip(at)?;
+            if let Some(batch) = batch {
+                let number = tip.number.checked_sub(1).ok_or(Unread(at, "it has no number"))?;
+                if found && number != scan.tip.number {
+                    return Err(Unread(at, "its number is not the next one").into());
+                }
+                first_number.get_or_insert(number);
+                show(at, &batch)?;
+                scan.waiting.push(Waiting { number, at, bytes: batch.len() as u64 });
+            } else if found && tip != scan.tip {
+                return Err(Unread(at, "it has no batch, and the chain goes on").into());
+            }
+            found = true;
+            (scan.tip, scan.positions, scan.newest) = (tip, state.positions, at);
+            scan.delivered = state.delivered;
+        }
+        // The frame of the newest state is never trimmed.
+        if !found && start != TreeSize::ZERO {
+            return Err(Unread(start, "nothing follows what was trimmed").into());
+        }
+        let first = first_number.unwrap_or(scan.tip.number);
+        if first > scan.delivered {
+            return Err(SpoolError::Lost { from: scan.delivered, to: first - 1 });
+        }
+        Ok(scan)
     }
 }
 

@@ -139,6 +139,12 @@ impl Checkpoint {
         Ok(Explanation::new(&parsed, origin, head, policy, age))
     }
 
+    /// A log-signed head, and its note with more lines.
+    pub(crate) fn of_parts(signed: &LogSigned, note: &[u8]) -> Checkpoint {
+        let LogSigned { origin, head, note: log_signed, .. } = signed.clone();
+        Checkpoint { origin, head, note: note.to_vec(), log_signed }
+    }
+
     /// The log that it is of.
     pub fn origin(&self) -> &Origin {
         &self.origin
@@ -193,6 +199,7 @@ pub struct LogSigned {
     origin: Origin,
     head: TreeHead,
     note: String,
+    signers: Vec<VKey>,
 }
 
 impl LogSigned {
@@ -218,7 +225,8 @@ impl LogSigned {
             return Err(CheckpointError::NotSigned(origin));
         }
         let note = note::encode(parsed.text(), signatures.iter().map(|(_, line)| *line));
-        Ok(LogSigned { origin, head, note })
+        let signers = signatures.iter().map(|(key, _)| (*key).clone()).collect();
+        Ok(LogSigned { origin, head, note, signers })
     }
 
     /// The log that it is of.
@@ -234,6 +242,11 @@ impl LogSigned {
     /// The text with the log signatures that were verified, and no other line.
     pub fn note(&self) -> &str {
         &self.note
+    }
+
+    /// The keys that made them: one at least.
+    pub fn signers(&self) -> &[VKey] {
+        &self.signers
     }
 }
 

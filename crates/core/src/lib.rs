@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod cosignature;
 pub mod environment;
 pub mod evidence;
+pub mod gathering;
 pub mod hash;
 pub mod key;
 pub mod note;

@@ -208,6 +208,6 @@ pub(crate) fn check_record(body: &BodySegment, record: Option<&[u8]>) -> Result<
 }
 
 /// Reads a segment's message.
-pub(crate) fn message<M: Message + Default>(segment: Segment, bytes: &[u8]) -> Result<M, EventError> {
+pub fn message<M: Message + Default>(segment: Segment, bytes: &[u8]) -> Result<M, EventError> {
     M::decode(bytes).map_err(|_| EventError::Unreadable(segment))
 }

@@ -14,7 +14,6 @@ mod judge;
 mod milestone;
 mod rule;
 
-use bytes::Bytes;
 use epigraph_core::hash::leaf_hashes;
 use epigraph_core::{Frontier, Hash, LeafIndex, TreeHead, TreeSize};
 use thiserror::Error;
@@ -237,16 +236,21 @@ impl Audit {
 
     /// Takes entries as they were served, up to where a proof is due; says how many it took. A broken rule is noted and stops
     /// nothing.
-    pub fn take(&mut self, entries: &[Bytes], rules: &[&dyn EntryRule]) -> usize {
+    pub fn take<'a>(
+        &mut self,
+        entries: impl Iterator<Item = &'a [u8]> + Clone,
+        rules: &[&dyn EntryRule],
+    ) -> usize {
         let Step::Read { first, count } = self.step() else { return 0 };
-        let count = usize::try_from(count).unwrap_or(usize::MAX).min(entries.len());
-        let entries = &entries[..count];
-        for (offset, entry) in (0..).zip(entries).filter(|_| !rules.is_empty()) {
+        let entries = entries.take(usize::try_from(count).unwrap_or(usize::MAX));
+        for (offset, entry) in (0..).zip(entries.clone()).filter(|_| !rules.is_empty()) {
             if let Some(index) = first.checked_add(offset) {
                 self.malformed.check(index, entry, rules);
             }
         }
-        for leaf in leaf_hashes(entries.iter().map(AsRef::as_ref)) {
+        let mut count = 0;
+        for leaf in leaf_hashes(entries) {
+            count += 1;
             self.push(leaf);
             if self.traceable {
                 self.leaves.push(leaf);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use epigraph_core::evidence::DRILL_ORIGIN;
-use epigraph_core::{Clock, Entropy, Frontier, Origin, Policy, SigningKey, TreeHead, UnixMillis};
+use epigraph_core::{Clock, Entropy, Frontier, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis};
 use epigraph_rpc::peer;
 use epigraph_store::file::Dir;
 use thiserror::Error;
@@ -24,7 +24,7 @@ use crate::event::{Effect, Event, Vantage, VantageKind, Why};
 use crate::finding::{Code, Notice};
 use crate::monitor::{Monitor, MonitorError, VantageStatus};
 use crate::progress::{MAX_AUDITED, MAX_VANTAGE_BYTES, Progress, StateError};
-use crate::standing::Standing;
+use crate::standing::{Standing, THE_ENTRIES};
 use crate::state::{Ask, LogState, MAX_BEHIND, State};
 use crate::vantage::reading::{self, Job, MAX_JOBS, Rules};
 use crate::vantage::{MAX_UNHEARD, Message, Outbox, Reader, WitnessSource, ask, feed, files, monitors};
@@ -219,7 +219,7 @@ fn open(disk: &Disk, log: &LogSetup) -> Result<LogState, StartError> {
     check_rules(log, &mut progress)?;
     let mut standing = Standing::default();
     if log.sequence.is_some() {
-        log.readers.iter().for_each(|(reader, _)| standing.expect(reader, IN_ORDER));
+        standing.expect(THE_ENTRIES, IN_ORDER);
     }
     log.reporters.iter().for_each(|(reporter, codes)| standing.expect(reporter, codes));
     let (policy, tuning) = (log.policy.clone(), log.tuning);
@@ -237,6 +237,7 @@ fn open(disk: &Disk, log: &LogSetup) -> Result<LogState, StartError> {
         points,
         again: BTreeMap::new(),
         standing,
+        ordered: TreeSize::ZERO,
     })
 }
 

@@ -14,6 +14,9 @@ use crate::finding::{Clear, Code, MAX_SUBJECT_BYTES, Trigger, one_line};
 /// Conditions of one report that are taken: as many sources as a person looks through. The last one should say how many more there are.
 pub const MAX_CONDITIONS: usize = 256;
 
+/// Who reports what the order of entries shows, whichever identity read them.
+pub(crate) const THE_ENTRIES: &str = "entries";
+
 /// Something that is wrong as long as it is reported.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Condition {

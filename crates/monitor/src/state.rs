@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use epigraph_core::{Clock, Frontier, Origin, Policy, SigningKey, TreeHead, UnixMillis};
+use epigraph_core::{Clock, Frontier, Origin, Policy, SigningKey, TreeHead, TreeSize, UnixMillis};
 use tokio::sync::broadcast;
 
 use crate::book::{AcknowledgeError, Book};
@@ -20,7 +20,7 @@ use crate::heads::Seen;
 use crate::monitor::{LogStatus, VantageStatus};
 use crate::progress::{Audited, Progress};
 use crate::run::OnNotice;
-use crate::standing::{Condition, Standing};
+use crate::standing::{Condition, Standing, THE_ENTRIES};
 use crate::statement::{self, NotStated};
 use crate::vantage::{Come, Message};
 
@@ -55,6 +55,8 @@ pub(crate) struct LogState {
     pub(crate) points: BTreeMap<String, VantageStatus>,
     /// What stands on the word of whoever reports.
     pub(crate) standing: Standing,
+    /// As far as the order of entries was looked at since the start.
+    pub(crate) ordered: TreeSize,
     /// Readers under which everything was to be read again, and when there was last a sign of it.
     pub(crate) again: BTreeMap<String, UnixMillis>,
 }
@@ -82,8 +84,10 @@ impl State {
                 let effects = state.machine.step(event);
                 self.carry_out(log, effects)
             }
-            Message::Report { reporter, conditions } => {
-                self.report(log, &reporter, conditions)?;
+            Message::Order { upto, conditions } => {
+                if state.is_newest(upto) {
+                    self.report(log, THE_ENTRIES, conditions)?;
+                }
                 Ok(Vec::new())
             }
             Message::Audit { vantage, come } => {
@@ -229,6 +233,14 @@ impl State {
 }
 
 impl LogState {
+    /// Whether nobody has looked at the order of more entries, also before the start: one identity may be behind another.
+    fn is_newest(&mut self, upto: TreeSize) -> bool {
+        let read = self.progress.all().map(|(_, audited)| audited.read.size());
+        let known = read.max().unwrap_or_default().max(self.ordered);
+        self.ordered = known.max(upto);
+        upto >= known
+    }
+
     /// Notes what people want to see of a vantage point.
     fn watch(&mut self, event: &Event) {
         let (vantage, at) = match event {
@@ -377,6 +389,7 @@ mod tests {
             full_audit_every_ms: EVERY,
             points,
             standing: Standing::default(),
+            ordered: TreeSize::ZERO,
             again,
         }
     }
@@ -420,5 +433,16 @@ mod tests {
         log.come("two", Come::Again(Frontier::new(), String::new()), UnixMillis(at + 2 * HOUR - 1));
         assert_eq!(turn(&mut log, at + 2 * HOUR), None);
         assert_eq!(turn(&mut log, at + 3 * HOUR).as_deref(), Some("one"));
+    }
+
+    /// What an identity saw that is behind another one brings nothing back. Seen to fail with what was read before the start not counted.
+    #[test]
+    fn the_order_of_fewer_entries_is_no_news() {
+        let mut log = read_by_two();
+        let mut five = Frontier::new();
+        (0..5_u8).for_each(|n| five.push(EvidenceId::of(&[n]).0).unwrap());
+        log.come("one", Come::Read(five, String::new()), UnixMillis(0));
+        let newest = [4, 5, 5, 7, 6, 7].map(|upto| log.is_newest(TreeSize::new(upto).unwrap()));
+        assert_eq!(newest, [false, true, true, true, false, true]);
     }
 }

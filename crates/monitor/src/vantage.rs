@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use epigraph_core::backoff::spread_wait;
 use epigraph_core::note::MAX_NOTE_BYTES;
-use epigraph_core::{Clock, Entropy, Frontier, Origin, UnixMillis};
+use epigraph_core::{Clock, Entropy, Frontier, Origin, TreeSize, UnixMillis};
 use epigraph_rpc::{CallError, Reason, Refusal, peer};
 use tokio::sync::mpsc;
 
@@ -52,11 +52,11 @@ pub enum Message {
         /// How far.
         come: Come,
     },
-    /// All that somebody has to say of what stands.
-    Report {
-        /// Who.
-        reporter: String,
-        /// What is wrong now.
+    /// What the order of the entries up to a head shows. They are proven to be the head's, so whoever read them says the same.
+    Order {
+        /// The head's size.
+        upto: TreeSize,
+        /// What is wrong there.
         conditions: Vec<Condition>,
     },
 }

@@ -211,7 +211,7 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         path: "/epigraph.v1.AuditService/ListSources",
-        roles: &[Role::Auditor, Role::Operator],
+        roles: &[Role::Monitor, Role::Auditor, Role::Operator],
         deadline: CALL_DEADLINE,
     },
     Rule { path: "/epigraph.v1.CollectorService/Collect", roles: &[Role::Appender], deadline: CALL_DEADLINE },
@@ -501,7 +501,7 @@ mod tests {
             ("/SubmitBatches", &[Collector]),
             ("/GetSource", &[Collector, Auditor, Operator]),
             ("/GetEvent", &[Reader, Auditor]),
-            ("/ListSources", &[Auditor, Operator]),
+            ("/ListSources", &[Monitor, Auditor, Operator]),
             ("/Collect", &[Appender]),
             ("/RunDrill", &[Operator]),
             ("/ServerReflectionInfo", &Role::ALL),

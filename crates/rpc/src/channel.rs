@@ -15,6 +15,7 @@ use http::{HeaderMap, Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
@@ -36,6 +37,13 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A server that does not answer within this time is gone; the next call connects anew.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The largest frame that a server may send: with the library's 16 KiB a stream of entries comes in sixteen times as many pieces,
+/// each with a TLS record for the nine bytes of its header. A connection holds one frame until it is complete.
+const MAX_FRAME_BYTES: u32 = 256 * 1024;
+
+/// Bytes that are taken from the socket at once, four TLS records: the TLS library by itself takes a quarter of a record.
+const READ_BYTES: usize = 64 * 1024;
 
 /// The trace that is under way where it is called, if there is one.
 pub type CurrentTrace = Arc<dyn Fn() -> Option<TraceParent> + Send + Sync>;
@@ -111,6 +119,7 @@ pub fn channel(address: &str, tls: &ClientTls, server: &SpiffeId) -> Result<Chan
             };
             let stream = TcpStream::connect((dialled.as_str(), port)).await.map_err(cannot)?;
             stream.set_nodelay(true)?;
+            let stream = BufReader::with_capacity(READ_BYTES, stream);
             Ok::<_, io::Error>(TokioIo::new(tls.connect(name, stream).await?))
         }
     });
@@ -120,6 +129,7 @@ pub fn channel(address: &str, tls: &ClientTls, server: &SpiffeId) -> Result<Chan
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
+        .max_frame_size(MAX_FRAME_BYTES)
         .connect_with_connector_lazy(connector);
     Ok(Channel { inner, request_ids: None, trace: None })
 }

@@ -1,6 +1,6 @@
 //! The gRPC edge of Epigraph.
 //!
-//! It owns the generated wire types ([`v1`]) and their conversion to the types of the core ([`convert`]), the one
+//! It owns the generated wire types ([`v1`]) and their conversion to the types of the core ([`convert`]), the entries of streams ([`entries`]), the one
 //! status mapping ([`status`]), mutual TLS and its two ends ([`tls`], [`accept`], [`channel`]), names ([`identity`]),
 //! who may do what ([`authorize`]), the limits of the wire ([`limits`]), the server ([`server`]), who is let in without speaking our protocol ([`guests`]), how fast may be asked ([`rate`]), what may be watched of it
 //! ([`observe`]) and by which id a call is found again ([`request_id`]), and outgoing calls ([`peer`]). It does not know what a call does, what a checkpoint says, or where anything is stored.
@@ -10,6 +10,7 @@ pub mod authorize;
 pub mod channel;
 pub mod connection;
 pub mod convert;
+pub mod entries;
 mod gate;
 pub mod guests;
 pub mod identity;
@@ -48,6 +49,7 @@ pub use tonic::service::Routes;
 #[expect(missing_docs, reason = "generated: the documentation is in the .proto files")]
 pub mod v1 {
     tonic::include_proto!("epigraph.v1");
+    pub use crate::entries::FollowEntries;
 }
 
 /// The encoded `google.protobuf.FileDescriptorSet` of `proto/epigraph/v1/`.

@@ -127,13 +127,17 @@ fn present(field: &'static str, bytes: Bytes) -> Result<Bytes, ConvertError> {
 
 /// Entries as one answer may have them: one at least, none too long, not too many bytes together, and at indexes that exist.
 /// Returns how many.
-fn check_entries(first: LeafIndex, entries: &[Bytes]) -> Result<u64, ConvertError> {
-    let count = entries.len() as u64;
+fn check_entries<'a>(
+    first: LeafIndex,
+    entries: impl Iterator<Item = &'a [u8]> + Clone,
+) -> Result<u64, ConvertError> {
+    let count = entries.clone().count() as u64;
     let more = count.checked_sub(1).ok_or(ConvertError::Missing("entries"))?;
     first.checked_add(more).ok_or(ConvertError::IndexTooLarge(first.get()))?;
-    let longest = entries.iter().map(Bytes::len).max().unwrap_or(0);
+    let lengths = entries.map(<[u8]>::len);
+    let longest = lengths.clone().max().unwrap_or(0);
     at_most("bytes of an entry", MAX_ENTRY_BYTES as u64, longest as u64)?;
-    let bytes = entries.iter().map(Bytes::len).sum::<usize>();
+    let bytes = lengths.sum::<usize>();
     at_most("bytes of entries", MAX_READ_BYTES as u64, bytes as u64)?;
     Ok(count)
 }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use epigraph_core::{Entropy, Frontier, Hash, TreeHead, TreeSize, UnixMillis};
 use thiserror::Error;
 
-pub use entries::{Entries, EntryReader, head_at};
+pub use entries::{Entries, EntryReader, Run, head_at};
 pub use error::{AppendError, BatchError, JournalError};
 pub use format::{MAX_FRAME_BYTES, MAX_STATE_BYTES};
 pub use inspect::{Flaw, Inspection, MAX_FLAWS, Torn, inspect};
@@ -35,6 +35,7 @@ pub use read::{OwnedFrame, Reader, verify_all};
 pub use recover::{Cut, MAX_CUT_FILES};
 pub use segment::{Spare, SpareMaker};
 pub use thread::{JournalHandle, QUEUE_BATCHES};
+pub use trim::first_kept;
 
 use crate::file::{Dir, File};
 use format::{FrameHeader, Previous, SECTOR, SegmentHeader, SegmentId, Sparse, padded};

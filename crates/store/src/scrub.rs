@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use epigraph_core::hash::leaf_hash;
+use epigraph_core::hash::leaf_hashes;
 use epigraph_core::tree::LogFull;
 use epigraph_core::{Hash, TreeHead, TreeSize};
 use thiserror::Error;
@@ -99,8 +99,8 @@ impl Scrubber {
     fn check(&mut self, frame: &OwnedFrame) -> Result<u64, ScrubError> {
         let first = self.edge.size();
         let mut full = Full::new();
-        for entry in frame.entries() {
-            self.edge.push(leaf_hash(entry), &mut full)?;
+        for leaf in leaf_hashes(frame.entries()) {
+            self.edge.push(leaf, &mut full)?;
         }
         let (computed, recorded) = (self.edge.head(), frame.after());
         if computed != recorded {

@@ -14,7 +14,6 @@ mod tests;
 mod writer;
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
@@ -24,7 +23,7 @@ use epigraph_core::{Frontier, Hash, LeafIndex, TreeHead, TreeSize};
 use thiserror::Error;
 
 use crate::file::Dir;
-use crate::journal::{EntryReader, JournalError};
+use crate::journal::{Entries, EntryReader, JournalError, Run};
 use crate::tile::{LEVELS, TILE_HEIGHT, Tile, TileId, TileStore, WIDTH, locate};
 use cache::Cache;
 pub(crate) use edge::{Edge, Full};
@@ -137,36 +136,12 @@ pub struct Tree {
     tally: Tally,
 }
 
-/// Entries one behind the other in one piece of memory: a piece for each costs as much as hashing it does.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Entries {
-    /// Their bytes.
-    pub bytes: Vec<u8>,
-    /// How many bytes there are up to the end of each.
-    pub ends: Vec<usize>,
-}
-
-impl Entries {
-    /// With room for so many bytes.
-    pub fn with_capacity(bytes: usize) -> Entries {
-        Entries { bytes: Vec::with_capacity(bytes), ends: Vec::new() }
-    }
-
-    /// The bytes of each.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.places().map(|place| self.bytes.get(place).unwrap_or_default())
-    }
-
-    /// Where each is.
-    pub fn places(&self) -> impl Iterator<Item = Range<usize>> {
-        let starts = [0].into_iter().chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, end)| start..*end)
-    }
-
-    fn truncate(&mut self, count: usize) {
-        self.ends.truncate(count);
-        self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
-    }
+/// Entries in order, each compared with its leaf hash in the tree before it is given out.
+pub struct Reading<'a> {
+    tree: &'a Tree,
+    entries: Entries<'a>,
+    /// The tile of the leaf that was compared last.
+    held: Option<(TileId, Arc<Tile>)>,
 }
 
 /// What readers see at one moment.
@@ -271,71 +246,25 @@ impl Tree {
         (first..end).map(|index| self.node(height, index)).collect::<Result<_, _>>().map(Some)
     }
 
-    /// The entries from `first` on, each compared with its leaf hash in the tree, up to `end` and the tree's size and within
-    /// `most_bytes`; whether there was no room for one. What was read before an error is good.
-    pub fn read(
-        &self,
-        first: LeafIndex,
-        end: TreeSize,
-        most_bytes: usize,
-        into: &mut Entries,
-    ) -> Result<bool, EntryError> {
-        let mut entries = self.entries.read(first, end, self.size());
-        let mut held = None;
-        loop {
-            let good = into.ends.len();
-            let mut first = None;
-            // Of those before an error each is still compared.
-            let read = loop {
-                match entries.next_entry() {
-                    Ok(Some((index, entry))) if into.bytes.len() + entry.len() <= most_bytes => {
-                        first.get_or_insert(index);
-                        into.bytes.extend_from_slice(entry);
-                        into.ends.push(into.bytes.len());
-                        if into.ends.len() - good == COMPARED_AT_ONCE {
-                            break Ok(None);
-                        }
-                    }
-                    Ok(next) => break Ok(Some(next.is_some())),
-                    Err(error) => break Err(error),
-                }
-            };
-            if let Some(first) = first {
-                self.compare(first, good, into, &mut held)?;
-            }
-            if let Some(full) = read? {
-                return Ok(full);
-            }
-        }
+    /// The entries from `first` on, up to `end` and the tree's size.
+    pub fn read(&self, first: LeafIndex, end: TreeSize) -> Reading<'_> {
+        Reading { tree: self, entries: self.entries.read(first, end, self.size()), held: None }
     }
 
-    /// Compares the entries behind the `good` ones, the first of which has this index. Those from the first wrong one on are
-    /// taken away.
-    fn compare(
-        &self,
-        first: LeafIndex,
-        good: usize,
-        into: &mut Entries,
-        held: &mut Option<(TileId, Arc<Tile>)>,
-    ) -> Result<(), EntryError> {
-        let mut wrong = None;
-        for (leaf, at) in leaf_hashes(into.iter().skip(good)).zip(0..) {
-            let index = first.checked_add(at).unwrap_or(first);
+    /// Compares entries with their leaves. How many are good before the first that is not, and what is wrong with that one.
+    fn compare(&self, run: Run<'_>, held: &mut Option<(TileId, Arc<Tile>)>) -> Option<(usize, EntryError)> {
+        for (leaf, good) in leaf_hashes(run.entries()).zip(0..) {
+            let index = run.first.checked_add(good as u64).unwrap_or(run.first);
             match self.leaf(index, held) {
                 Ok(wanted) if wanted == leaf => {}
-                Ok(wanted) => wrong = Some((at, EntryError::DataLoss { index, wanted })),
-                Err(error) => wrong = Some((at, error.into())),
-            }
-            if wrong.is_some() {
-                break;
+                Ok(wanted) => {
+                    self.entries.forget();
+                    return Some((good, EntryError::DataLoss { index, wanted }));
+                }
+                Err(error) => return Some((good, error.into())),
             }
         }
-        let Some((at, error)) = wrong else { return Ok(()) };
-        if matches!(error, EntryError::DataLoss { .. }) {
-            self.entries.forget();
-        }
-        into.truncate(good + at as usize);
-        Err(error)
+        None
     }
 
     /// A leaf hash, from the tile that is held, or else from the tree.
@@ -515,6 +444,39 @@ impl Nodes for Tree {
                 tile.node(within, place).ok_or(TreeError::NotYet { height, index, size: self.size() })
             }
         }
+    }
+}
+
+impl Reading<'_> {
+    /// The index of the next entry.
+    pub fn next_index(&self) -> LeafIndex {
+        self.entries.next_index()
+    }
+
+    /// Gives out the next entries, at most so many of them and so many bytes together; whether there is no room for the next.
+    /// What was given out before an error is good, and nothing may be asked for after it.
+    pub fn take(
+        &mut self,
+        mut most: usize,
+        mut most_bytes: usize,
+        mut give: impl FnMut(&[u8]),
+    ) -> Result<bool, EntryError> {
+        while let Some(run) = self.entries.next_run(most.min(COMPARED_AT_ONCE), most_bytes)? {
+            if run.count == 0 {
+                return Ok(true);
+            }
+            let wrong = self.tree.compare(run, &mut self.held);
+            let good = wrong.as_ref().map_or(run.count, |(good, _)| *good);
+            for entry in run.entries().take(good) {
+                most_bytes -= entry.len();
+                give(entry);
+            }
+            if let Some((_, error)) = wrong {
+                return Err(error);
+            }
+            most -= run.count;
+        }
+        Ok(false)
     }
 }
 

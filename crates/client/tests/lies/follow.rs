@@ -132,10 +132,14 @@ async fn check(what: &str, lie: Lie, expected: fn(&ClientError) -> bool) {
     }
 }
 
-/// The entries of an event.
-fn of(event: &mut Result<epigraph_rpc::v1::FollowEvent, Status>) -> &mut Vec<Bytes> {
+/// Changes the entries of an event.
+fn edit(event: &mut Result<epigraph_rpc::v1::FollowEvent, Status>, edit: impl FnOnce(&mut Vec<Bytes>)) {
     match event.as_mut().unwrap().event.as_mut().unwrap() {
-        epigraph_rpc::v1::follow_event::Event::Entries(entries) => &mut entries.entries,
+        epigraph_rpc::v1::follow_event::Event::Entries(event) => {
+            let mut entries = std::mem::take(&mut event.entries).into_bytes();
+            edit(&mut entries);
+            event.entries = entries.iter().collect();
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -144,18 +148,25 @@ fn of(event: &mut Result<epigraph_rpc::v1::FollowEvent, Status>) -> &mut Vec<Byt
 async fn entries_that_are_not_the_logs_do_not_come_out() {
     let other: fn(&ClientError) -> bool =
         |error| matches!(error, ClientError::OtherEntries { .. } | ClientError::Receipt(_));
-    check("the first changed", |events| of(&mut events[1])[0] = entry(9, 1), other).await;
-    check("one changed", |events| of(&mut events[1])[2] = entry(9, 1), other).await;
-    check("the last of the first changed", |events| of(&mut events[1])[4] = entry(9, 1), other).await;
-    check("one changed later", |events| of(&mut events[2])[1] = entry(9, 1), other).await;
-    check("the last of all changed", |events| *of(&mut events[3]).last_mut().unwrap() = entry(9, 1), other)
+    check("the first changed", |events| edit(&mut events[1], |all| all[0] = entry(9, 1)), other).await;
+    check("one changed", |events| edit(&mut events[1], |all| all[2] = entry(9, 1)), other).await;
+    check("the last of the first changed", |events| edit(&mut events[1], |all| all[4] = entry(9, 1)), other)
         .await;
-    check("one missing", |events| drop(of(&mut events[1]).remove(1)), other).await;
-    check("two swapped", |events| of(&mut events[2]).swap(1, 2), other).await;
-    check("one twice", |events| of(&mut events[1])[3] = of(&mut events[1])[2].clone(), other).await;
+    check("one changed later", |events| edit(&mut events[2], |all| all[1] = entry(9, 1)), other).await;
+    check(
+        "the last of all changed",
+        |events| edit(&mut events[3], |all| *all.last_mut().unwrap() = entry(9, 1)),
+        other,
+    )
+    .await;
+    check("one missing", |events| edit(&mut events[1], |all| drop(all.remove(1))), other).await;
+    check("two swapped", |events| edit(&mut events[2], |all| all.swap(1, 2)), other).await;
+    check("one twice", |events| edit(&mut events[1], |all| all[3] = all[2].clone()), other).await;
     let added: Lie = |events| {
-        of(&mut events[1]).insert(1, Bytes::new());
-        of(&mut events[1]).pop();
+        edit(&mut events[1], |all| {
+            all.insert(1, Bytes::new());
+            all.pop();
+        });
     };
     check("one added, one dropped", added, other).await;
 }
@@ -167,8 +178,9 @@ async fn a_stream_that_skips_repeats_or_says_more_than_its_checkpoint_is_not_bel
     check("an event skipped", |events| drop(events.remove(1)), garbled).await;
     check("events swapped", |events| events.swap(1, 2), garbled).await;
     check("an event twice", |events| events.insert(2, events[1].clone()), garbled).await;
-    check("an event without entries", |events| of(&mut events[1]).clear(), garbled).await;
-    check("too long an entry", |events| of(&mut events[1])[0] = vec![0; 65_536].into(), garbled).await;
+    check("an event without entries", |events| edit(&mut events[1], Vec::clear), garbled).await;
+    check("too long an entry", |events| edit(&mut events[1], |all| all[0] = vec![0; 65_536].into()), garbled)
+        .await;
     check("ended too early", |events| events.insert(2, end_event(3)), garbled).await;
     check("ended too late", |events| events.insert(2, end_event(17)), garbled).await;
     check("ended nowhere", |events| events.insert(2, end_event(u64::MAX)), garbled).await;

@@ -138,6 +138,7 @@ pub fn checkpoint_event(note: impl Into<Bytes>) -> Result<v1::FollowEvent, Statu
 }
 
 pub fn entries_event(first_index: u64, entries: Vec<Bytes>) -> Result<v1::FollowEvent, Status> {
+    let entries = entries.iter().collect();
     Ok(v1::FollowEvent { event: Some(Event::Entries(v1::FollowEntries { first_index, entries })) })
 }
 

@@ -12,6 +12,7 @@ mod cosignatures;
 mod decide;
 mod evidence;
 mod exhaustive;
+mod gatherings;
 mod golden;
 mod limits;
 mod observations;

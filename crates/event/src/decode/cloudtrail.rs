@@ -28,6 +28,10 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("name", ""),
 ];
 
+/// Where an answer says which key was issued: it was acted on as well, and what is done with it later is found by it.
+const ISSUED: [[&str; 3]; 2] =
+    [["responseElements", "accessKey", "accessKeyId"], ["responseElements", "credentials", "accessKeyId"]];
+
 /// What the first word of an event's name does. Longer words come before their beginnings.
 const VERBS: &[(&str, Operation)] = &[
     ("Get", Operation::Read),
@@ -175,10 +179,20 @@ fn resources(object: &Map<String, Value>, event: &mut Event) {
         let kind = ResourceKind { r#type: text(resource, &["type"]), parent: text(resource, &["accountId"]) };
         event.resource(kind, ResourceName { id: text(resource, &["ARN"]), ..ResourceName::default() });
     }
-    let Some(parameters) = value(object, &["requestParameters"]).and_then(Value::as_object) else { return };
-    if !event.core.resources.is_empty() {
-        return;
+    if event.core.resources.is_empty() {
+        named_in_parameters(object, event);
     }
+    for path in ISSUED {
+        let id = text(object, &path);
+        if !id.is_empty() {
+            let kind = ResourceKind { r#type: "AWS::IAM::AccessKey".to_owned(), ..ResourceKind::default() };
+            event.resource(kind, ResourceName { id, ..ResourceName::default() });
+        }
+    }
+}
+
+fn named_in_parameters(object: &Map<String, Value>, event: &mut Event) {
+    let Some(parameters) = value(object, &["requestParameters"]).and_then(Value::as_object) else { return };
     for (parameter, kind) in PARAMETERS {
         let name = text(parameters, &[parameter]);
         if !name.is_empty() {

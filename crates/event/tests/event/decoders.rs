@@ -77,6 +77,25 @@ fn a_cloudtrail_record() {
     assert_eq!(identity.result_message, "User alice may not");
 }
 
+/// A key is a thing that was acted on when it is issued, by whichever call. Broken to see it fail: only where the record lists no resources.
+#[test]
+fn a_key_that_cloudtrail_says_was_issued() {
+    let check = |response: &str, listed: &str, expected: &[&str]| {
+        let record = format!(
+            r#"{{"eventSource":"sts.amazonaws.com","eventName":"AssumeRole","responseElements":{response},"resources":[{listed}]}}"#
+        );
+        let event = one(cloudtrail::decode(record.as_bytes(), &context()));
+        let ids: Vec<&str> = event.identity.resources.iter().map(|resource| resource.id.as_str()).collect();
+        assert_eq!(ids, expected);
+        let kinds = event.core.resources.iter().filter(|kind| kind.r#type == "AWS::IAM::AccessKey").count();
+        assert_eq!(kinds, expected.iter().filter(|id| id.ends_with("KEY")).count());
+    };
+    let listed = r#"{"ARN":"arn:role","type":"AWS::IAM::Role"}"#;
+    check(r#"{"credentials":{"accessKeyId":"ASIAKEY"}}"#, listed, &["arn:role", "ASIAKEY"]);
+    check(r#"{"accessKey":{"accessKeyId":"AKIAKEY"}}"#, "", &["AKIAKEY"]);
+    check("null", listed, &["arn:role"]);
+}
+
 /// Whom the record names is in no core: it is what stays when somebody is erased. Broken to see it fail: `errorMessage`
 /// as the code of the outcome.
 #[test]

@@ -131,9 +131,8 @@ impl Inspection {
         };
         let heads = machine.heads();
         for (vantage, audited) in audits.all() {
-            for frontier in
-                [Some(&audited.read), audited.again.as_ref().map(|(again, _)| again)].into_iter().flatten()
-            {
+            let again = audited.again.iter().map(|(again, _)| again);
+            for frontier in std::iter::once(&audited.read).chain(again) {
                 let signed: Vec<_> = heads.of_size(frontier.size()).map(|seen| seen.head()).collect();
                 if let Some(signed) = other_root(frontier, &signed) {
                     let why = format!(

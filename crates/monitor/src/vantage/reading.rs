@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use epigraph_core::checkpoint::decode_text;
 use epigraph_core::note::Parsed;
 use epigraph_core::{Frontier, Hash, LeafIndex, TreeHead, UnixMillis};
+use epigraph_rpc::entries as wire;
 use epigraph_rpc::peer::{Follow, FollowEvent};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
@@ -105,7 +105,7 @@ pub async fn tail(
                     full = true;
                     reading.come(Come::Full { at: outbox.now() }).await;
                 }
-                reading.stands().await;
+                reading.stands(target).await;
                 reading.reached(target).await;
                 continue;
             }
@@ -188,12 +188,12 @@ impl<'a> Reading<'a> {
             let proven = audit.proven().size();
             match audit.step() {
                 Step::Read { first, .. } => {
-                    let entries = self.entries.from(first).await?;
-                    let taken = audit.take(entries, &rules);
+                    let (entries, before) = self.entries.from(first).await?;
+                    let entries = || entries.iter().skip(before);
+                    let taken = audit.take(entries(), &rules);
                     let mut malformed = audit.take_malformed();
                     if let Some(order) = &mut self.order {
-                        let taken = entries.get(..taken).unwrap_or_default();
-                        order.check(first, taken, self.outbox.now(), &mut malformed);
+                        order.check(first, entries().take(taken), self.outbox.now(), &mut malformed);
                     }
                     self.entries.drop_first(taken);
                     self.malformed(malformed).await;
@@ -288,10 +288,9 @@ impl<'a> Reading<'a> {
     }
 
     /// Says what stands as of the head that was reached.
-    async fn stands(&self) {
+    async fn stands(&self, head: TreeHead) {
         let Some(order) = &self.order else { return };
-        let (reporter, conditions) = (self.reader.vantage.name.clone(), order.proven.stands());
-        self.outbox.send(Message::Report { reporter, conditions }).await;
+        self.outbox.send(Message::Order { upto: head.size, conditions: order.proven.stands() }).await;
     }
 
     async fn found(&self, found: Found) {
@@ -353,7 +352,13 @@ impl Order {
         Some(Order { read: proven.duplicate(), proven })
     }
 
-    fn check(&mut self, first: LeafIndex, entries: &[Bytes], now: UnixMillis, malformed: &mut Malformed) {
+    fn check<'e>(
+        &mut self,
+        first: LeafIndex,
+        entries: impl Iterator<Item = &'e [u8]>,
+        now: UnixMillis,
+        malformed: &mut Malformed,
+    ) {
         for (offset, entry) in (0..).zip(entries) {
             let Some(index) = first.checked_add(offset) else { continue };
             if let Err(broken) = self.read.check(index, entry, now) {
@@ -376,8 +381,8 @@ struct Entries<'a> {
     reader: &'a Reader,
     outbox: &'a Outbox,
     stream: Option<Follow>,
-    /// What came and was not taken yet, and the index of the first of it.
-    held: Vec<Bytes>,
+    /// What came, how much of it was taken, and the index of the first that was not.
+    held: wire::Entries,
     taken: usize,
     first: LeafIndex,
     /// As far as this stream said that there are entries.
@@ -387,20 +392,20 @@ struct Entries<'a> {
 impl<'a> Entries<'a> {
     fn new(reader: &'a Reader, outbox: &'a Outbox) -> Entries<'a> {
         let first = LeafIndex::default();
-        Entries { reader, outbox, stream: None, held: Vec::new(), taken: 0, first, promised: 0 }
+        Entries { reader, outbox, stream: None, held: wire::Entries::default(), taken: 0, first, promised: 0 }
     }
 
-    /// Entries from this one on, at least one.
-    async fn from(&mut self, first: LeafIndex) -> Result<&[Bytes], String> {
+    /// Entries from this one on, at least one, behind so many others.
+    async fn from(&mut self, first: LeafIndex) -> Result<(&wire::Entries, usize), String> {
         if self.first != first || self.taken >= self.held.len() {
             if self.first.checked_add(self.held.len() as u64 - self.taken as u64) != Some(first) {
                 self.stream = None;
             }
-            (self.held, self.taken) = (Vec::new(), 0);
+            (self.held, self.taken) = (wire::Entries::default(), 0);
             self.held = self.next(first).await?;
             self.first = first;
         }
-        Ok(self.held.get(self.taken..).unwrap_or_default())
+        Ok((&self.held, self.taken))
     }
 
     fn drop_first(&mut self, count: usize) {
@@ -410,7 +415,7 @@ impl<'a> Entries<'a> {
         }
     }
 
-    async fn next(&mut self, first: LeafIndex) -> Result<Vec<Bytes>, String> {
+    async fn next(&mut self, first: LeafIndex) -> Result<wire::Entries, String> {
         let origin = self.reader.origin.as_str();
         let mut ends = 0;
         loop {

@@ -292,7 +292,7 @@ impl LogService for Service {
                 let count = entries.len() as u64;
                 events.push(event(Event::Entries(v1::FollowEntries {
                     first_index,
-                    entries: entries.to_vec(),
+                    entries: entries.iter().collect(),
                 })));
                 first_index += count;
             }

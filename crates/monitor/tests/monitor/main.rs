@@ -14,6 +14,7 @@ mod failures;
 mod inspect;
 mod liar;
 mod lies;
+mod order;
 mod pki;
 mod real;
 mod support;

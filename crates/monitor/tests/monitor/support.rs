@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use epigraph_core::{Clock, Origin, Policy, SigningKey};
 use epigraph_monitor::Monitor;
+use epigraph_monitor::audit::SequenceRule;
 use epigraph_monitor::compare::Tuning;
 use epigraph_monitor::disk::{Disk, add_log, create};
 use epigraph_monitor::event::VantageKind;
@@ -108,6 +109,16 @@ impl Home {
         self.start_with(state, readers, Vec::new(), full_audit_every_ms, clock)
     }
 
+    /// Starts a monitor that looks at the order of entries, and is told of gaps by a service too.
+    pub fn start_in_order(
+        &self,
+        readers: Vec<(&str, Log)>,
+        sequence: Option<Arc<dyn SequenceRule>>,
+    ) -> Result<Running, StartError> {
+        let (state, clock) = (Arc::new(self.state.clone()), Going::from(NOW.0));
+        self.start_log(state, readers, Vec::new(), (u64::MAX, clock), sequence)
+    }
+
     fn start_with(
         &self,
         state: Arc<dyn Dir>,
@@ -116,6 +127,17 @@ impl Home {
         full_audit_every_ms: u64,
         clock: Arc<dyn Clock>,
     ) -> Result<Running, StartError> {
+        self.start_log(state, readers, monitors, (full_audit_every_ms, clock), None)
+    }
+
+    fn start_log(
+        &self,
+        state: Arc<dyn Dir>,
+        readers: Vec<(&str, Log)>,
+        monitors: Vec<(String, peer::Monitor)>,
+        (full_audit_every_ms, clock): (u64, Arc<dyn Clock>),
+        sequence: Option<Arc<dyn SequenceRule>>,
+    ) -> Result<Running, StartError> {
         let (disk, book) = Disk::open(state, Arc::new(self.evidence.clone()))?;
         let log = LogSetup {
             origin: self.name.clone(),
@@ -123,8 +145,8 @@ impl Home {
             tuning: Tuning::default(),
             full_audit_every_ms,
             rules: Vec::new(),
-            sequence: None,
-            reporters: Vec::new(),
+            sequence,
+            reporters: vec![("service".to_owned(), &[Code::SourceGap])],
             readers: readers.into_iter().map(|(name, log)| (name.to_owned(), log)).collect(),
             witnesses: Vec::new(),
             monitors,

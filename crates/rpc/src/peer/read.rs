@@ -87,7 +87,7 @@ impl Log {
         let mut client = self.client.clone();
         let answer = call(request, CALL_DEADLINE, |request| client.get_entries(request)).await?;
         expect("first_index", first_index, answer.first_index)?;
-        let count = check_entries(first, &answer.entries)?;
+        let count = check_entries(first, answer.entries.iter().map(AsRef::as_ref))?;
         at_most("entries", u64::from(read_entries(max)), count)?;
         Ok(answer.entries)
     }

@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Log, call, check_entries, expect, present};
 use crate::convert::{ConvertError, leaf_index};
+use crate::entries::Entries;
 use crate::limits::CALL_DEADLINE;
 use crate::status::CallError;
 use crate::v1;
@@ -29,7 +30,7 @@ pub enum FollowEvent {
         /// The index of the first one.
         first_index: LeafIndex,
         /// Their bytes.
-        entries: Vec<Bytes>,
+        entries: Entries,
     },
     /// The last event: ask again for what follows this index, which is after the last entry that came.
     End(LeafIndex),
@@ -109,7 +110,7 @@ impl Follow {
             Event::Checkpoint(note) => FollowEvent::Checkpoint(present("checkpoint", note)?),
             Event::Entries(v1::FollowEntries { first_index, entries }) => {
                 expect("first_index", self.next.get(), first_index)?;
-                let count = check_entries(self.next, &entries)?;
+                let count = check_entries(self.next, entries.iter())?;
                 let first_index = self.next;
                 self.next =
                     first_index.checked_add(count).ok_or(ConvertError::IndexTooLarge(first_index.get()))?;

@@ -9,10 +9,10 @@ use epigraph_core::proof::{
     ConsistencyProof, InclusionProof, Nodes, ProofError, prove_consistency, prove_inclusion,
 };
 use epigraph_core::{Checkpoint, Hash, LeafIndex, TreeSize, Verified};
-use epigraph_rpc::limits::MAX_READ_BYTES;
+use epigraph_rpc::limits::{MAX_READ_BYTES, MAX_READ_ENTRIES};
 use epigraph_store::lookup::LookupError;
 use epigraph_store::tile::{LEVELS, TILE_HEIGHT, WIDTH};
-use epigraph_store::tree::{Entries, EntryError, Tree, TreeError, WarmError};
+use epigraph_store::tree::{EntryError, Reading, Tree, TreeError, WarmError};
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -244,8 +244,14 @@ impl Log {
         let read = tokio::task::spawn_blocking(move || {
             // Until the thread is done, whether or not the caller is still there.
             let _permit = permit;
-            let mut entries = Vec::new();
-            read_entries(&tree, first, end, MAX_READ_BYTES, &mut entries).map(|()| entries)
+            // All in one piece of memory, of which each entry is a part: a piece for each costs more than hashing it does.
+            let (mut bytes, mut ends) = (Vec::with_capacity(FOLLOW_BYTES), vec![0]);
+            read_entries(&mut tree.read(first, end), end, MAX_READ_BYTES, |entry| {
+                bytes.extend_from_slice(entry);
+                ends.push(bytes.len());
+            })?;
+            let bytes = Bytes::from(bytes);
+            Ok(ends.windows(2).map(|place| bytes.slice(place[0]..place[1])).collect())
         });
         read.await.map_err(|error| ReadError::Damaged(error.to_string()))?
     }
@@ -313,27 +319,21 @@ fn hashes<N: Nodes>(nodes: &N, height: u32, range: Range<u64>) -> Result<Vec<Has
     range.map(|index| nodes.node(height, index)).collect()
 }
 
-/// As many of the entries from `first` up to `end` as `most_bytes` have room for, which is at least one. What was read
-/// before an error is good.
+/// Gives out as many of the next entries up to `end` as one answer may have and `most_bytes` have room for, which is at least one.
+/// What was given out before an error is good.
 pub(super) fn read_entries(
-    tree: &Tree,
-    first: LeafIndex,
+    reading: &mut Reading<'_>,
     end: TreeSize,
     most_bytes: usize,
-    entries: &mut Vec<Bytes>,
+    give: impl FnMut(&[u8]),
 ) -> Result<(), ReadError> {
-    // All in one piece of memory, of which each entry is a part: a piece for each costs more than hashing it does.
-    let mut read = Entries::with_capacity(most_bytes.min(FOLLOW_BYTES));
-    let full = tree.read(first, end, most_bytes, &mut read);
-    let bytes = Bytes::from(std::mem::take(&mut read.bytes));
-    entries.extend(read.places().map(|place| bytes.slice(place)));
-    let full = full.map_err(|error| match error {
+    let full = reading.take(MAX_READ_ENTRIES as usize, most_bytes, give).map_err(|error| match error {
         EntryError::Tree(TreeError::NotYet { size, .. }) => ReadError::Building(size),
         error => ReadError::Damaged(error.to_string()),
     })?;
     // An answer that ends early would look like one that was full.
-    let size = first.get().saturating_add(entries.len() as u64);
-    if full || size == end.get() {
+    let size = reading.next_index();
+    if full || !end.contains(size) {
         Ok(())
     } else {
         Err(ReadError::Damaged(format!("the journal ends at {size}, before {end}")))

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use epigraph_core::checkpoint::LogSigned;
 use epigraph_core::{Checkpoint, LeafIndex, TreeSize, Verified};
+use epigraph_rpc::entries::Entries;
 use epigraph_rpc::limits::MAX_READ_ENTRIES;
 use epigraph_rpc::{Exceeded, Share, SpiffeId};
 use thiserror::Error;
@@ -29,6 +29,9 @@ pub const MAX_STREAMS_PER_IDENTITY: usize = 32;
 /// Bytes of entries in one event: four of the largest entries, so that each event has at least one, and large enough that
 /// asking the disk costs less than hashing what it gives.
 pub const FOLLOW_BYTES: usize = 256 * 1024;
+
+/// Memory for one event: before each of its entries go two bytes, or three if it has 128 and more.
+const EVENT_CAPACITY: usize = FOLLOW_BYTES + 3 * MAX_READ_ENTRIES as usize;
 
 /// Reads of followers at one time; the others wait their turn, without a thread. A few are enough to keep a disk busy, and
 /// [`MAX_ENTRY_READS`](super::MAX_ENTRY_READS) of other callers are not held up.
@@ -88,7 +91,7 @@ pub enum Followed {
         /// The index of the first one.
         first_index: LeafIndex,
         /// Their bytes, each compared with the tree.
-        entries: Vec<Bytes>,
+        entries: Entries,
     },
     /// The last event: the index after the last entry.
     End(LeafIndex),
@@ -110,7 +113,7 @@ pub struct Follow {
 }
 
 /// Entries, as many as one event may have, and why there are not more, if that is a fault.
-type Read = (Vec<Bytes>, Result<(), ReadError>);
+type Read = (Entries, Result<(), ReadError>);
 
 /// Signed heads, published or not, the newest whenever one is asked for.
 pub struct WatchPending {
@@ -181,17 +184,16 @@ impl Log {
         tokio::task::spawn_blocking(move || {
             // Until the thread is done, whether or not the reader is still there.
             let _permit = permit;
-            let mut next = Some(first);
+            let mut reading = tree.read(first, end);
             for _ in 0..EVENTS_PER_TURN {
-                let (Some(first), Ok(room)) = (next, events.try_reserve()) else { return };
-                let most = first.checked_add(u64::from(MAX_READ_ENTRIES) - 1);
-                let most = most.map_or(end, |last| last.size_after().min(end));
-                let mut entries = Vec::new();
-                let read = read_entries(&tree, first, most, FOLLOW_BYTES, &mut entries);
-                next = first
-                    .checked_add(entries.len() as u64)
-                    .filter(|next| read.is_ok() && end.contains(*next));
+                let Ok(room) = events.try_reserve() else { return };
+                let mut entries = Entries::with_capacity(EVENT_CAPACITY);
+                let read = read_entries(&mut reading, end, FOLLOW_BYTES, |entry| entries.push(entry));
+                let over = read.is_err() || !end.contains(reading.next_index());
                 room.send((entries, read));
+                if over {
+                    return;
+                }
             }
         });
         Ok(ahead)
@@ -253,7 +255,7 @@ impl Follow {
 
 enum Advanced {
     Checkpoint(Arc<Verified<Checkpoint>>),
-    Read(Vec<Bytes>, Result<(), ReadError>),
+    Read(Entries, Result<(), ReadError>),
     /// Nothing will be published any more.
     LogEnded,
 }
@@ -266,8 +268,9 @@ async fn advance(
     announced: TreeSize,
 ) -> Advanced {
     if announced.contains(next) {
-        let (entries, read) =
-            read_next(log, ahead, next, announced).await.unwrap_or_else(|error| (Vec::new(), Err(error)));
+        let (entries, read) = read_next(log, ahead, next, announced)
+            .await
+            .unwrap_or_else(|error| (Entries::default(), Err(error)));
         return Advanced::Read(entries, read);
     }
     let more = |newest: &Option<Arc<Verified<Checkpoint>>>| {

@@ -19,7 +19,7 @@ use epigraph_store::history::History;
 use epigraph_store::published::PublishedStore;
 use epigraph_store::witness_sizes::{Sizes, WitnessSizes};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::Instrument;
 
@@ -134,6 +134,8 @@ pub(super) struct Gatherer<W> {
     sizes: Arc<Mutex<Option<WitnessSizes>>>,
     history: Option<Arc<History>>,
     published: Published,
+    /// The newest checkpoint on its way into the history: whoever waits for the next head does not wait for it.
+    keeping: Option<JoinHandle<()>>,
     /// The proofs to one size: witnesses that hold the same size share one.
     proofs: (TreeSize, BTreeMap<TreeSize, Vec<Hash>>),
     late: bool,
@@ -171,6 +173,7 @@ impl<W: AskWitness> Gatherer<W> {
             sizes: Arc::new(Mutex::new(sizes)),
             history,
             published,
+            keeping: None,
             proofs: (TreeSize::ZERO, BTreeMap::new()),
             late: false,
             evidence_files,
@@ -274,9 +277,9 @@ impl<W: AskWitness> Gatherer<W> {
                         Event::Rested(place)
                     });
                 }
-                Effect::Publish { head, note } => {
-                    self.publish(note).await?;
-                    published = Some(head);
+                Effect::Publish(checkpoint) => {
+                    published = Some(checkpoint.head());
+                    self.publish(checkpoint).await?;
                 }
                 Effect::Tell { place, trouble } => {
                     let witness = self.policy.witnesses().get(place).map_or("", |witness| &witness.name);
@@ -360,13 +363,14 @@ impl<W: AskWitness> Gatherer<W> {
         spread_wait(FIRST_REST, LONGEST_REST, failures, &*self.entropy)
     }
 
-    async fn publish(&mut self, note: String) -> Result<(), PublishError> {
-        let checkpoint = Checkpoint::open(note.as_bytes(), &self.policy)?;
+    async fn publish(&mut self, checkpoint: Verified<Checkpoint>) -> Result<(), PublishError> {
+        let checkpoint = Arc::new(checkpoint);
+        let written = Arc::clone(&checkpoint);
         let (store, kept, sizes) = (Arc::clone(&self.store), Arc::clone(&self.sizes), self.machine.sizes());
         // A crash before this is durable: nobody saw the checkpoint. After it: it is served at the start.
         let write = move || {
             keep_sizes(&mut kept.lock().unwrap_or_else(PoisonError::into_inner), sizes);
-            store.lock().unwrap_or_else(PoisonError::into_inner).store(note.as_bytes())
+            store.lock().unwrap_or_else(PoisonError::into_inner).store(written.note())
         };
         let (origin, size) = (checkpoint.origin(), checkpoint.head().size.get());
         let span = tracing::debug_span!("publish", log = %origin, size);
@@ -374,12 +378,14 @@ impl<W: AskWitness> Gatherer<W> {
             Ok(written) => written?,
             Err(error) => return Err(AskError::Fatal(error.to_string()).into()),
         }
-        let checkpoint = Arc::new(checkpoint);
         let before = self.published.send_replace(Some(Arc::clone(&checkpoint)));
-        // After it is served, so that nobody waits for it. A crash before: the next start adds it. A late cosignature is
-        // not worth a second entry.
+        // After it is served. A crash before: the next start adds it. A late cosignature is not worth a second entry.
         if before.is_none_or(|before| before.head() != checkpoint.head()) {
-            keep_in_history(self.history.clone(), checkpoint).await;
+            // They stay in order, and one is under way at most.
+            if let Some(before) = self.keeping.take() {
+                drop(before.await);
+            }
+            self.keeping = Some(tokio::spawn(keep_in_history(self.history.clone(), checkpoint)));
         }
         Ok(())
     }

@@ -12,13 +12,14 @@
 mod conflict;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use epigraph_core::checkpoint::LogSigned;
-use epigraph_core::cosignature::{CosignatureError, add_cosignature, claimed_time};
+use epigraph_core::cosignature::{CosignatureError, claimed_time};
+use epigraph_core::gathering::Gathering;
 use epigraph_core::hash::leaf_hash;
 use epigraph_core::note::SignatureLine;
 use epigraph_core::policy::WitnessSet;
-use epigraph_core::policy::explain::Answer;
 use epigraph_core::{Checkpoint, Hash, Policy, TreeHead, TreeSize, UnixMillis, VKey, Verified};
 use epigraph_store::witness_sizes::Sizes;
 use thiserror::Error;
@@ -140,14 +141,9 @@ pub enum Effect {
         /// 1 for the first failure.
         failures: u32,
     },
-    /// Make the note durable, then serve it: a head that meets the policy for the first time, or the one that is published
-    /// with one more cosignature.
-    Publish {
-        /// The head.
-        head: TreeHead,
-        /// The note with its cosignatures.
-        note: String,
-    },
+    /// Make the checkpoint durable, then serve it: its head meets the policy for the first time, or is published already and this
+    /// has one more cosignature.
+    Publish(Verified<Checkpoint>),
     /// Tell whoever runs the log.
     Tell {
         /// The witness's place.
@@ -205,11 +201,9 @@ pub struct WitnessStatus {
     pub trouble: Option<Trouble>,
 }
 
-struct Gathering {
-    signed: LogSigned,
-    note: String,
-    cosigned: WitnessSet,
-    /// Those of them that cosigned since the last [`Event::Refresh`]; all of them before the first.
+struct Pending {
+    gathering: Gathering,
+    /// Those that cosigned since the last [`Event::Refresh`]; all that did before the first.
     fresh: WitnessSet,
     /// Those that are not asked again for this head.
     skipped: WitnessSet,
@@ -239,10 +233,10 @@ struct Peer {
 
 /// The state of all witnesses.
 pub struct Witnesses {
-    policy: Policy,
+    policy: Arc<Policy>,
     peers: BTreeMap<usize, Peer>,
     /// In ascending order; the published one is the first of them while it is there.
-    pending: VecDeque<Gathering>,
+    pending: VecDeque<Pending>,
     published: Option<TreeHead>,
     now: UnixMillis,
     effects: Vec<Effect>,
@@ -275,7 +269,7 @@ impl Witnesses {
         let mut peers: BTreeMap<_, _> =
             (0..known).map(|place| (place, peer(false, TreeSize::ZERO))).collect();
         peers.extend(asked.map(|(place, held)| (place, peer(true, held))));
-        let (pending, now) = (VecDeque::new(), UnixMillis::default());
+        let (policy, pending, now) = (Arc::new(policy), VecDeque::new(), UnixMillis::default());
         Witnesses { peers, policy, pending, published: already, now, effects: Vec::new() }
     }
 
@@ -306,7 +300,7 @@ impl Witnesses {
     /// one of them was of use, or was there already.
     pub fn handed(&mut self, size: TreeSize, lines: &[SignatureLine]) -> (Vec<Effect>, Result<(), NotTaken>) {
         let mut taken = Err(NotTaken::NoSuchHead(size));
-        if self.pending.iter().any(|gathering| gathering.signed.head().size == size) {
+        if self.pending.iter().any(|pending| pending.gathering.head().size == size) {
             taken = Err(NotTaken::NotOfAWitness);
             for line in lines {
                 let named = |witness: &epigraph_core::policy::Witness| witness.vkey.is_named_by(line);
@@ -327,7 +321,7 @@ impl Witnesses {
     pub fn status(&self) -> Status {
         let newest = self.pending.back();
         let skipped = newest.map_or(WitnessSet::EMPTY, |newest| newest.skipped);
-        let cosigned = newest.map_or(WitnessSet::EMPTY, |newest| newest.cosigned);
+        let cosigned = newest.map_or(WitnessSet::EMPTY, |newest| newest.gathering.cosigned());
         let status = |(place, peer): (&usize, &Peer)| WitnessStatus {
             name: self.name(*place),
             held: peer.held,
@@ -339,7 +333,7 @@ impl Witnesses {
         };
         Status {
             pending: newest
-                .map(|newest| newest.signed.head().size)
+                .map(|newest| newest.gathering.head().size)
                 .or(self.published.map(|head| head.size))
                 .unwrap_or_default(),
             cosigned: cosigned.len(),
@@ -374,7 +368,7 @@ impl Witnesses {
     }
 
     fn lacks(&self) -> impl Iterator<Item = usize> {
-        let cosigned = self.pending.back().map_or(WitnessSet::EMPTY, |newest| newest.cosigned);
+        let cosigned = self.pending.back().map_or(WitnessSet::EMPTY, |newest| newest.gathering.cosigned());
         (0..self.policy.witnesses().len()).filter(move |place| !cosigned.contains(*place))
     }
 
@@ -384,15 +378,21 @@ impl Witnesses {
 
     fn signed(&mut self, signed: LogSigned) {
         let size = signed.head().size;
-        if self.pending.back().is_some_and(|newest| newest.signed.head().size >= size) {
+        if self.pending.back().is_some_and(|newest| newest.gathering.head().size >= size) {
             return;
         }
         if self.pending.len() == MAX_PENDING_HEADS {
             self.pending.pop_front();
         }
-        let note = signed.note().to_owned();
-        let (cosigned, fresh, skipped) = (WitnessSet::EMPTY, WitnessSet::EMPTY, WitnessSet::EMPTY);
-        self.pending.push_back(Gathering { signed, note, cosigned, fresh, skipped, shown: false });
+        match Gathering::new(signed, Arc::clone(&self.policy)) {
+            Ok(gathering) => self.pending.push_back(Pending {
+                gathering,
+                fresh: WitnessSet::EMPTY,
+                skipped: WitnessSet::EMPTY,
+                shown: false,
+            }),
+            Err(error) => return self.effects.push(Effect::Stop(error.to_string())),
+        }
         self.publish_if_enough(size);
     }
 
@@ -403,29 +403,25 @@ impl Witnesses {
             return;
         }
         match self.pending.back_mut() {
-            Some(newest) if newest.signed.head() == published.head() => {
+            Some(newest) if newest.gathering.head() == published.head() => {
                 newest.fresh = WitnessSet::EMPTY;
                 newest.skipped = WitnessSet::EMPTY;
             }
             Some(_) => {}
             // Published before the start.
             None => {
-                let note = String::from_utf8_lossy(published.note()).into_owned();
-                let Ok(signed) = Checkpoint::open_log_signed(published.note(), &self.policy) else { return };
-                let explained = Checkpoint::explain(published.note(), &self.policy, None);
-                let witnesses = explained.map(|explained| explained.witnesses).unwrap_or_default();
-                let cosigned = (0..).zip(&witnesses);
-                let cosigned = cosigned.filter(|(_, witness)| matches!(witness.answer, Answer::Signed(_)));
-                let cosigned = cosigned.map(|(place, _)| place).collect();
+                let Ok(gathering) = Gathering::of_published(published, Arc::clone(&self.policy)) else {
+                    return;
+                };
                 let (fresh, skipped) = (WitnessSet::EMPTY, WitnessSet::EMPTY);
-                self.pending.push_back(Gathering { signed, note, cosigned, fresh, skipped, shown: true });
+                self.pending.push_back(Pending { gathering, fresh, skipped, shown: true });
             }
         }
     }
 
     fn ask_whoever_is_free(&mut self) {
         let Some(newest) = self.pending.back() else { return };
-        let head = newest.signed.head();
+        let head = newest.gathering.head();
         let done = newest.fresh.union(newest.skipped);
         for (place, peer) in &mut self.peers {
             if !peer.dialled || peer.asked.is_some() || peer.resting || done.contains(*place) {
@@ -433,7 +429,7 @@ impl Witnesses {
             }
             peer.asked = Some(head);
             peer.corrected = false;
-            let (old, note) = (peer.held.min(head.size), newest.signed.note().to_owned());
+            let (old, note) = (peer.held.min(head.size), newest.gathering.signed().note().to_owned());
             self.effects.push(Effect::Ask { place: *place, old, head, note });
         }
     }
@@ -463,7 +459,7 @@ impl Witnesses {
             let why = "it has no signature of this witness".to_owned();
             return self.fail(place, Trouble::BadSignature(why));
         };
-        if !self.pending.iter().any(|gathering| gathering.signed.head() == head) {
+        if !self.pending.iter().any(|pending| pending.gathering.head() == head) {
             // Something larger was published in the meantime. Unverified, and used for nothing but the next question.
             return self.fine(place, head.size);
         }
@@ -476,25 +472,20 @@ impl Witnesses {
 
     /// Verifies the one new signature, and no other.
     fn attach(&mut self, place: usize, size: TreeSize, line: &SignatureLine) -> Result<(), NotTaken> {
-        let own = self.policy.witnesses().get(place);
-        let gathering =
-            self.pending.iter_mut().find(|gathering| gathering.signed.head().size == size).zip(own);
-        let Some((gathering, witness)) = gathering else { return Ok(()) };
-        let own: WitnessSet = [place].into_iter().collect();
-        if let Some(note) = add_cosignature(&gathering.note, line, &witness.vkey)? {
-            let ahead =
-                claimed_time(line).map_or(u64::MAX, |at| at.seconds().saturating_sub(self.now.0 / 1_000));
+        let pending = self.pending.iter_mut().find(|pending| pending.gathering.head().size == size);
+        let Some(pending) = pending else { return Ok(()) };
+        let ahead = claimed_time(line).map_or(u64::MAX, |at| at.seconds().saturating_sub(self.now.0 / 1_000));
+        let mut with_it = pending.gathering.clone();
+        if with_it.add(place, line)? {
             if ahead > MAX_AHEAD_SECONDS {
                 return Err(NotTaken::ClockAhead(ahead));
             }
-            gathering.note = note;
-            gathering.cosigned = gathering.cosigned.union(own);
-            gathering.shown = false;
-        } else if gathering.fresh.contains(place) {
+            (pending.gathering, pending.shown) = (with_it, false);
+        } else if pending.fresh.contains(place) {
             return Ok(());
         }
         // One that repeats itself, because its clock stands still, is not asked again before the next time.
-        gathering.fresh = gathering.fresh.union(own);
+        pending.fresh = pending.fresh.union([place].into_iter().collect());
         if let Some(peer) = self.peers.get_mut(&place) {
             peer.cosignatures += 1;
             if !peer.dialled {
@@ -508,21 +499,21 @@ impl Witnesses {
     }
 
     fn publish_if_enough(&mut self, size: TreeSize) {
-        let Some(at) = self.pending.iter().position(|gathering| gathering.signed.head().size == size) else {
-            return;
-        };
+        let is_meant = |pending: &Pending| pending.gathering.head().size == size;
+        let Some(at) = self.pending.iter().position(is_meant) else { return };
         let is_newest = at + 1 == self.pending.len();
-        let Some(gathering) = self.pending.get_mut(at) else { return };
-        let head = gathering.signed.head();
+        let Some(pending) = self.pending.get_mut(at) else { return };
+        let head = pending.gathering.head();
         // Never back: a head that reaches the quorum after a larger one is of no use.
         let behind = self.published.is_some_and(|published| head.size < published.size);
         // One more line under what is published is not worth a write while a larger head is on its way, which holds it up.
         let superseded = self.published == Some(head) && !is_newest;
-        if behind || superseded || gathering.shown || !self.policy.is_met_by(gathering.fresh) {
+        if behind || superseded || pending.shown || !self.policy.is_met_by(pending.fresh) {
             return;
         }
-        gathering.shown = true;
-        self.effects.push(Effect::Publish { head, note: gathering.note.clone() });
+        let Some(checkpoint) = pending.gathering.checkpoint() else { return };
+        pending.shown = true;
+        self.effects.push(Effect::Publish(checkpoint));
         self.published = Some(head);
         self.pending.drain(..at);
     }
@@ -550,8 +541,8 @@ impl Witnesses {
             peer.held = held.size;
             peer.corrected = true;
             peer.asked = Some(head);
-            let gathering = self.pending.iter().find(|gathering| gathering.signed.head() == head);
-            match gathering.map(|gathering| gathering.signed.note().to_owned()) {
+            let pending = self.pending.iter().find(|pending| pending.gathering.head() == head);
+            match pending.map(|pending| pending.gathering.signed().note().to_owned()) {
                 Some(note) => self.effects.push(Effect::Ask { place, old: held.size, head, note }),
                 // It is no longer asked for; the newest head is next.
                 None => peer.asked = None,

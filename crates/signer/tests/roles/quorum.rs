@@ -190,13 +190,14 @@ impl Log {
                     self.questions.push((place, Proposal { old_size: old, head: asked, proof, note }));
                 }
                 Effect::Rest { place, .. } => self.rests.push(place),
-                Effect::Publish { head: newest, note } => {
+                Effect::Publish(checkpoint) => {
                     // Never below the quorum, never another tree's, never back.
-                    let opened = Checkpoint::open(note.as_bytes(), &self.policy).unwrap();
-                    assert_eq!((opened.head(), newest), (newest, head(&self.tree, newest.size.get())));
+                    assert_eq!(Checkpoint::open(checkpoint.note(), &self.policy).as_ref(), Ok(&checkpoint));
+                    let newest = checkpoint.head();
+                    assert_eq!(newest, head(&self.tree, newest.size.get()));
                     assert!(self.published.is_none_or(|before| before.size <= newest.size));
                     self.published = Some(newest);
-                    self.note = note;
+                    self.note = String::from_utf8_lossy(checkpoint.note()).into_owned();
                     published = Some(machine::Event::Published(newest));
                 }
                 Effect::Stop(_) => self.stopped = true,

@@ -55,10 +55,11 @@ fn asked(effects: &[Effect]) -> Vec<(usize, u64, u64)> {
 /// The sizes published, each checked under the policy.
 fn published(policy: &Policy, effects: &[Effect]) -> Vec<(u64, usize)> {
     let publish = |effect: &Effect| match effect {
-        Effect::Publish { head, note } => {
-            let opened = Checkpoint::open(note.as_bytes(), policy).unwrap();
-            assert_eq!(opened.head(), *head);
-            Some((head.size.get(), note::Parsed::parse(note.as_bytes()).unwrap().signatures().len() - 1))
+        Effect::Publish(checkpoint) => {
+            let note = checkpoint.note();
+            assert_eq!(Checkpoint::open(note, policy).as_ref(), Ok(checkpoint));
+            let lines = note::Parsed::parse(note).unwrap().signatures().len();
+            Some((checkpoint.head().size.get(), lines - 1))
         }
         _ => None,
     };

@@ -131,6 +131,23 @@ impl Indexed {
     }
 }
 
+/// Entries in order, of one frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// The index of the first.
+    pub first: LeafIndex,
+    /// How many.
+    pub count: usize,
+    bundle: &'a [u8],
+}
+
+impl<'a> Run<'a> {
+    /// The bytes of each.
+    pub fn entries(&self) -> impl Iterator<Item = &'a [u8]> {
+        bundle::entries(self.bundle).map_while(Result::ok)
+    }
+}
+
 /// Entries in order. After an error it ends.
 pub struct Entries<'a> {
     reader: &'a EntryReader,
@@ -141,28 +158,48 @@ pub struct Entries<'a> {
 }
 
 impl Entries<'_> {
+    /// The index of the next entry.
+    pub fn next_index(&self) -> LeafIndex {
+        self.next
+    }
+
     /// The next entry, without copying it.
     pub fn next_entry(&mut self) -> Result<Option<(LeafIndex, &[u8])>, JournalError> {
-        let index = self.next;
-        if !self.end.contains(index) {
+        let Some(run) = self.next_run(1, usize::MAX)? else { return Ok(None) };
+        Ok(run.entries().next().map(|entry| (run.first, entry)))
+    }
+
+    /// The next entries, at most so many of them and so many bytes together, without copying them: none if the first has more
+    /// bytes than that. It may end before there is no room.
+    pub fn next_run(&mut self, most: usize, most_bytes: usize) -> Result<Option<Run<'_>>, JournalError> {
+        let first = self.next;
+        if !self.end.contains(first) {
             return Ok(None);
         }
-        let after = index.size_after();
-        let Some(following) = after.next_index() else { return Ok(None) };
         let (mut frame, mut at) = match self.frame.take() {
             Some(place) => place,
-            None => self.frame_of(index)?,
+            None => self.frame_of(first)?,
         };
-        if frame.after().size < after {
-            (frame, at) = self.frame_of(index)?;
+        if frame.after().size < first.size_after() {
+            (frame, at) = self.frame_of(first)?;
         }
-        self.next = following;
+        let left = frame.after().size.min(self.end).get() - first.get();
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(most);
         let (frame, at) = self.frame.insert((frame, at));
-        // The encoding and the count were checked when the frame was read, so there is an entry.
-        let entry = bundle::entries(frame.bundle().get(*at..).unwrap_or_default()).next();
-        let entry = entry.and_then(Result::ok).unwrap_or_default();
-        *at += bundle::LENGTH_BYTES + entry.len();
-        Ok(Some((index, entry)))
+        let rest = frame.bundle().get(*at..).unwrap_or_default();
+        let (mut count, mut bytes) = (0, 0);
+        // The encoding and the count were checked when the frame was read, so no error ends this.
+        for entry in bundle::entries(rest).map_while(Result::ok).take(most) {
+            if bytes + entry.len() > most_bytes {
+                break;
+            }
+            (count, bytes) = (count + 1, bytes + entry.len());
+        }
+        let bundle = rest.get(..bytes + count * bundle::LENGTH_BYTES).unwrap_or_default();
+        let Some(next) = first.checked_add(count as u64) else { return Ok(None) };
+        self.next = next;
+        *at += bundle.len();
+        Ok(Some(Run { first, count, bundle }))
     }
 
     /// The frame that contains the entry; with it, where in its bundle the entry starts.

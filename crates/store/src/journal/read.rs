@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use epigraph_core::hash::leaf_hash;
+use epigraph_core::hash::leaf_hashes;
 use epigraph_core::{Frontier, Hash, TreeHead, TreeSize, UnixMillis, bundle};
 
 use super::error::JournalError;
@@ -71,8 +71,8 @@ impl OwnedFrame {
 
     /// Appends the entries to `frontier` and compares the root. The message says what differs.
     pub fn replay(&self, frontier: &mut Frontier) -> Result<(), String> {
-        for entry in self.entries() {
-            frontier.push(leaf_hash(entry)).map_err(|error| error.to_string())?;
+        for leaf in leaf_hashes(self.entries()) {
+            frontier.push(leaf).map_err(|error| error.to_string())?;
         }
         self.compare(frontier)
     }

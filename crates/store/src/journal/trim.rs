@@ -10,6 +10,11 @@ use super::recover::{self, Beginning};
 use super::{Config, Journal, Opened, segment};
 use crate::file::Dir;
 
+/// The first entry that is still there, or would be the next one, in a directory that nobody has open.
+pub fn first_kept(dir: &dyn Dir) -> Result<TreeSize, JournalError> {
+    segment::list(dir)?.into_iter().next().ok_or(JournalError::NoJournal)
+}
+
 impl Journal {
     /// Like [`Journal::open`], for a journal that [`Journal::trim`] may have shortened. Nothing in it can tell whether its
     /// oldest segments were trimmed or lost: its owner has to know what may be gone.
@@ -25,7 +30,7 @@ impl Journal {
 
     /// The first entry that is still there, or would be the next one.
     pub fn first_kept(&self) -> Result<TreeSize, JournalError> {
-        segment::list(self.maker.dir.as_ref())?.into_iter().next().ok_or(JournalError::NoJournal)
+        first_kept(self.maker.dir.as_ref())
     }
 
     /// Whether [`Journal::trim`] would remove anything.

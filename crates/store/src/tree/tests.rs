@@ -237,20 +237,28 @@ fn entries_that_do_not_match_their_leaf_are_never_given_out() {
     let log = Log::of(3000, 100);
     let store = log.stored();
     let (tree, _follower) = log.tree(store.clone());
-    let read = |tree: &Tree, first, most_bytes| {
-        let mut entries = Entries::default();
-        let first = LeafIndex::new(first).unwrap();
-        let full = tree.read(first, TreeSize::new(3000).unwrap(), most_bytes, &mut entries);
-        (entries, full)
+    let read = |tree: &Tree, first, most, most_bytes| {
+        let mut entries: Vec<Vec<u8>> = Vec::new();
+        let mut reading = tree.read(LeafIndex::new(first).unwrap(), TreeSize::new(3000).unwrap());
+        let full = reading.take(most, most_bytes, |entry| entries.push(entry.to_vec()));
+        (entries, full, reading.next_index().get())
     };
-    let (entries, full) = read(&tree, 250, usize::MAX);
-    assert!(entries.iter().eq((250..3000).map(entry).collect::<Vec<_>>()) && !full.unwrap());
-    // Room for so much and not for a byte more.
-    let bytes = (250..300).map(|n| entry(n).len()).sum::<usize>();
-    for (most_bytes, expected) in [(bytes, 50), (bytes - 1, 49)] {
-        let (entries, full) = read(&tree, 250, most_bytes);
-        assert_eq!((entries.ends.len(), full.unwrap()), (expected, true));
+    let (entries, full, next) = read(&tree, 250, usize::MAX, usize::MAX);
+    assert!(entries.into_iter().eq((250..3000).map(entry)) && !full.unwrap() && next == 3000);
+    // Room for so much and not for a byte or an entry more.
+    let bytes = (250..400).map(|n| entry(n).len()).sum::<usize>();
+    for (most, most_bytes, expected) in
+        [(3000, bytes, 150), (3000, bytes - 1, 149), (150, bytes, 150), (149, bytes, 149), (0, 0, 0)]
+    {
+        let (entries, full, next) = read(&tree, 250, most, most_bytes);
+        assert!(entries.into_iter().eq((250..next).map(entry)) && full.unwrap());
+        assert_eq!(next, 250 + expected);
     }
+    // In steps.
+    let mut reading = tree.read(LeafIndex::new(0).unwrap(), TreeSize::new(3000).unwrap());
+    let mut entries = Vec::new();
+    while reading.take(77, 5000, |entry| entries.push(entry.to_vec())).unwrap() {}
+    assert!(entries.into_iter().eq((0..3000).map(entry)));
     // A store that was spoilt together with what is above it would be found by the edge; here one leaf is another.
     let mut edge = Edge::default();
     let mut full = Full::new();
@@ -262,9 +270,9 @@ fn entries_that_do_not_match_their_leaf_are_never_given_out() {
     store.put(&full).unwrap();
     let tree = Arc::new(Tree::new(log.dir.clone(), ORIGIN));
     let _follower = attach(&tree, store, edge, log.dir.clone(), ORIGIN).unwrap();
-    let (entries, damaged) = read(&tree, 690, usize::MAX);
+    let (entries, damaged, _) = read(&tree, 690, usize::MAX, usize::MAX);
     assert!(matches!(damaged, Err(EntryError::DataLoss { index, .. }) if index.get() == 700));
-    assert!(entries.iter().eq((690..700).map(entry).collect::<Vec<_>>()));
+    assert!(entries.into_iter().eq((690..700).map(entry)));
 }
 
 #[test]

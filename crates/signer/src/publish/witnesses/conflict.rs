@@ -56,7 +56,7 @@ impl Witnesses {
         size: TreeSize,
         held: &[u8],
     ) -> (Vec<Effect>, Result<(), NotTaken>) {
-        let mut heads = self.pending.iter().map(|gathering| gathering.signed.head());
+        let mut heads = self.pending.iter().map(|pending| pending.gathering.head());
         let Some(head) = heads.find(|head| head.size == size) else {
             return (Vec::new(), Err(NotTaken::NoSuchHead(size)));
         };
@@ -88,7 +88,7 @@ impl Witnesses {
             return self.stop(place, &shown);
         }
         let held = shown.head();
-        let mut pending = self.pending.iter().map(|gathering| &gathering.signed);
+        let mut pending = self.pending.iter().map(|pending| pending.gathering.signed());
         // The one that it was asked for, unless that is smaller, or no longer waited for.
         let ours = pending.find(|signed| signed.head().size >= held.size.max(asked.size));
         let (Some(ours), Some(peer)) = (ours, self.peers.get_mut(&place)) else { return };
@@ -109,11 +109,11 @@ impl Witnesses {
         let Some(claim) = &mut peer.claim else { return };
         let (asked, otherwise) = (claim.asked, claim.otherwise.clone());
         match judged.clone() {
-            Judged::Unknown(why) => return self.tell(place, Trouble::UnjudgedConflict(why)),
+            Judged::Unknown(why) => self.tell(place, Trouble::UnjudgedConflict(why)),
             Judged::OneHistory => {
                 claim.judged = Some(judged);
                 let why = "the head that it holds is one of this log's own history".to_owned();
-                return self.unproven(place, asked, otherwise, why);
+                self.unproven(place, asked, otherwise, why);
             }
             Judged::TwoHistories { held, ours } => {
                 claim.judged = Some(judged);
@@ -147,8 +147,8 @@ impl Witnesses {
             Otherwise::FalseConflict => self.tell(place, Trouble::FalseConflict(why)),
             Otherwise::Refused(refusal) => {
                 // As any other refusal: it may do better after a rest.
-                if let Some(gathering) = self.gathering(asked) {
-                    gathering.skipped = gathering.skipped.without([place].into_iter().collect());
+                if let Some(pending) = self.pending(asked) {
+                    pending.skipped = pending.skipped.without([place].into_iter().collect());
                 }
                 self.fail(place, Trouble::Refused(refusal));
             }
@@ -162,14 +162,14 @@ impl Witnesses {
 
     /// The log's own signature under a head that is larger than any it was asked for here.
     pub(super) fn is_signed_elsewhere(&self, shown: &LogSigned) -> bool {
-        let newest = self.pending.back().map(|newest| newest.signed.head().size);
+        let newest = self.pending.back().map(|newest| newest.gathering.head().size);
         newest.is_some_and(|newest| shown.head().size > newest)
     }
 
     /// No evidence can be made of this: whether the one head extends the other, only the tree can tell that has the larger one.
     pub(super) fn stop(&mut self, place: usize, shown: &LogSigned) {
         let TreeHead { size, root } = shown.head();
-        let newest = self.pending.back().map_or(TreeHead::EMPTY, |newest| newest.signed.head());
+        let newest = self.pending.back().map_or(TreeHead::EMPTY, |newest| newest.gathering.head());
         self.effects.push(Effect::Stop(format!(
             "the witness {} holds size {size} (root {root}) under this log's own key, and the newest head that was signed \
              here has size {} (root {}). Whether these are two histories only the log can show that has the larger one; the \
@@ -181,12 +181,12 @@ impl Witnesses {
     }
 
     pub(super) fn skip(&mut self, place: usize, head: TreeHead) {
-        if let Some(gathering) = self.gathering(head) {
-            gathering.skipped = gathering.skipped.union([place].into_iter().collect());
+        if let Some(pending) = self.pending(head) {
+            pending.skipped = pending.skipped.union([place].into_iter().collect());
         }
     }
 
-    fn gathering(&mut self, head: TreeHead) -> Option<&mut super::Gathering> {
-        self.pending.iter_mut().find(|gathering| gathering.signed.head() == head)
+    fn pending(&mut self, head: TreeHead) -> Option<&mut super::Pending> {
+        self.pending.iter_mut().find(|pending| pending.gathering.head() == head)
     }
 }

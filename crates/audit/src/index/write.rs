@@ -1,0 +1,268 @@
+//! Rows into the indexes: a run of slots at a time, with their counts, their symbols and how far it has come, in one transaction.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::PoisonError;
+
+use redb::{Durability, ReadableTable, Table as Writing, WriteTransaction};
+
+use super::counts::Counts;
+use super::key::{self, Kind};
+use super::value::{encode, pseudonym_bytes, text_bytes};
+use super::{
+    COUNTS, Index, IndexError, LAST, MAX_NUMBERS, META, NUMBERS, Progress, ROW, ROWS, SOURCES, SYMBOL,
+    SYMBOLS, TENANTS, damaged, disk, last_of, numbers_of, progress_of,
+};
+use crate::query::Row;
+use crate::store::EventName;
+use crate::vault::Cover;
+
+/// An event as the indexes take it in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// What is held of it; none if what happened was erased: then its source and number are all that is known.
+    pub row: Option<Row>,
+    /// Its slot.
+    pub slot: u64,
+    /// Where its leaf is.
+    pub leaf: u64,
+    /// Its source, epoch and sequence number.
+    pub name: EventName,
+}
+
+/// The table of the symbols' numbers, and those that were met last.
+struct Numbers<'t, 'n> {
+    symbols: Writing<'t, &'static [u8], &'static [u8]>,
+    numbers: Writing<'t, &'static [u8], &'static [u8]>,
+    cover: &'n Cover,
+    known: &'n mut HashMap<Vec<u8>, u32>,
+    /// Whether symbols that are new are given a number: only whoever is the first to meet an event gives them.
+    gives: bool,
+}
+
+/// Where the rows of one index go.
+struct Target {
+    kind: Kind,
+    progress: Progress,
+    rows: Vec<(Vec<u8>, usize)>,
+    counts: BTreeMap<Vec<u8>, Counts>,
+}
+
+impl Index {
+    /// Takes events in that follow, slot by slot, what the indexes have: those of them that have come to exactly this place. `durable` says
+    /// whether this and all before it must outlive a crash; whatever did not is taken in again.
+    pub fn fill(&self, entries: &[Entry], durable: bool) -> Result<(), IndexError> {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(()) };
+        let mut transaction = self.database.begin_write().map_err(disk("written"))?;
+        if durable {
+            // Without it the first opening after a crash reads the whole file.
+            transaction.set_quick_repair(true);
+        } else {
+            let kept = transaction.set_durability(Durability::None);
+            kept.map_err(|_| damaged("how a transaction is to be kept"))?;
+        }
+        let mut known = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() > MAX_NUMBERS {
+            known.clear();
+        }
+        let filled = fill(&transaction, (&self.cover, &mut known), entries, (first.slot, last));
+        let done = filled.and_then(|()| transaction.commit().map_err(disk("written")));
+        if done.is_err() {
+            // They may have numbers that were never written.
+            known.clear();
+        }
+        done
+    }
+}
+
+fn fill(
+    transaction: &WriteTransaction,
+    (cover, known): (&Cover, &mut HashMap<Vec<u8>, u32>),
+    entries: &[Entry],
+    (first, last): (u64, &Entry),
+) -> Result<(), IndexError> {
+    let mut meta = transaction.open_table(META).map_err(disk("written"))?;
+    let next = last_of(&meta)?.map_or(0, |(slot, _, _)| slot.saturating_add(1));
+    let is_new = next == first;
+    let mut targets = Vec::new();
+    for kind in Kind::ALL {
+        if let Some(progress) = progress_of(&meta, kind)?
+            && progress.next == first
+        {
+            targets.push(Target { kind, progress, rows: Vec::new(), counts: BTreeMap::new() });
+        }
+    }
+    if !(is_new || last.slot < next) || entries.iter().zip(first..).any(|(entry, slot)| entry.slot != slot) {
+        return Err(damaged(format!("the order of slots at {first}")));
+    }
+    let mut numbers = Numbers {
+        symbols: transaction.open_table(SYMBOLS).map_err(disk("written"))?,
+        numbers: transaction.open_table(NUMBERS).map_err(disk("written"))?,
+        cover,
+        known,
+        gives: is_new,
+    };
+    let mut values = Vec::new();
+    for row in entries.iter().filter_map(|entry| entry.row.as_ref()) {
+        let tenant = numbers.of(text_bytes(&row.tenant))?;
+        let value = encode(row, |symbol| numbers.of(symbol))?;
+        let place = key::of_row(tenant, row.occurred_at_ns);
+        let value = cover.seal((ROW, row.leaf.get()), &place, &value).map_err(|_| damaged("a row"))?;
+        for target in &mut targets {
+            target.take(row, tenant, (values.len(), value.len()), &mut numbers)?;
+        }
+        values.push(value);
+    }
+    if is_new {
+        count_tenants(transaction, &mut numbers, entries)?;
+        count_sources(transaction, entries)?;
+        let EventName { source, epoch, sequence } = last.name;
+        let numbers = [epoch, sequence, last.slot, last.leaf].map(u64::to_be_bytes).concat();
+        let value = [source.as_bytes(), numbers.as_slice()].concat();
+        meta.insert(&LAST[..], value.as_slice()).map_err(disk("written"))?;
+    }
+    for mut target in targets {
+        target.write(transaction, &values)?;
+        target.progress.next = last.slot.saturating_add(1);
+        let progress = target.progress.encode();
+        meta.insert(target.kind.as_str().as_bytes(), &progress[..]).map_err(disk("written"))?;
+    }
+    Ok(())
+}
+
+impl Numbers<'_, '_> {
+    fn of(&mut self, symbol: Vec<u8>) -> Result<u32, IndexError> {
+        if let Some(number) = self.known.get(&symbol) {
+            return Ok(*number);
+        }
+        let name = self.cover.name(&symbol);
+        let there = self.numbers.get(&name[..]).map_err(disk("read"))?;
+        let there = there.map(|number| number.value().try_into().map(u32::from_be_bytes));
+        let number = match there.transpose().map_err(|_| damaged("the dictionary"))? {
+            Some(number) => number,
+            None if self.gives => {
+                let last = self.symbols.last().map_err(disk("read"))?;
+                let last = last.map(|(number, _)| number.value().try_into().map(u32::from_be_bytes));
+                let last = last.transpose().map_err(|_| damaged("the dictionary"))?;
+                let number = last.map_or(Some(0), |last| last.checked_add(1));
+                let number = number.ok_or_else(|| damaged("the last number of the dictionary"))?;
+                let bytes = number.to_be_bytes();
+                let sealed = self.cover.seal((SYMBOL, number.into()), &[], &symbol);
+                let sealed = sealed.map_err(|_| damaged("a word of the dictionary"))?;
+                self.symbols.insert(&bytes[..], sealed.as_slice()).map_err(disk("written"))?;
+                self.numbers.insert(&name[..], &bytes[..]).map_err(disk("written"))?;
+                number
+            }
+            None => return Err(damaged("the dictionary: it lacks a word of an event that was taken in")),
+        };
+        self.known.insert(symbol, number);
+        Ok(number)
+    }
+}
+
+impl Target {
+    /// Adds the keys of a row.
+    fn take(
+        &mut self,
+        row: &Row,
+        tenant: u32,
+        (place, length): (usize, usize),
+        numbers: &mut Numbers<'_, '_>,
+    ) -> Result<(), IndexError> {
+        let (day, rest_ns) = key::day_and_rest(row.occurred_at_ns);
+        let mut add = |by: &[u8]| {
+            let stem = key::stem(day, tenant, by);
+            let key = key::key(&stem, rest_ns, row.leaf.get());
+            self.counts.entry(stem).or_default().add(rest_ns, key.len() + length);
+            self.rows.push((key, place));
+        };
+        match self.kind {
+            Kind::Time => add(&[]),
+            Kind::Actor => {
+                for actor in row.actors() {
+                    add(&numbers.of(pseudonym_bytes(&actor))?.to_be_bytes());
+                }
+            }
+            Kind::Resource => {
+                for thing in row.things() {
+                    add(&numbers.of(pseudonym_bytes(&thing))?.to_be_bytes());
+                }
+            }
+            Kind::Request if row.request_id.is_empty() => {}
+            Kind::Request => add(&key::of_request(numbers.cover, &row.request_id)),
+            Kind::Outcome => add(&key::of_outcome(row.result, numbers.of(text_bytes(&row.action))?)),
+        }
+        Ok(())
+    }
+
+    /// Writes them, in the order of their keys.
+    fn write(&mut self, transaction: &WriteTransaction, values: &[Vec<u8>]) -> Result<(), IndexError> {
+        self.rows.sort_unstable();
+        let mut rows = transaction.open_table(ROWS[self.kind.place()]).map_err(disk("written"))?;
+        for (key, place) in &self.rows {
+            let value = values.get(*place).map_or(&[][..], Vec::as_slice);
+            if rows.insert(key.as_slice(), value).map_err(disk("written"))?.is_some() {
+                return Err(damaged("the list of leaves: one was taken in twice"));
+            }
+            self.progress.rows += 1;
+            self.progress.bytes += (key.len() + value.len()) as u64;
+        }
+        let mut counts = transaction.open_table(COUNTS[self.kind.place()]).map_err(disk("written"))?;
+        for (stem, new) in &mut self.counts {
+            if let Some(before) = counts.get(stem.as_slice()).map_err(disk("read"))? {
+                let bytes = before.value();
+                self.progress.bytes = self.progress.bytes.saturating_sub((stem.len() + bytes.len()) as u64);
+                new.merge(&Counts::decode(bytes).ok_or_else(|| damaged("the counts"))?);
+            }
+            let bytes = new.encode();
+            self.progress.bytes += (stem.len() + bytes.len()) as u64;
+            counts.insert(stem.as_slice(), bytes.as_slice()).map_err(disk("written"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Counts the events of each day and tenant.
+fn count_tenants(
+    transaction: &WriteTransaction,
+    numbers: &mut Numbers<'_, '_>,
+    entries: &[Entry],
+) -> Result<(), IndexError> {
+    let mut new = BTreeMap::<_, u64>::new();
+    for row in entries.iter().filter_map(|entry| entry.row.as_ref()) {
+        let (day, _) = key::day_and_rest(row.occurred_at_ns);
+        *new.entry(key::stem(day, numbers.of(text_bytes(&row.tenant))?, &[])).or_default() += 1;
+    }
+    let mut tenants = transaction.open_table(TENANTS).map_err(disk("written"))?;
+    for (stem, count) in new {
+        let before = tenants.get(stem.as_slice()).map_err(disk("read"))?;
+        let before = before.map(|before| numbers_of::<1>(before.value()));
+        let [before] = before.unwrap_or(Some([0])).ok_or_else(|| damaged("the list of tenants"))?;
+        let count = before.saturating_add(count).to_be_bytes();
+        tenants.insert(stem.as_slice(), &count[..]).map_err(disk("written"))?;
+    }
+    Ok(())
+}
+
+/// Notes the first and the last sequence number of each source, epoch and day, and how many there are.
+fn count_sources(transaction: &WriteTransaction, entries: &[Entry]) -> Result<(), IndexError> {
+    let mut new = BTreeMap::<Vec<u8>, [u64; 3]>::new();
+    for entry in entries {
+        let Some(row) = &entry.row else { continue };
+        let (day, _) = key::day_and_rest(row.occurred_at_ns);
+        let EventName { source, epoch, sequence } = entry.name;
+        let key = [&key::day_bytes(day)[..], source.as_bytes(), &epoch.to_be_bytes()].concat();
+        let [first, last, count] = new.entry(key).or_insert([u64::MAX, 0, 0]);
+        (*first, *last, *count) = ((*first).min(sequence), (*last).max(sequence), *count + 1);
+    }
+    let mut sources = transaction.open_table(SOURCES).map_err(disk("written"))?;
+    for (key, [first, last, count]) in new {
+        let before = sources.get(key.as_slice()).map_err(disk("read"))?;
+        let before = before.map(|before| numbers_of::<3>(before.value()));
+        let before =
+            before.unwrap_or(Some([u64::MAX, 0, 0])).ok_or_else(|| damaged("the list of sources"))?;
+        let now = [first.min(before[0]), last.max(before[1]), count.saturating_add(before[2])];
+        let now = now.map(u64::to_be_bytes).concat();
+        sources.insert(key.as_slice(), now.as_slice()).map_err(disk("written"))?;
+    }
+    Ok(())
+}
