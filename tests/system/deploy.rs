@@ -123,6 +123,7 @@ fn the_dashboard_asks_for_documented_metrics_by_its_own_variables() {
         "Connections and refusals",
         "Process",
         "Audit service",
+        "Collector",
     ];
     assert_eq!(rows, expected);
     for annotation in list(&dashboard["annotations"]["list"]) {

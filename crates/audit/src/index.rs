@@ -20,6 +20,7 @@ mod tests;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -256,9 +257,9 @@ impl Index {
         last_of(&self.begin()?.open_table(META).map_err(disk("read"))?)
     }
 
-    /// The length of the file, in bytes.
+    /// What the file takes on the disk, in bytes. It may be longer: the library makes room ahead.
     pub fn file_bytes(&self) -> io::Result<u64> {
-        Ok(fs::metadata(&self.path)?.len())
+        Ok(fs::metadata(&self.path)?.blocks() * 512)
     }
 
     /// Adds an index. The follower fills it from the first event on; it answers when it has all. Nothing happens if it is there.

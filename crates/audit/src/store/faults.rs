@@ -339,9 +339,9 @@ fn a_change_of_keys_is_whole_or_did_not_happen() {
         |disk: &Disk| in_database(&disk.database()?, (&wrapper(1), &wrapper(2)), &Counting::default());
     let healthy = clean.copy();
     let had = healthy.faults.operations().len();
-    // The secret, a day, five users.
-    assert_eq!(change(&healthy).unwrap(), Rekeyed { keys: 7, before: false });
-    assert_eq!(change(&healthy).unwrap(), Rekeyed { keys: 7, before: true });
+    // The secret, a day, five users, each by its id and by its name.
+    assert_eq!(change(&healthy).unwrap(), Rekeyed { keys: 12, before: false });
+    assert_eq!(change(&healthy).unwrap(), Rekeyed { keys: 12, before: true });
     let operations = healthy.faults.operations().len() - had;
     let mut opened = [0, 0];
     for nth in 0..operations {
@@ -356,7 +356,7 @@ fn a_change_of_keys_is_whole_or_did_not_happen() {
             [Err(StoreError::Wrap(WrapError::NotOpened)), Ok(6)] => opened[1] += 1,
             other => panic!("{nth} {outcome:?}: {other:?}"),
         }
-        assert_eq!(change(&disk).unwrap().keys, 7);
+        assert_eq!(change(&disk).unwrap().keys, 12);
         // Nothing that was committed to has changed.
         assert_eq!(leaves(&disk.open(2).unwrap()), before);
     }
