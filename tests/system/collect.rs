@@ -17,7 +17,7 @@ use epigraph_store::file::real::RealDir;
 
 use crate::signer::Door;
 use crate::support::{Ended, House, Serving, block_on, command, epigraph};
-use crate::waiting::until;
+use crate::waiting::{ends, until};
 
 const COLLECTOR: &str = "spiffe://epigraph.quickstart/epigraph/collector/cluster";
 
@@ -371,7 +371,7 @@ fn an_old_copy_of_a_service_is_found_out() {
     let newest = audited.house.save(audited.house.path("audit"));
     old.put_back();
     let mut audit = audited.house.start("audit", "audit.toml").unwrap_or_else(|ended| panic!("{ended}"));
-    audit.ended().refused(5, &["the log has 200 leaves", "its store has 100 events", "an old copy"]);
+    ends(&mut audit).refused(5, &["the log has 200 leaves", "its store has 100 events", "an old copy"]);
     newest.put_back();
     audited.serve();
     fs::write(&file, events(0, 250)).unwrap();
