@@ -129,7 +129,7 @@ mod tests {
     fn listed_as(key: &SourceKey) -> SourceStatus {
         SourceStatus {
             vkey: key.vkey().to_string(),
-            id: *key.vkey().id(),
+            id: key.vkey().id(),
             owner: String::new(),
             collector: String::new(),
             enrolled_at: UnixMillis(1),
