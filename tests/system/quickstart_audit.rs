@@ -145,7 +145,13 @@ fn submit(home: &Path, batches: &[Batch]) {
         let (mut sender, mut answers) = audit.submit("").await.unwrap();
         for batch in batches {
             assert!(sender.send(batch.encode().into()).await);
-            while !matches!(answers.next().await.unwrap().unwrap(), Submitted::Accepted { .. }) {}
+            loop {
+                match answers.next().await.unwrap().unwrap() {
+                    Submitted::Accepted { .. } => break,
+                    Submitted::Published { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
         }
     });
 }
