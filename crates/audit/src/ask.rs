@@ -282,7 +282,8 @@ impl Asker {
                     .await?;
                 Ok(Asked::Planned(planned))
             }
-            Decided::Runs(plan, counted, view) => {
+            Decided::Runs(planned_run) => {
+                let (plan, counted, view) = *planned_run;
                 let read_today = self.desk().ledger.standing(&principal.name, self.clock.now()).bytes_today;
                 // From here on the question counts, whatever becomes of it.
                 let id = self.id();
@@ -299,7 +300,7 @@ impl Asker {
                     meter,
                     counted: Some(counted),
                     slot: None,
-                    plan: *plan,
+                    plan,
                 };
                 if let Err(error) = self.begin(&mut run, read_today).await {
                     self.settle(&mut run).await?;
@@ -367,7 +368,7 @@ impl Asker {
                         if let Some(used) = &plan.approval {
                             approvals.insert(used.id, used.clone());
                         }
-                        Decided::Runs(plan, counted, view)
+                        Decided::Runs(Box::new((*plan, counted, view)))
                     }
                 }
             }
@@ -566,7 +567,7 @@ enum Decided {
     Refused(Box<Refusal>),
     NeedsApproval(Box<approval::Pending>),
     Planned(Box<Plan>),
-    Runs(Box<Plan>, Counted, View),
+    Runs(Box<(Plan, Counted, View)>),
 }
 
 fn planned(id: String, plan: &Plan) -> Option<Planned> {
