@@ -198,12 +198,14 @@ impl Answer {
                 source.epoch
             ));
         }
-        if let (Some(kept), Some(dir)) = (kept, dir) {
-            terminal.line(format_args!(
+        match (kept, dir) {
+            (Some(0), _) => terminal.line("no row, so there is nothing to keep and to prove"),
+            (Some(kept), Some(dir)) => terminal.line(format_args!(
                 "{} {kept} events, each with its proof, are in {}",
                 terminal.good("verified:"),
                 dir.display()
-            ));
+            )),
+            _ => {}
         }
         match audited {
             Some(audited) => audited.show(terminal),
