@@ -92,6 +92,11 @@ logs = ["*"]
 spiffe = "{NAME}/appender/quickstart"
 roles = ["auditor"]
 logs = ["*"]
+[[reader]]
+spiffe = "{NAME}/appender/quickstart"
+kind = "human"
+roles = ["auditor"]
+tenants = ["*"]
 "#,
             to_log.address
         );

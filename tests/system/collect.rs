@@ -75,7 +75,9 @@ impl Audited {
              server = \"spiffe://epigraph.quickstart/epigraph/log/quickstart\"\npolicy = \"policy\"\n\
              [[authorize]]\nspiffe = \"{COLLECTOR}\"\nroles = [\"collector\"]\nlogs = [\"*\"]\n\
              [[authorize]]\nspiffe = \"spiffe://epigraph.quickstart/epigraph/appender/quickstart\"\n\
-             roles = [\"reader\", \"auditor\"]\nlogs = [\"*\"]\n",
+             roles = [\"reader\", \"auditor\"]\nlogs = [\"*\"]\n\
+             [[reader]]\nspiffe = \"spiffe://epigraph.quickstart/epigraph/appender/quickstart\"\n\
+             kind = \"human\"\nroles = [\"auditor\"]\ntenants = [\"*\"]\n",
             own("audit/server"),
             own("audit/client"),
             to_log.address,

@@ -24,9 +24,6 @@ use crate::registry::Registry;
 use crate::source::{Enrolled, REFUSALS, Refused, State, believe};
 use crate::store::{EventName, MAX_SAME_ID, StoreError, Taken};
 
-/// Events in one page: bundles of events at their limits fit into one answer.
-pub const PAGE: usize = 8;
-
 /// Of batches that are refused for one reason one is put on the record in this time, with how many there were since the one before: whoever
 /// sends nothing else does not fill the store and the log.
 const REFUSAL_RECORD_MS: u64 = 10_000;
@@ -63,15 +60,6 @@ pub enum Which {
     Leaf(LeafIndex),
     /// That of this number.
     Sequence(EventName),
-}
-
-/// Who reads, and why.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Reading {
-    /// The reader's name.
-    pub reader: String,
-    /// Why, as the reader says.
-    pub purpose: String,
 }
 
 /// Why a read has no answer.
@@ -279,25 +267,8 @@ impl Audit {
         Ok(sources)
     }
 
-    /// Gives events back, each with everything that proves it, and where the next page begins. That this was read, by whom and why is
-    /// durable before anything is looked at.
-    pub async fn read(
-        &self,
-        which: &Which,
-        reading: &Reading,
-        from_slot: u64,
-    ) -> Result<(Vec<Bundle>, Option<u64>), ReadError> {
-        self.put_on_record(read_entry(which, reading)).await?;
-        let slots = self.find(which, from_slot).await?;
-        let next = slots.get(PAGE).copied();
-        let mut bundles = Vec::new();
-        for slot in slots.into_iter().take(PAGE) {
-            bundles.push(self.bundle(slot).await?);
-        }
-        Ok((bundles, next))
-    }
-
-    async fn find(&self, which: &Which, from: u64) -> Result<Vec<u64>, ReadError> {
+    /// The slots of the events that are meant, from one on: [`ReadError::NotFound`] if there are none.
+    pub async fn find(&self, which: &Which, from: u64) -> Result<Vec<u64>, ReadError> {
         let (reader, which) = (self.keeper.reader().clone(), which.clone());
         let slots = blocking(move || match which {
             Which::Id(id) => reader.with_id(&id, from),
@@ -309,12 +280,6 @@ impl Audit {
         let slots = slots.await??;
         debug_assert!(slots.len() <= MAX_SAME_ID);
         if slots.is_empty() { Err(ReadError::NotFound) } else { Ok(slots) }
-    }
-
-    /// Everything that proves the event in a slot, under the newest checkpoint.
-    async fn bundle(&self, slot: u64) -> Result<Bundle, ReadError> {
-        let newest = self.published.borrow().clone().ok_or(ReadError::NotYetPublished)?;
-        self.bundle_under(slot, &newest).await
     }
 
     /// Everything that proves the event in a slot, under this checkpoint.
@@ -398,28 +363,6 @@ fn refused_entry(
         request: String::new(),
         body,
         about: ("source", source),
-        labels: Vec::new(),
-    }
-}
-
-/// What is recorded of a read: who, what, and why, with the question but not the answer.
-fn read_entry(which: &Which, reading: &Reading) -> Entry {
-    let (kind, name) = match which {
-        Which::Id(id) => ("event-id", id.clone()),
-        Which::Leaf(index) => ("leaf", index.get().to_string()),
-        Which::Sequence(EventName { source, epoch, sequence }) => {
-            ("sequence", format!("{source}/{epoch}/{sequence}"))
-        }
-    };
-    Entry {
-        action: "events.get",
-        who: reading.reader.clone(),
-        by: By::User,
-        result: Outcome::Success,
-        code: String::new(),
-        request: String::new(),
-        body: json!({ "by": kind, "which": name, "reader": reading.reader, "purpose": reading.purpose }),
-        about: (kind, name),
         labels: Vec::new(),
     }
 }

@@ -273,13 +273,13 @@ logs = ["{origin}"]
         );
         let mut readers =
             String::from("\n# What each of them may see: docs/runbooks.md says what the roles are.\n");
-        for (spiffe, role) in [
-            (client_spiffe(), "auditor"),
-            (reader_spiffe(ASKERS[0]), "developer"),
-            (reader_spiffe(ASKERS[1]), "responder"),
+        for (spiffe, kind, role) in [
+            (client_spiffe(), "human", "auditor"),
+            (reader_spiffe(ASKERS[0]), "human", "developer"),
+            (reader_spiffe(ASKERS[1]), "human", "responder"),
         ] {
             readers += &format!(
-                "[[reader]]\nspiffe = \"{spiffe}\"\nkind = \"human\"\nroles = [\"{role}\"]\ntenants = [\"*\"]\n"
+                "[[reader]]\nspiffe = \"{spiffe}\"\nkind = \"{kind}\"\nroles = [\"{role}\"]\ntenants = [\"*\"]\n"
             );
         }
         Ok(format!(
