@@ -162,7 +162,7 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
         never = look(&audit, looked) => match never {},
         never = look_inside(watched, metrics) => match never {},
     };
-    drop(keeper);
+    drop((keeper, audit, asker));
     // What is acknowledged is durable, closed or not.
     let _ = timeout(CLOSE, failure).await;
     ended
