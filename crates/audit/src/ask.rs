@@ -5,12 +5,14 @@
 //! nothing about who may see what.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use epigraph_core::{Checkpoint, Clock, Entropy, Verified};
 use epigraph_event::v1::Result as Outcome;
 use epigraph_rpc::{SpiffeId, SpiffePattern};
 use serde_json::json;
 use thiserror::Error;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::audit::{Audit, Published, ReadError};
@@ -43,6 +45,9 @@ pub mod running;
 pub mod show;
 pub mod tail;
 pub mod window;
+
+/// How long a question waits for what was taken before it: longer than a start takes, shorter than a call.
+const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Somebody who may ask, as configured.
 #[derive(Clone, Debug)]
@@ -217,6 +222,18 @@ impl Asker {
         self.published.borrow().clone()
     }
 
+    /// Waits, not for long, until a checkpoint is known and the indexes have what was taken before: a service that has just started, or has
+    /// just taken an event, is asked about it at once.
+    async fn caught_up(&self) {
+        let placed = *self.keeper.placed().borrow();
+        let mut published = self.published.clone();
+        let ready = async {
+            let _ = published.wait_for(Option::is_some).await;
+            self.following.reached(placed).await;
+        };
+        let _ = timeout(CAUGHT_UP_WITHIN, ready).await;
+    }
+
     /// The runbooks that somebody may run.
     pub fn runbooks(&self, who: &SpiffeId) -> Vec<Arc<Runbook>> {
         let rules = self.rules();
@@ -237,6 +254,7 @@ impl Asker {
             self.refuse(who.as_str(), By::Service, &request, &refusal).await?;
             return Ok(Asked::Refused(refusal));
         };
+        self.caught_up().await;
         let (asker, of, asked) = (Arc::clone(self), principal.clone(), request.clone());
         let decided = blocking(move || asker.decide(&rules, &of, &asked, plan_only)).await?;
         match decided {

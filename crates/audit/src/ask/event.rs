@@ -87,6 +87,7 @@ impl Asker {
         which: &Which,
         from_slot: u64,
     ) -> Result<Result<Page, Refusal>, AskError> {
+        self.caught_up().await;
         let checkpoint = self.checkpoint().ok_or(ReadError::NotYetPublished)?;
         let slots = self.audit().find(which, from_slot).await?;
         let next = slots.get(PAGE).copied();
