@@ -83,12 +83,24 @@ pub struct EventsGet {
     pub profile: ProfileDir,
 
     /// The event's id, as its source gave it
-    #[arg(value_name = "ID", required_unless_present = "leaf")]
+    #[arg(value_name = "ID", required_unless_present_any = ["leaf", "sequence"])]
     pub id: Option<String>,
 
     /// The index of its leaf in the log
     #[arg(long, value_name = "INDEX", conflicts_with = "id")]
     pub leaf: Option<u64>,
+
+    /// Its number, as its source gave it; wants --source
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["id", "leaf"], requires = "source")]
+    pub sequence: Option<u64>,
+
+    /// The source whose number that is: its name, or the id of its key
+    #[arg(long, value_name = "NAME", requires = "sequence")]
+    pub source: Option<String>,
+
+    /// The epoch of that number
+    #[arg(long, value_name = "EPOCH", requires = "sequence", default_value = "1")]
+    pub epoch: u64,
 
     /// Keep each event with its proof in a file in this directory, for `verify`
     #[arg(long, value_name = "DIR")]
@@ -236,12 +248,21 @@ fn duration(ms: i64) -> String {
 
 pub fn get(args: &EventsGet, terminal: Terminal) -> Outcome {
     let profile = Profile::load(&args.profile.profile)?;
-    let which = match (&args.id, args.leaf) {
-        (Some(id), None) => WhichEvent::Id(id.clone()),
-        (None, Some(index)) => WhichEvent::Leaf(
+    let which = match (&args.id, args.leaf, args.sequence, &args.source) {
+        (Some(id), None, None, None) => WhichEvent::Id(id.clone()),
+        (None, Some(index), None, None) => WhichEvent::Leaf(
             LeafIndex::new(index).ok_or_else(|| Failure::usage("no tree has a leaf of this index"))?,
         ),
-        _ => return Err(Failure::usage("say which event: its id, or --leaf with its index in the log")),
+        (None, None, Some(sequence), Some(name)) => WhichEvent::Sequence {
+            source: source_called(name, &profile.sources)?,
+            epoch: args.epoch,
+            sequence,
+        },
+        _ => {
+            return Err(Failure::usage(
+                "say which event: its id, --leaf with its index in the log, or --source and --sequence",
+            ));
+        }
     };
     let runtime = runtime::runtime().map_err(Failure::state)?;
     let encoded = runtime
@@ -270,6 +291,21 @@ pub fn get(args: &EventsGet, terminal: Terminal) -> Outcome {
     let objects: Vec<_> = events.iter().map(|(_, proven)| event_object(proven)).collect();
     terminal.object(&json!({ "events": objects }));
     Ok(())
+}
+
+/// The key that is meant by the name of a source or the id of its key.
+fn source_called(called: &str, sources: &[SourceVKey]) -> Outcome<Hash> {
+    let is_it = |key: &&SourceVKey| key.name().as_str() == called || key.id().to_string() == called;
+    let mut meant = sources.iter().filter(is_it);
+    match (meant.next(), meant.next()) {
+        (Some(key), None) => Ok(key.id()),
+        (Some(_), Some(_)) => Err(Failure::usage(format!(
+            "several keys in the file of `sources` are called {called}: give the id of the one that is meant"
+        ))),
+        _ => Err(Failure::usage(format!(
+            "no key in the file that client.toml names in `sources` is called {called}; `epigraph audit status` has the names"
+        ))),
+    }
 }
 
 async fn fetch(audit: &Audit, origin: &str, which: &WhichEvent, purpose: &str) -> Outcome<Vec<bytes::Bytes>> {

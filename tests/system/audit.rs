@@ -252,6 +252,13 @@ fn events_go_in_are_found_and_are_proven_offline() {
     let leaf = (first_index.get() + 1).to_string();
     audited.house.call("events", &[&"get", &"--leaf", &leaf, &"--proof", &out]).succeeded(&["{\"kind\":0}"]);
     audited.house.call("verify", &[&out]).succeeded(&["verified: 2 events, offline"]);
+    let numbered = |source: &str, sequence: &str| {
+        audited
+            .house
+            .call("events", &[&"get", &"--source", &source, &"--epoch", &"0", &"--sequence", &sequence])
+    };
+    numbered("a-cluster", "1").succeeded(&["verified: event 1 of epoch 0 of a-cluster", "{\"kind\":0}"]);
+    numbered("nobody", "1").refused(2, &["is called nobody"]);
     audited.house.call("events", &[&"get", &"no-such-id"]).refused(3, &["EVENT_NOT_FOUND"]);
 
     // One changed byte of any kind, and the file is named.
@@ -271,7 +278,7 @@ fn events_go_in_are_found_and_are_proven_offline() {
         panic!("{again:?}");
     };
     assert_eq!((index, time), (first_index, ingest_time));
-    // Reads are events too: two of them found something, and one looked in vain.
+    // Reads are events too: three of them found something, and one looked in vain.
     let status = audited.house.call("audit", &[&"status", &"--json"]).object();
     let of = |name: &str| {
         let sources = status["sources"].as_array().unwrap().clone();
@@ -279,7 +286,7 @@ fn events_go_in_are_found_and_are_proven_offline() {
     };
     let source = of("a-cluster");
     assert_eq!((source["events"].as_u64(), source["gap_count"].as_u64()), (Some(2), Some(0)), "{status}");
-    assert_eq!(of("audit.example/audit")["events"].as_u64(), Some(3), "{status}");
+    assert_eq!(of("audit.example/audit")["events"].as_u64(), Some(4), "{status}");
     assert_eq!(source["troubles"].as_array().unwrap().len(), 0, "{status}");
 }
 

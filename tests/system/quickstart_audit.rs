@@ -7,7 +7,7 @@ use std::process::Command;
 use epigraph_core::{Clock as _, SourceKey};
 use epigraph_event::batch::Batch;
 use epigraph_event::chain::Tip;
-use epigraph_rpc::peer::audit::{Audit, Submitted};
+use epigraph_rpc::peer::audit::{Audit, Submitted, WhichEvent};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -135,13 +135,17 @@ fn the_proposed_commands_collect_and_prove_an_event_and_its_events_outlive_the_s
     run_in(dir.path(), &commands[1]).succeeded(&["AttachUserPolicy"]);
 }
 
-/// Hands batches in under the name of the quickstart's collector.
-fn submit(home: &Path, batches: &[Batch]) {
+/// Asks the audit service under a name.
+async fn audit<T>(home: &Path, stem: &str, ask: impl AsyncFn(Audit) -> T) -> T {
     let config = fs::read_to_string(home.join("collector.toml")).unwrap();
     let address = config.split("[audit]\naddress = \"").nth(1).unwrap().split('"').next().unwrap();
     let server = "spiffe://epigraph.quickstart/epigraph/audit/quickstart".parse().unwrap();
-    block_on(async {
-        let audit = Audit::new(address, &tls_in(home, "pki/collector/client"), &server).unwrap();
+    ask(Audit::new(address, &tls_in(home, stem), &server).unwrap()).await
+}
+
+/// Hands batches in under the name of the quickstart's collector.
+fn submit(home: &Path, batches: &[Batch]) {
+    block_on(audit(home, "pki/collector/client", async |audit| {
         let (mut sender, mut answers) = audit.submit("").await.unwrap();
         for batch in batches {
             assert!(sender.send(batch.encode().into()).await);
@@ -153,7 +157,7 @@ fn submit(home: &Path, batches: &[Batch]) {
                 }
             }
         }
-    });
+    }));
 }
 
 /// A gap that was made on purpose is told by the monitor of the same quickstart, by source, epoch and number, and is over when it is filled.
@@ -183,6 +187,13 @@ fn the_monitor_of_a_quickstart_tells_of_a_gap_until_it_is_filled() {
         (told.contains("source-gap") && told.contains("whoever made this quickstart")).then_some(told)
     });
     assert!(told.contains("events 2 to 3 of epoch 0"), "{told}");
+    // What it is given when it takes a sample.
+    let which = WhichEvent::Sequence { source: key.vkey().id(), epoch: 0, sequence: 0 };
+    until("a sample", || {
+        block_on(audit(&home, "pki/monitor/reader-1", async |audit| {
+            audit.event("", &which, "a sample", "").await.ok()
+        }))
+    });
     submit(&home, &batches[1..2]);
     until("the end of the gap", || (!findings(&[]).contains("source-gap")).then_some(()));
     assert!(findings(&["--all"]).contains("source-gap"));

@@ -277,6 +277,7 @@ logs = ["{origin}"]
             (client_spiffe(), "human", "auditor"),
             (reader_spiffe(ASKERS[0]), "human", "developer"),
             (reader_spiffe(ASKERS[1]), "human", "responder"),
+            (reader_spiffe(READERS[0]), "service", "monitor"),
         ] {
             readers += &format!(
                 "[[reader]]\nspiffe = \"{spiffe}\"\nkind = \"{kind}\"\nroles = [\"{role}\"]\ntenants = [\"*\"]\n"
