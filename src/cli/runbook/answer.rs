@@ -272,7 +272,7 @@ impl Answer {
 
 /// A bundle that was verified with what a client directory trusts.
 pub fn open(bytes: &[u8], profile: &Profile) -> Outcome<(Bundle, Proven)> {
-    let bundle = Bundle::parse(bytes).map_err(|error| garbled(error))?;
+    let bundle = Bundle::parse(bytes).map_err(garbled)?;
     let proven = bundle.verify(&profile.policy, &profile.sources).map_err(Failure::no)?;
     Ok((bundle, proven))
 }
