@@ -39,7 +39,7 @@ pub(crate) fn unary(plan: &Plan, dir: &Path) -> anyhow::Result<Comparison> {
         ),
         unit: "calls",
         names: ["echo", "append"],
-        mark: 0.6,
+        mark: Some(0.6),
         rounds,
     })
 }
@@ -55,7 +55,7 @@ pub(crate) fn batch(plan: &Plan, dir: &Path) -> anyhow::Result<Comparison> {
         ),
         unit: "entries",
         names: ["echo", "append"],
-        mark: 0.25,
+        mark: Some(0.25),
         rounds,
     })
 }
@@ -143,7 +143,7 @@ pub(crate) fn single(plan: &Plan, dir: &Path) -> anyhow::Result<Comparison> {
         ),
         unit: "calls",
         names: ["limit", "append"],
-        mark: 0.6,
+        mark: Some(0.6),
         rounds,
     })
 }
@@ -187,7 +187,7 @@ pub(crate) fn stream(plan: &Plan, dir: &Path) -> anyhow::Result<Comparison> {
         ),
         unit: "entries",
         names: ["echo", "append"],
-        mark: 0.25,
+        mark: Some(0.25),
         rounds,
     })
 }

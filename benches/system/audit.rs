@@ -47,7 +47,7 @@ pub(crate) fn audit(plan: &Plan, dir: &Path) -> anyhow::Result<Comparison> {
         ),
         unit: "entries",
         names: ["stream", "audit"],
-        mark: 0.6,
+        mark: Some(0.6),
         rounds,
     })
 }

@@ -184,7 +184,7 @@ fn with_logs(plan: &Plan, dir: &Path, tree: &Arc<MemoryTree>, count: usize) -> a
         ),
         unit: "cosignatures",
         names: ["echo", "witness"],
-        mark: 0.6,
+        mark: Some(0.6),
         rounds,
     })
 }

@@ -71,7 +71,7 @@ pub(crate) fn integrate(plan: &Plan, dir: &Path) -> anyhow::Result<Comparison> {
         ),
         unit: "entries",
         names: ["sha256", "tree"],
-        mark: 0.8,
+        mark: Some(0.8),
         rounds,
     })
 }

@@ -18,7 +18,7 @@ pub(crate) trait Call: Clone + Send + 'static {
 }
 
 /// What a while of calls gave.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Load {
     /// From the first request to the last answer.
     pub(crate) elapsed: Duration,

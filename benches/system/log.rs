@@ -162,6 +162,16 @@ impl AppendCall {
     pub(crate) fn connect(log: &Log, request: AppendRequest) -> anyhow::Result<AppendCall> {
         Ok(AppendCall { client: log.client()?, request })
     }
+
+    /// The same for whoever is not within a runtime.
+    pub(crate) fn connect_within(
+        runtime: &tokio::runtime::Runtime,
+        log: &Log,
+        request: AppendRequest,
+    ) -> anyhow::Result<AppendCall> {
+        let _within = runtime.enter();
+        AppendCall::connect(log, request)
+    }
 }
 
 impl Call for AppendCall {

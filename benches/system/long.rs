@@ -27,7 +27,7 @@ const IN_FLIGHT: u64 = 4;
 /// Lines of the table of memory.
 const STEPS: u64 = 10;
 
-const MIB: f64 = (1 << 20) as f64;
+pub(crate) const MIB: f64 = (1 << 20) as f64;
 
 /// Fills a log with `entries` entries and looks at it.
 pub(crate) fn run(entries: u64, dir: &Path) -> anyhow::Result<()> {
@@ -200,7 +200,7 @@ fn used(dir: &Path) -> anyhow::Result<u64> {
 }
 
 /// A line of /proc/.../status, which says KiB, in bytes.
-fn memory(process: u32, name: &str) -> anyhow::Result<f64> {
+pub(crate) fn memory(process: u32, name: &str) -> anyhow::Result<f64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such line in status")?;
     let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
@@ -208,7 +208,7 @@ fn memory(process: u32, name: &str) -> anyhow::Result<f64> {
 }
 
 /// Bytes that may be written below a directory, as df(1) says.
-fn free_bytes(dir: &Path) -> anyhow::Result<u64> {
+pub(crate) fn free_bytes(dir: &Path) -> anyhow::Result<u64> {
     let output = Command::new("df").args(["--output=avail", "-B1"]).arg(dir).output()?;
     anyhow::ensure!(output.status.success(), "df failed");
     let text = String::from_utf8(output.stdout)?;

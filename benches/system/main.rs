@@ -3,21 +3,27 @@
 //! ratios stay. benches/README.md says how to read them.
 //!
 //! Arguments: names of measures, all without one; `--quick` runs each just long enough to show that it works; `--long`
-//! fills a log with 10^7 entries instead.
+//! fills a log with 10^7 entries instead, `--long collect` lets 5 * 10^6 audit events through.
 
 mod append;
 mod audit;
 mod clock;
+mod collect;
 mod cosign;
+mod decode;
 mod disk;
 mod echo;
 mod integrate;
 mod load;
 mod log;
 mod long;
+mod postgres;
 mod process;
 mod publish;
 mod read;
+#[path = "../runbook/records.rs"]
+#[expect(dead_code, reason = "what is planted among them is another bench's")]
+mod records;
 mod report;
 
 use std::path::Path;
@@ -43,6 +49,10 @@ struct Plan {
     tree: u64,
     /// Entries of the long run.
     long: u64,
+    /// Events of the first round of `collect`, which says how many the others have.
+    collected_first: u64,
+    /// Events of its long run.
+    long_collected: u64,
 }
 
 const FULL: Plan = Plan {
@@ -51,6 +61,8 @@ const FULL: Plan = Plan {
     half_round: Duration::from_millis(1_500),
     tree: 1 << 20,
     long: 10_000_000,
+    collected_first: 16_384,
+    long_collected: 5_000_000,
 };
 const QUICK: Plan = Plan {
     rounds: 3,
@@ -58,12 +70,14 @@ const QUICK: Plan = Plan {
     half_round: Duration::from_millis(100),
     tree: 1 << 16,
     long: 100_000,
+    collected_first: 1_024,
+    long_collected: 200_000,
 };
 
 /// A measure makes what it needs in a directory that is not there yet.
 type Measure = fn(&Plan, &Path) -> anyhow::Result<Box<dyn Report>>;
 
-const MEASURES: [(&str, Measure); 10] = [
+const MEASURES: [(&str, Measure); 12] = [
     ("unary", |plan, dir| boxed(append::unary(plan, dir))),
     ("single", |plan, dir| boxed(append::single(plan, dir))),
     ("batch", |plan, dir| boxed(append::batch(plan, dir))),
@@ -74,6 +88,8 @@ const MEASURES: [(&str, Measure); 10] = [
     ("integrate", |plan, dir| boxed(integrate::integrate(plan, dir))),
     ("cosign", |plan, dir| boxed(cosign::cosign(plan, dir))),
     ("publish", |plan, dir| boxed(publish::publish(plan, dir))),
+    ("collect", |plan, dir| boxed(collect::collect(plan, dir))),
+    ("decode", |plan, dir| boxed(decode::decode(plan, dir))),
 ];
 
 fn boxed<R: Report + 'static>(measured: anyhow::Result<R>) -> anyhow::Result<Box<dyn Report>> {
@@ -131,7 +147,11 @@ fn run(arguments: &[String]) -> anyhow::Result<()> {
     report::machine(thread::available_parallelism()?.get());
     report::disk(&file_system, disk::bare_syncs(dir.path())?);
     if long {
-        long::run(plan.long, dir.path())?;
+        match names.as_slice() {
+            [] => long::run(plan.long, dir.path())?,
+            [("collect", _)] => collect::long(plan.long_collected, dir.path())?,
+            _ => anyhow::bail!("of the measures only collect has a long run"),
+        }
         return Ok(dir.close()?);
     }
     if names.is_empty() {

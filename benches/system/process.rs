@@ -13,7 +13,7 @@ pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// Linux counts processor time for its users in hundredths of a second.
-const TICK: Duration = Duration::from_millis(10);
+pub(crate) const TICK: Duration = Duration::from_millis(10);
 
 /// A server that says where it serves in its first line and stops when its standard input ends.
 pub(crate) struct Served {

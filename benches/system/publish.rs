@@ -20,6 +20,7 @@ use crate::echo::cosign::{self, Cosigner};
 use crate::echo::{PingCall, Shape, as_echo};
 use crate::load::{Call, Load, drive_at, drive_resting};
 use crate::log::{Log, PublishCall, pki, serve, set_up};
+use crate::process::Served;
 use crate::report::{Delays, Part};
 use crate::{ENTRY_BYTES, Plan, clock, echo, process};
 
@@ -115,13 +116,33 @@ impl Call for PathCall {
     }
 }
 
+/// Starts the witnesses and the signer of a log that is set up.
+pub(crate) fn others(dir: &Path) -> anyhow::Result<Vec<Served>> {
+    let witnesses = (1..=WITNESSES).map(|number| ("witness", format!("witness-{number}")));
+    let all = witnesses.chain([("signer", "signer".to_owned())]);
+    all.map(|(role, name)| Ok(serve(dir, role, &name)?.0)).collect()
+}
+
+/// Waits until the log is through its gate and publishes: until then it refuses.
+pub(crate) async fn ready(log: &Log) -> anyhow::Result<()> {
+    let append = v1::AppendRequest {
+        wait: Wait::Published.into(),
+        wait_ms: PATIENCE_MS,
+        ..log.request(1, ENTRY_BYTES)
+    };
+    let mut call = PublishCall::connect(log, append)?;
+    let mut patience = PATIENCE_LOOKS;
+    while let Err(refused) = call.call().await {
+        anyhow::ensure!(patience > 0, refused);
+        patience -= 1;
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
 pub(crate) fn publish(plan: &Plan, dir: &Path) -> anyhow::Result<Delays> {
     set_up(dir, &[])?;
-    let mut others = Vec::new();
-    for number in 1..=WITNESSES {
-        others.push(serve(dir, "witness", &format!("witness-{number}"))?.0);
-    }
-    others.push(serve(dir, "signer", "signer")?.0);
+    let others = others(dir)?;
     let log = Log::start_again(dir)?;
 
     let key = SigningKey::from_seed(KeyName::new("log.example")?, &Zeroizing::new([9; 32]));
@@ -165,13 +186,7 @@ pub(crate) fn publish(plan: &Plan, dir: &Path) -> anyhow::Result<Delays> {
         let appends = (0..CONNECTIONS)
             .map(|_| PublishCall::connect(&log, append.clone()))
             .collect::<Result<Vec<_>, _>>()?;
-        // Refused until the log is through its gate.
-        let mut patience = PATIENCE_LOOKS;
-        while let Err(refused) = appends[0].clone().call().await {
-            anyhow::ensure!(patience > 0, refused);
-            patience -= 1;
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        ready(&log).await?;
         let mut rates: Vec<(u32, Vec<[Load; 2]>)> = Vec::new();
         for rate in RATES {
             drive_resting(&append_echo, &path, REST, plan.warm_up).await?;

@@ -52,7 +52,7 @@ pub(crate) fn proof(plan: &Plan, dir: &Path) -> anyhow::Result<Comparison> {
         ),
         unit: "calls",
         names: ["echo", "proof"],
-        mark: 0.5,
+        mark: Some(0.5),
         rounds,
     })
 }
@@ -94,7 +94,7 @@ pub(crate) fn follow(plan: &Plan, dir: &Path) -> anyhow::Result<Comparison> {
         ),
         unit: "entries",
         names: ["stream", "follow"],
-        mark: 0.5,
+        mark: Some(0.5),
         rounds,
     })
 }

@@ -73,8 +73,8 @@ pub(crate) struct Comparison {
     pub(crate) unit: &'static str,
     /// The names of yardstick and subject.
     pub(crate) names: [&'static str; 2],
-    /// The ratio that the project set out to reach first. Shown, never asserted.
-    pub(crate) mark: f64,
+    /// The ratio that the project set out to reach first, if it did. Shown, never asserted.
+    pub(crate) mark: Option<f64>,
     /// Each round: yardstick and subject, one right after the other.
     pub(crate) rounds: Vec<[Load; 2]>,
 }
@@ -115,10 +115,10 @@ impl Report for Comparison {
         let ratios = self.rounds.iter().map(|round| round[1].rate() / round[0].rate());
         let (min, max) = range(ratios.clone());
         println!(
-            "{subject} / {yardstick}: {:.2} [{min:.2}..{max:.2}], the median of {} rounds; first mark {:.2}",
+            "{subject} / {yardstick}: {:.3} [{min:.3}..{max:.3}], the median of {} rounds{}",
             median(ratios),
             self.rounds.len(),
-            self.mark
+            self.mark.map_or_else(String::new, |mark| format!("; first mark {mark:.2}"))
         );
         let (min, max) = range(self.rates(0));
         let spread = (max - min) / middle;

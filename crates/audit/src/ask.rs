@@ -273,7 +273,8 @@ impl Asker {
                     .await?;
                 Ok(Asked::Planned(planned))
             }
-            Decided::Runs(plan, counting, view) => {
+            Decided::Runs(decided) => {
+                let (plan, counting, view) = *decided;
                 // From here on the question counts, whatever becomes of it.
                 let Some(planned) = planned(self.id(), &plan) else {
                     return Ok(Asked::Refused(no_runbook()));
@@ -283,11 +284,11 @@ impl Asker {
                     checkpoint: self.checkpoint(),
                     principal,
                     request,
-                    view: Mutex::new(Some(*view)),
+                    view: Mutex::new(Some(view)),
                     meter: Arc::clone(counting.meter()),
                     counting: Some(counting),
                     slot: None,
-                    plan: *plan,
+                    plan,
                 };
                 if let Err(error) = self.begin(&run).await {
                     self.settle(&mut run).await?;
@@ -364,7 +365,7 @@ impl Asker {
                             approvals.insert(used.id, used.clone());
                         }
                         let meter = Arc::new(Meter::of(&plan.estimate));
-                        Decided::Runs(plan, self.counting(counted, meter), Box::new(view))
+                        Decided::Runs(Box::new((*plan, self.counting(counted, meter), view)))
                     }
                 }
             }
@@ -431,7 +432,7 @@ enum Decided {
     Refused(Box<Refusal>),
     NeedsApproval(Box<approval::Pending>),
     Planned(Box<Plan>),
-    Runs(Box<Plan>, Counting, Box<View>),
+    Runs(Box<(Plan, Counting, View)>),
 }
 
 fn planned(id: String, plan: &Plan) -> Option<Planned> {

@@ -1,7 +1,7 @@
 //! The audit service of this process, as its callers see it: batches in, events out, and where each source stands.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use epigraph_client::{Client, ClientError};
@@ -12,15 +12,21 @@ use epigraph_core::{
 };
 use epigraph_event::batch::{self, Unverified};
 use epigraph_event::chain::Tip;
+use epigraph_event::v1::Result as Outcome;
 use epigraph_event::{Batch, Bundle};
+use serde_json::json;
 use thiserror::Error;
 use tokio::sync::{Mutex, oneshot, watch};
 
-use crate::ask::record::Entry;
+use crate::ask::record::{By, Entry};
 use crate::keeper::{Ended, Keeper, NotTaken};
 use crate::registry::Registry;
 use crate::source::{Enrolled, REFUSALS, Refused, State, believe};
 use crate::store::{EventName, MAX_SAME_ID, StoreError, Taken};
+
+/// Of batches that are refused for one reason one is put on the record in this time, with how many there were since the one before: whoever
+/// sends nothing else does not fill the store and the log.
+const REFUSAL_RECORD_MS: u64 = 10_000;
 
 /// The pauses while the log cannot be asked what it has published.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -39,6 +45,8 @@ pub struct Audit {
     own: Mutex<SourceKey>,
     /// Batches that were refused since the start, by the places of [`REFUSALS`].
     refused: [AtomicU64; REFUSALS.len()],
+    /// Of these, how many there were when one was last put on the record, and when that was.
+    recorded: StdMutex<[Option<(u64, UnixMillis)>; REFUSALS.len()]>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
@@ -97,6 +105,7 @@ impl Audit {
             published,
             own: Mutex::new(own),
             refused: Default::default(),
+            recorded: StdMutex::default(),
             clock,
             entropy,
         }
@@ -118,11 +127,28 @@ impl Audit {
         (placed.max(*self.keeper.durable().borrow()), placed)
     }
 
-    /// Counts a batch that was refused, whatever its source thinks of it.
-    pub fn refuse(&self, refused: &Refused) {
-        let place = REFUSALS.iter().position(|(refusal, _)| *refusal == refused.refusal);
-        if let Some(count) = place.and_then(|place| self.refused.get(place)) {
-            count.fetch_add(1, Ordering::Relaxed);
+    /// Counts a batch that was refused, whatever its source thinks of it, and puts it on the record: what it claimed to be, who handed it in
+    /// and why it was not taken. One that cannot be put there was counted, and is refused all the same.
+    pub async fn refuse(&self, collector: &str, claim: Option<&batch::Envelope>, refused: &Refused) {
+        let Some(place) = REFUSALS.iter().position(|(refusal, _)| *refusal == refused.refusal) else {
+            return;
+        };
+        let (Some(count), Some((_, word))) = (self.refused.get(place), REFUSALS.get(place)) else { return };
+        let count = count.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = self.clock.now();
+        let unrecorded = {
+            let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(last) = recorded.get_mut(place) else { return };
+            let (before, at) = last.unwrap_or((0, UnixMillis(0)));
+            if last.is_some() && now.0.saturating_sub(at.0) < REFUSAL_RECORD_MS && now >= at {
+                return;
+            }
+            *last = Some((count, now));
+            count.saturating_sub(before + 1)
+        };
+        let entry = refused_entry(collector, claim, (word, refused), unrecorded);
+        if let Err(error) = self.put_on_record(entry).await {
+            tracing::warn!(%error, collector, "a batch was refused, and that is not on the record");
         }
     }
 
@@ -305,6 +331,39 @@ impl Audit {
         })?;
         taken.await.map_err(|_| Ended)?.map_err(|refused| failed(&refused))?;
         Ok(())
+    }
+}
+
+/// What is recorded of a batch that was refused.
+fn refused_entry(
+    collector: &str,
+    claim: Option<&batch::Envelope>,
+    (word, refused): (&str, &Refused),
+    unrecorded: u64,
+) -> Entry {
+    let source = claim.map_or_else(String::new, |claim| claim.source.to_string());
+    let body = json!({
+        "collector": collector,
+        "claims": claim.map(|claim| json!({
+            "source": source,
+            "epoch": claim.epoch,
+            "number": claim.number,
+            "first_sequence": claim.first_sequence,
+            "count": claim.count,
+        })),
+        "why": refused.message,
+        "unrecorded_before": unrecorded,
+    });
+    Entry {
+        action: "batch.refused",
+        who: collector.to_owned(),
+        by: By::Service,
+        result: Outcome::Denied,
+        code: word.to_uppercase().replace('-', "_"),
+        request: String::new(),
+        body,
+        about: ("source", source),
+        labels: Vec::new(),
     }
 }
 

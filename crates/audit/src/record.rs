@@ -67,12 +67,18 @@ pub fn encode_sealed(sealed: &Sealed) -> Vec<u8> {
     out
 }
 
-/// From what was stored.
-pub fn decode_sealed(bytes: &[u8]) -> Option<Sealed> {
+/// The leaf of an event as it is stored, the number of its batch and its slot: what is asked of every event, without its seals.
+pub fn decode_leaf(bytes: &[u8]) -> Option<([u8; LEAF_BYTES], u64, u64)> {
     let mut rest = bytes;
     let leaf = *array(&mut rest)?;
     let batch = u64::from_le_bytes(*array(&mut rest)?);
-    let slot = u64::from_le_bytes(*array(&mut rest)?);
+    Some((leaf, batch, u64::from_le_bytes(*array(&mut rest)?)))
+}
+
+/// From what was stored.
+pub fn decode_sealed(bytes: &[u8]) -> Option<Sealed> {
+    let (leaf, batch, slot) = decode_leaf(bytes)?;
+    let mut rest = bytes.get(LEAF_BYTES + 2 * size_of::<u64>()..)?;
     let mut seal =
         || Some((KeyName::from_slice(array::<{ KeyName::LEN }>(&mut rest)?)?, take(&mut rest)?.to_vec()));
     let seals = [seal()?, seal()?, seal()?, seal()?];

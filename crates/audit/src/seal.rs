@@ -9,7 +9,8 @@ use std::borrow::Borrow;
 use epigraph_core::{Entropy, Hash};
 use epigraph_event::leaf::LEAF_BYTES;
 use epigraph_event::segment::commitment;
-use epigraph_event::{Batch, Collected, Event, Leaf, Salt, Segment};
+use epigraph_event::v1::{CoreSegment, IdentitySegment};
+use epigraph_event::{Batch, Collected, Leaf, Salt, Segment};
 use thiserror::Error;
 
 use crate::query::row::subject_of;
@@ -66,15 +67,16 @@ pub struct Opened {
 }
 
 /// The names of the keys under which an event of a batch is sealed, in the order of its seals; and of those that seal nothing of it, because
-/// it only calls somebody so: the name of who did it, and those on whose behalf it was done. Their pseudonyms are made of them.
+/// it only calls somebody so: the name of who did it, and those on whose behalf it was done. Their pseudonyms are made of them. `content` is
+/// none where the event cannot be read.
 pub fn key_names(
     names: &Names,
     batch: &Batch,
-    event: &Collected,
+    content: Option<&(CoreSegment, IdentitySegment)>,
     ingested: u64,
 ) -> ([KeyName; SEALS], Vec<KeyName>) {
     let day = names.of_day(&batch.signed().envelope().source, ingested / DAY_SECONDS);
-    let Ok(Event { core, identity, .. }) = event.event() else { return ([day; SEALS], Vec::new()) };
+    let Some((core, identity)) = content else { return ([day; SEALS], Vec::new()) };
     let name = |id: &str| (!id.is_empty()).then(|| names.of_subject(&core.tenant, id));
     // Events that say of nobody who it was are erased with their day.
     let subject = identity.actor.as_ref().and_then(|actor| name(subject_of(actor))).unwrap_or(day);
@@ -94,15 +96,16 @@ pub fn seal<'k, E>(
 where
     E: From<SealError>,
 {
+    let hash = leaf.hash();
     let mut seals: [(KeyName, Vec<u8>); SEALS] = keys.map(|name| (name, Vec::new()));
     for segment in Segment::ALL {
         let (name, sealed) = &mut seals[segment.place()];
         let plain = [event.salt(segment).as_bytes(), event.bytes(segment)].concat();
-        *sealed = key(name)?.seal(&place(leaf, segment.place()), &plain, entropy)?;
+        *sealed = key(name)?.seal(&place(&hash, segment.place()), &plain, entropy)?;
     }
     if let Some(record) = event.record() {
         let (name, sealed) = &mut seals[RECORD];
-        *sealed = key(name)?.seal(&place(leaf, RECORD), record, entropy)?;
+        *sealed = key(name)?.seal(&place(&hash, RECORD), record, entropy)?;
     }
     Ok(Sealed { leaf: leaf.encode(), batch, slot, seals })
 }
@@ -113,13 +116,36 @@ where
     E: From<OpenError>,
     K: Borrow<DataKey>,
 {
+    let mut opened = open_segments(sealed, &Segment::ALL, &mut key)?;
+    let (key_name, bytes) = &sealed.seals[RECORD];
+    if !bytes.is_empty()
+        && let Some(key) = key(key_name)?
+    {
+        // Whether it is the record that the body refers to is for the bundle to say: the body has its salted digest.
+        let plain = key.borrow().open(&place(&opened.leaf.hash(), RECORD), bytes);
+        opened.record = Some(plain.map_err(|error| OpenError::Seal("record", error))?.to_vec());
+    }
+    Ok(opened)
+}
+
+/// Opens these segments of a stored event, each compared with what its leaf commits to, and nothing else of it.
+pub fn open_segments<E, K>(
+    sealed: &Sealed,
+    wanted: &[Segment],
+    mut key: impl FnMut(&KeyName) -> Result<Option<K>, E>,
+) -> Result<Opened, E>
+where
+    E: From<OpenError>,
+    K: Borrow<DataKey>,
+{
     let leaf = Leaf::parse(&sealed.leaf).map_err(|_| OpenError::Leaf)?;
+    let hash = leaf.hash();
     let mut segments = [None, None, None];
-    for segment in Segment::ALL {
+    for segment in wanted.iter().copied() {
         let what = name(segment);
         let (key_name, bytes) = &sealed.seals[segment.place()];
         let Some(key) = key(key_name)? else { continue };
-        let plain = key.borrow().open(&place(&leaf, segment.place()), bytes);
+        let plain = key.borrow().open(&place(&hash, segment.place()), bytes);
         let plain = plain.map_err(|error| OpenError::Seal(what, error))?;
         let (salt, bytes) = plain.split_first_chunk::<{ Salt::LEN }>().ok_or(OpenError::Other(what))?;
         let salt = Salt::from_bytes(*salt);
@@ -128,16 +154,7 @@ where
         }
         segments[segment.place()] = Some((salt, bytes.to_vec()));
     }
-    let (key_name, bytes) = &sealed.seals[RECORD];
-    let mut record = None;
-    if !bytes.is_empty()
-        && let Some(key) = key(key_name)?
-    {
-        // Whether it is the record that the body refers to is for the bundle to say: the body has its salted digest.
-        let plain = key.borrow().open(&place(&leaf, RECORD), bytes);
-        record = Some(plain.map_err(|error| OpenError::Seal("record", error))?.to_vec());
-    }
-    Ok(Opened { leaf, segments, record })
+    Ok(Opened { leaf, segments, record: None })
 }
 
 fn name(segment: Segment) -> &'static str {
@@ -148,8 +165,7 @@ fn name(segment: Segment) -> &'static str {
     }
 }
 
-/// Where a seal belongs: nowhere else does it open.
-fn place(leaf: &Leaf, seal: usize) -> Vec<u8> {
-    let leaf: Hash = leaf.hash();
+/// Where a seal belongs, by its leaf's hash: nowhere else does it open.
+fn place(leaf: &Hash, seal: usize) -> Vec<u8> {
     [PLACE, leaf.as_bytes(), &[seal as u8]].concat()
 }

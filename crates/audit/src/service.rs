@@ -124,7 +124,7 @@ impl AuditService for AuditServer {
             let (audit, leave_by) = (&server.audit, caller.leave_by());
             // The answer begins before the first batch has come: a client that waits for the one before it sends the other waits for ever.
             let read = read(&server, &caller, batches, arrived);
-            let judge = judge(audit, arriving, accepted, &judging);
+            let judge = judge((audit, caller.identity().as_str()), arriving, accepted, &judging);
             let publish = publish(audit, accepting, (&publishing, leave_by));
             let ended = tokio::try_join!(read, judge, publish);
             if let Err(refusal) = ended {
@@ -273,7 +273,7 @@ async fn next_batch(
 
 /// Gives each batch its first answer, in the order in which they came.
 async fn judge(
-    audit: &Audit,
+    (audit, collector): (&Audit, &str),
     mut arriving: mpsc::Receiver<Arrived>,
     accepted: mpsc::Sender<(Envelope, Taken, LeafIndex)>,
     answers: &mpsc::Sender<Answer>,
@@ -285,7 +285,7 @@ async fn judge(
         };
         let (outcome, placed) = match taken {
             Err(refused) => {
-                audit.refuse(&refused);
+                audit.refuse(collector, claim.as_ref(), &refused).await;
                 let Refused { refusal, message, .. } = refused;
                 (Outcome::Refused(v1::BatchRefused { refusal: refusal.into(), message }), None)
             }

@@ -30,7 +30,7 @@ use redb::{
 };
 use thiserror::Error;
 
-use crate::record::{BatchRecord, decode_sealed, encode_sealed};
+use crate::record::{BatchRecord, decode_leaf, decode_sealed, encode_sealed};
 use crate::seal::{self, OpenError, Opened, Sealed};
 use crate::source::{Kind, MAX_SKEW_MS, Refused, State, Verdict, judge};
 use crate::vault::{DataKey, KeyName, KeyWrapper, Names, SealError, WrapError};
@@ -392,7 +392,8 @@ fn take_one(
     let mut keys = transaction.open_table(KEYS).map_err(disk("written"))?;
     for (at, event) in batch.events().iter().enumerate() {
         let leaf = batch.leaf(at, ingested).ok_or_else(|| StoreError::Damaged("a batch".into()))?;
-        let (wanted, behind) = seal::key_names(&reader.names, batch, event, ingested);
+        let content = event.core_and_identity().ok();
+        let (wanted, behind) = seal::key_names(&reader.names, batch, content.as_ref(), ingested);
         for name in wanted.into_iter().chain(behind) {
             let Entry::Vacant(vacant) = open_keys.entry(name) else { continue };
             let stored = keys.get(name.as_bytes()).map_err(disk("read"))?.map(|key| key.value().to_vec());
@@ -416,8 +417,7 @@ fn take_one(
             ));
         }
         slots.insert(*next_slot, name).map_err(disk("written"))?;
-        if let Ok(content) = event.event() {
-            let core = &content.core;
+        if let Some((core, _)) = &content {
             if !core.event_id.is_empty() {
                 let id = reader.names.of_event_id(&core.event_id);
                 let before = ids.get(id.as_bytes()).map_err(disk("read"))?.next_back();
@@ -530,14 +530,14 @@ impl Reader {
             let (slot, name) = row.map_err(disk("read"))?;
             let damaged = || StoreError::Damaged(format!("the event in slot {expected}"));
             let stored = events.get(name.value()).map_err(disk("read"))?.ok_or_else(damaged)?;
-            let sealed =
-                decode_sealed(stored.value()).filter(|_| slot.value() == expected).ok_or_else(damaged)?;
+            let (leaf, batch, _) =
+                decode_leaf(stored.value()).filter(|_| slot.value() == expected).ok_or_else(damaged)?;
             let (source, epoch, _) = name.value();
-            let batch = Some((*source, epoch, sealed.batch));
+            let batch = Some((*source, epoch, batch));
             if batch != of {
                 (of, whole) = (batch, leaves.len());
             }
-            leaves.push(sealed.leaf);
+            leaves.push(leaf);
         }
         if leaves.len() > most {
             leaves.truncate(whole);
@@ -561,8 +561,8 @@ impl Reader {
         let name = self.in_slot(slot)?.ok_or_else(damaged)?;
         let events = self.begin()?.open_table(EVENTS).map_err(disk("read"))?;
         let stored = events.get((name.source.as_bytes(), name.epoch, name.sequence)).map_err(disk("read"))?;
-        let sealed = decode_sealed(stored.ok_or_else(damaged)?.value()).ok_or_else(damaged)?;
-        Leaf::parse(&sealed.leaf).map_err(|_| damaged())
+        let (leaf, ..) = decode_leaf(stored.ok_or_else(damaged)?.value()).ok_or_else(damaged)?;
+        Leaf::parse(&leaf).map_err(|_| damaged())
     }
 
     /// The event of this name, compared with its leaf; none if it was never taken.
@@ -570,7 +570,9 @@ impl Reader {
         let transaction = self.begin()?;
         let events = transaction.open_table(EVENTS).map_err(disk("read"))?;
         let keys = transaction.open_table(KEYS).map_err(disk("read"))?;
-        open_event(&events, &keys, &*self.wrapper, name)
+        open_event(&events, name, |sealed| {
+            seal::open(sealed, |name| key_named(&keys, &*self.wrapper, name).map_err(OpenOrStore::Store))
+        })
     }
 
     /// The batch of this name, as its source signed it.
@@ -639,9 +641,8 @@ impl Reader {
 /// The event of this name, compared with its leaf.
 fn open_event(
     events: &impl ReadableTable<(&'static Id, u64, u64), &'static [u8]>,
-    keys: &impl ReadableTable<&'static [u8; KeyName::LEN], &'static [u8]>,
-    wrapper: &dyn KeyWrapper,
     name: &EventName,
+    open: impl FnOnce(&Sealed) -> Result<Opened, OpenOrStore>,
 ) -> Result<Option<(Sealed, Opened)>, StoreError> {
     let EventName { source, epoch, sequence } = *name;
     let Some(stored) = events.get((source.as_bytes(), epoch, sequence)).map_err(disk("read"))? else {
@@ -649,10 +650,7 @@ fn open_event(
     };
     let wrong = |why| StoreError::Event { source_id: source, epoch, sequence, why };
     let sealed = decode_sealed(stored.value()).ok_or_else(|| wrong(OpenError::Leaf))?;
-    let opened = seal::open::<OpenOrStore, _>(&sealed, |name| {
-        key_named(keys, wrapper, name).map_err(OpenOrStore::Store)
-    });
-    let opened = opened.map_err(|error| match error {
+    let opened = open(&sealed).map_err(|error| match error {
         OpenOrStore::Open(why) => wrong(why),
         OpenOrStore::Store(error) => error,
     })?;

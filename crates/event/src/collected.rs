@@ -140,11 +140,16 @@ impl Collected {
         if let Some(record) = &self.record {
             body.record.clone_from(record);
         }
-        Ok(Event {
-            core: message(Segment::Core, self.bytes(Segment::Core))?,
-            identity: message(Segment::Identity, self.bytes(Segment::Identity))?,
-            body,
-        })
+        let (core, identity) = self.core_and_identity()?;
+        Ok(Event { core, identity, body })
+    }
+
+    /// Reads what happened and who did it, and leaves the record alone, which is most of the event.
+    pub fn core_and_identity(&self) -> Result<(CoreSegment, IdentitySegment), EventError> {
+        Ok((
+            message(Segment::Core, self.bytes(Segment::Core))?,
+            message(Segment::Identity, self.bytes(Segment::Identity))?,
+        ))
     }
 
     fn body(&self) -> Result<BodySegment, EventError> {

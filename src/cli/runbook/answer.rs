@@ -164,13 +164,13 @@ impl Answer {
         let (estimate, more) =
             (self.planned.estimate.unwrap_or_default(), if *truncated { ", and there are more" } else { "" });
         terminal.line(format_args!(
-            "{} rows{more}; read {} rows and {} of at most {} and {}, in {}",
+            "{} rows{more}; read {} rows and {} of at most {} and {}, in {} ms",
             self.rows.len(),
             cost.rows_examined,
             bytes(cost.bytes_read),
             estimate.rows,
             bytes(estimate.bytes),
-            micros(cost.micros),
+            cost.millis,
         ));
         if !self.finished.next_page_token.is_empty() {
             terminal.line(format_args!("go on with --page {}", printable(&self.finished.next_page_token)));
@@ -320,10 +320,6 @@ fn bytes(count: u64) -> String {
     }
 }
 
-fn micros(count: u64) -> String {
-    if count < 10_000 { format!("{count} us") } else { format!("{} ms", count / 1_000) }
-}
-
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -337,7 +333,7 @@ pub fn cost_object(cost: &QueryCost) -> Value {
         "rows_examined": cost.rows_examined,
         "rows_returned": cost.rows_returned,
         "bytes_read": cost.bytes_read,
-        "micros": cost.micros,
+        "millis": cost.millis,
     })
 }
 

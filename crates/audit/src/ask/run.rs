@@ -8,7 +8,7 @@ use epigraph_core::{Checkpoint, Hash, LeafIndex, Verified};
 use epigraph_event::v1::{IdentitySegment, Result as Outcome};
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::time::{Duration, Instant, sleep, timeout};
+use tokio::time::{Duration, sleep, timeout};
 
 use super::desk::Counting;
 use super::entries::{estimate, named};
@@ -78,7 +78,7 @@ pub struct Finished {
     /// What it cost.
     pub cost: Cost,
     /// Since it was begun.
-    pub micros: u64,
+    pub millis: u64,
     /// Why it ended before the end of its window, if it did.
     pub stopped: Option<Stopped>,
     /// Over its rows.
@@ -144,7 +144,7 @@ impl Asker {
         proofs: bool,
         parts: &mpsc::Sender<Result<Part, AskError>>,
     ) -> Result<Finished, AskError> {
-        let begun = Instant::now();
+        let begun = self.clock.now();
         let read = self.read(run, parts).await?;
         let mut digest = AnswerDigest::new(&run.planned.runbook.hash, &run.planned.columns);
         let by = match run.plan.reduce {
@@ -192,7 +192,7 @@ impl Asker {
         };
         Ok(Finished {
             cost: run.meter.cost(),
-            micros: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+            millis: now.0.saturating_sub(begun.0),
             stopped,
             digest: digest.finish(),
             checkpoint: run.checkpoint.clone(),

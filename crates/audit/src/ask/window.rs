@@ -77,7 +77,7 @@ impl Asker {
         run: &mut Run,
         parts: &mpsc::Sender<Result<Part, AskError>>,
     ) -> Result<Finished, AskError> {
-        let begun = tokio::time::Instant::now();
+        let begun = self.clock.now();
         let spans = self.spans(run)?;
         let checkpoint = run.checkpoint.clone().ok_or(AskError::NotFound)?;
         let mut digest = AnswerDigest::new(&run.planned.runbook.hash, &[]);
@@ -103,7 +103,7 @@ impl Asker {
         }
         Ok(Finished {
             cost: run.meter.cost(),
-            micros: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+            millis: self.clock.now().0.saturating_sub(begun.0),
             stopped,
             digest: digest.finish(),
             checkpoint: Some(checkpoint),

@@ -405,12 +405,12 @@ fn wire_estimate(estimate: &Estimate) -> v1::QueryEstimate {
     v1::QueryEstimate { rows: estimate.rows, bytes: estimate.bytes, days: estimate.days }
 }
 
-fn wire_cost(cost: &Cost, micros: u64) -> v1::QueryCost {
+fn wire_cost(cost: &Cost, millis: u64) -> v1::QueryCost {
     v1::QueryCost {
         rows_examined: cost.rows_examined,
         rows_returned: cost.rows_returned,
         bytes_read: cost.bytes_read,
-        micros,
+        millis,
     }
 }
 
@@ -475,7 +475,7 @@ fn wire_finished(finished: &Finished) -> Result<v1::QueryFinished, Status> {
     };
     let hex = |token: &Vec<u8>| token.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(v1::QueryFinished {
-        cost: Some(wire_cost(&finished.cost, finished.micros)),
+        cost: Some(wire_cost(&finished.cost, finished.millis)),
         truncated: finished.stopped == Some(Stopped::Limit),
         digest: Bytes::copy_from_slice(finished.digest.as_bytes()),
         checkpoint: finished

@@ -2,6 +2,8 @@
 //! whom events name.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use epigraph_core::{Hash, LeafIndex};
 use epigraph_event::Segment;
@@ -10,22 +12,41 @@ use epigraph_event::v1::{CoreSegment, IdentitySegment};
 use redb::ReadOnlyTable;
 
 use super::{
-    EVENTS, EventName, Id, KEYS, PLACED, Reader, SLOTS, SOURCES, StoreError, disk, key_named, open_event,
-    run_at,
+    EVENTS, EventName, Id, KEYS, OpenOrStore, PLACED, Reader, SLOTS, SOURCES, StoreError, disk, key_named,
+    open_event, run_at,
 };
 use crate::query::Pseudonym;
 use crate::query::row::Pseudonyms;
+use crate::seal::open_segments;
 use crate::source::State;
-use crate::vault::{Cover, KeyName};
+use crate::vault::{Cover, DataKey, KeyName, KeyWrapper};
 
-/// The store as it is at one moment. It holds no key, and pseudonyms no longer than it lives.
+/// The store as it is at one moment. It holds keys that it opened, and pseudonyms, no longer than it lives.
 pub struct Follow {
     reader: Reader,
     slots: ReadOnlyTable<u64, (&'static Id, u64, u64)>,
     placed: ReadOnlyTable<u64, (u64, u64)>,
     events: ReadOnlyTable<(&'static Id, u64, u64), &'static [u8]>,
-    keys: ReadOnlyTable<&'static [u8; KeyName::LEN], &'static [u8]>,
+    keys: Keys,
     pseudonyms: HashMap<KeyName, Option<Pseudonym>>,
+}
+
+/// The keys, each unwrapped once: the events of a moment have few days and people.
+struct Keys {
+    wrapped: ReadOnlyTable<&'static [u8; KeyName::LEN], &'static [u8]>,
+    wrapper: Arc<dyn KeyWrapper>,
+    open: HashMap<KeyName, Option<Arc<DataKey>>>,
+}
+
+impl Keys {
+    fn named(&mut self, name: &KeyName) -> Result<Option<Arc<DataKey>>, StoreError> {
+        let vacant = match self.open.entry(*name) {
+            Entry::Occupied(known) => return Ok(known.get().clone()),
+            Entry::Vacant(vacant) => vacant,
+        };
+        let key = key_named(&self.wrapped, &*self.wrapper, name)?.map(Arc::new);
+        Ok(vacant.insert(key).clone())
+    }
 }
 
 /// An event whose leaf is in the log.
@@ -51,7 +72,11 @@ impl Reader {
             slots: transaction.open_table(SLOTS).map_err(disk("read"))?,
             placed: transaction.open_table(PLACED).map_err(disk("read"))?,
             events: transaction.open_table(EVENTS).map_err(disk("read"))?,
-            keys: transaction.open_table(KEYS).map_err(disk("read"))?,
+            keys: Keys {
+                wrapped: transaction.open_table(KEYS).map_err(disk("read"))?,
+                wrapper: Arc::clone(&self.wrapper),
+                open: HashMap::new(),
+            },
             pseudonyms: HashMap::new(),
         })
     }
@@ -71,15 +96,19 @@ impl Reader {
 }
 
 impl Follow {
-    /// The event in a slot, compared with its leaf; none as long as it is not known where the leaf is.
-    pub fn event(&self, slot: u64) -> Result<Option<Placed>, StoreError> {
+    /// The event in a slot, what is given back of it compared with its leaf; none as long as it is not known where the leaf is.
+    pub fn event(&mut self, slot: u64) -> Result<Option<Placed>, StoreError> {
         let Some(leaf) = run_at(&self.placed, slot)?.and_then(LeafIndex::new) else { return Ok(None) };
         let damaged = || StoreError::Damaged(format!("the event in slot {slot}"));
         let name = self.slots.get(slot).map_err(disk("read"))?.ok_or_else(damaged)?;
         let (source, epoch, sequence) = name.value();
         let name = EventName { source: Hash::from_bytes(*source), epoch, sequence };
-        let (_, opened) =
-            open_event(&self.events, &self.keys, &*self.reader.wrapper, &name)?.ok_or_else(damaged)?;
+        // The record is most of an event, and nobody who follows looks at it.
+        let (keys, wanted) = (&mut self.keys, [Segment::Core, Segment::Identity]);
+        let opened = open_event(&self.events, &name, |sealed| {
+            open_segments(sealed, &wanted, |name| keys.named(name).map_err(OpenOrStore::Store))
+        });
+        let (_, opened) = opened?.ok_or_else(damaged)?;
         let [core, identity, _] = opened.segments;
         let core = core.map(|(_, core)| message(Segment::Core, &core)).transpose();
         let identity = identity.map(|(_, identity)| message(Segment::Identity, &identity)).transpose();
@@ -101,7 +130,7 @@ impl Pseudonyms for Follow {
         if let Some(known) = self.pseudonyms.get(&name) {
             return Ok(*known);
         }
-        let key = key_named(&self.keys, &*self.reader.wrapper, &name)?;
+        let key = self.keys.named(&name)?;
         let pseudonym = key.map(|key| key.pseudonym());
         self.pseudonyms.insert(name, pseudonym);
         Ok(pseudonym)
