@@ -4,6 +4,7 @@
 //! rows into texts, [`desk`] remembers requests for approval and what was read today, [`running`] lists what is under way. It decides
 //! nothing about who may see what.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -99,6 +100,8 @@ pub struct Asker {
     /// Held while a request is answered.
     answering: tokio::sync::Mutex<()>,
     running: Running,
+    /// Refusals since the start, by code.
+    refused: Mutex<BTreeMap<Code, u64>>,
     pages: PageKey,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -184,6 +187,7 @@ impl Asker {
             keeping: tokio::sync::Mutex::default(),
             answering: tokio::sync::Mutex::default(),
             running: Running::default(),
+            refused: Mutex::default(),
             pages: PageKey::from_bytes(key),
             clock,
             entropy,
@@ -203,6 +207,21 @@ impl Asker {
     /// What is under way.
     pub fn running(&self) -> &Running {
         &self.running
+    }
+
+    /// How many events are published and not in the indexes yet: they are in no answer.
+    pub fn unindexed(&self) -> u64 {
+        self.audit.slots().1.saturating_sub(self.following.next())
+    }
+
+    /// How many questions were refused since the start, for each reason that there is.
+    pub fn refused(&self) -> Vec<(&'static str, u64)> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        Code::ALL.into_iter().map(|code| (code.as_str(), refused.get(&code).copied().unwrap_or(0))).collect()
+    }
+
+    fn count_refusal(&self, refusal: &Refusal) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(refusal.code).or_default() += 1;
     }
 
     fn rules(&self) -> Arc<Rules> {
