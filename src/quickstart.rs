@@ -30,7 +30,7 @@ use crate::profile::Profile;
 use crate::receipts::ReceiptDir;
 use crate::runtime::{self, Stopwatch};
 use crate::terminal::{Terminal, shell};
-use create::{SAMPLE_FILE, SAMPLE_ID};
+use create::{SAMPLE_FILE, SAMPLE_ID, SAMPLE_QUESTION};
 use directory::Directory;
 use monitor::{From, Watched};
 use processes::Processes;
@@ -405,6 +405,12 @@ fn show_collecting(directory: &Directory, terminal: Terminal) {
     terminal.line(format_args!("  {program} events get {SAMPLE_ID} --proof {proofs} --profile {dir}"));
     terminal.line(format_args!("  {program} verify --profile {dir} {proofs}"));
     terminal.line(format_args!("  {program} audit status --profile {dir}"));
+    terminal.line("\nAsk about them: what may be asked, what was done with an account, and the same as somebody who may see less:");
+    let (question, developer) =
+        (format!("runbook run {SAMPLE_QUESTION}"), shell(&directory.path.join("developer")));
+    terminal.line(format_args!("  {program} runbook list --profile {dir}"));
+    terminal.line(format_args!("  {program} {question} --profile {dir}"));
+    terminal.line(format_args!("  {program} {question} --profile {developer}"));
 }
 
 /// How to call this program again from the current directory.

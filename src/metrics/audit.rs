@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use epigraph_audit::ask::Asker;
 use epigraph_audit::audit::Audit;
 use epigraph_audit::source::{Enrolled, Kind, State};
 use epigraph_core::UnixMillis;
@@ -32,6 +33,8 @@ const PAGE: usize = 500;
 #[derive(Clone)]
 pub struct Auditing {
     pub audit: Arc<Audit>,
+    /// What answers questions.
+    pub asker: Arc<Asker>,
     /// Why leaves wait for the log; none if they do not.
     pub trouble: Arc<Mutex<Option<String>>>,
     /// What [`look`] last saw.
@@ -143,6 +146,12 @@ impl Collector for Auditing {
         )?;
         let refused = self.audit.refused().map(|(reason, count)| ([("reason", reason)], count));
         out.counter("audit_refused_batches", "Batches that were not taken", refused)?;
+        let help = "Events that are in no answer yet, because the indexes have not come to them";
+        out.value("audit_unindexed", help, Some(&events), self.asker.unindexed() as f64)?;
+        let running = self.asker.running().list().len();
+        out.value("audit_running_queries", "Questions that are being answered", None, running as f64)?;
+        let refused = self.asker.refused().into_iter().map(|(code, count)| ([("code", code)], count));
+        out.counter("audit_refused_queries", "Questions that were refused", refused)?;
         let sources = Arc::clone(&self.sources.borrow());
         all_of(&mut out, &sources)?;
         each_of(&mut out, &sources)

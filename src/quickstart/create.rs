@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use epigraph_core::{Entropy, Hash, Policy, UnixMillis, VKey};
 
-pub use audit::{SAMPLE_FILE, SAMPLE_ID};
+pub use audit::{SAMPLE_FILE, SAMPLE_ID, SAMPLE_QUESTION};
 
 use super::directory::TRUST_DOMAIN;
 use super::role::{ASKERS, Cast, READERS, Role, THRESHOLD, client_spiffe, collector_spiffe, reader_spiffe};

@@ -140,7 +140,12 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
     }));
     let trouble = Arc::new(Mutex::new(None::<String>));
     let (looked, sources) = watch::channel(Arc::default());
-    let role = Auditing { audit: Arc::clone(&audit), trouble: Arc::clone(&trouble), sources };
+    let role = Auditing {
+        audit: Arc::clone(&audit),
+        asker: Arc::clone(&asker),
+        trouble: Arc::clone(&trouble),
+        sources,
+    };
     let metrics = Metrics::of(role, clock.now(), door.calls(), spans);
     let routes = Routes::new(audit_service(AuditServer::new(Arc::clone(&asker))))
         .add_service(query_service(QueryServer::new(Arc::clone(&asker))));
@@ -162,7 +167,7 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
         never = look(&audit, looked) => match never {},
         never = look_inside(watched, metrics) => match never {},
     };
-    drop(keeper);
+    drop((keeper, audit, asker));
     // What is acknowledged is durable, closed or not.
     let _ = timeout(CLOSE, failure).await;
     ended

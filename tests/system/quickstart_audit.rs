@@ -20,6 +20,8 @@ use crate::waiting::until;
 const COLLECTING: &str =
     "Collect audit events, signed before they go anywhere; find one again, and prove it offline:";
 
+const ASKING: &str = "Ask about them: what may be asked, what was done with an account, and the same as somebody who may see less:";
+
 /// Runs a command in a shell that finds the program by its name.
 fn shell(dir: &Path, command: &str) -> Ended {
     let program = Path::new(env!("CARGO_BIN_EXE_epigraph")).parent().unwrap();
@@ -116,6 +118,14 @@ fn the_proposed_commands_collect_and_prove_an_event_and_its_events_outlive_the_s
     assert!(!ended[1].out.contains("bert@audit.example"), "{}", ended[1]);
     ended[2].succeeded(&["verified: 1 events"]);
     ended[3].succeeded(&["2 sources, 0 gaps"]);
+
+    // The next ones, about what was collected: names for one, tokens for the other. The indexes follow what is published.
+    let asking = proposed(&quickstart.text, ASKING);
+    run_in(dir.path(), &asking[0]).succeeded(&["resource-activity", "10 runbooks"]);
+    while !run_in(dir.path(), &asking[1]).out.contains("arn:aws:iam::111122223333:user/anna") {}
+    let masked = run_in(dir.path(), &asking[2]);
+    masked.succeeded(&["AttachUserPolicy", "token:", "shown as tokens"]);
+    assert!(!masked.out.contains("user/anna"), "{masked}");
 
     // The service ends: it is said, and the log goes on; it is started again as it was said.
     signal("KILL", fs::read_to_string(home.join("run/audit.pid")).unwrap().trim());

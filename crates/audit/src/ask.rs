@@ -4,13 +4,16 @@
 //! rows into texts, [`desk`] remembers requests for approval and what was read today, [`running`] lists what is under way. It decides
 //! nothing about who may see what.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use epigraph_core::{Checkpoint, Clock, Entropy, Verified};
 use epigraph_event::v1::Result as Outcome;
 use epigraph_rpc::{SpiffeId, SpiffePattern};
 use serde_json::json;
 use thiserror::Error;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::audit::{Audit, Published, ReadError};
@@ -43,6 +46,9 @@ pub mod running;
 pub mod show;
 pub mod tail;
 pub mod window;
+
+/// How long a question waits for what was taken before it: longer than a start takes, shorter than a call.
+const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Somebody who may ask, as configured.
 #[derive(Clone, Debug)]
@@ -94,6 +100,8 @@ pub struct Asker {
     /// Held while a request is answered.
     answering: tokio::sync::Mutex<()>,
     running: Running,
+    /// Refusals since the start, by code.
+    refused: Mutex<BTreeMap<Code, u64>>,
     pages: PageKey,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -179,6 +187,7 @@ impl Asker {
             keeping: tokio::sync::Mutex::default(),
             answering: tokio::sync::Mutex::default(),
             running: Running::default(),
+            refused: Mutex::default(),
             pages: PageKey::from_bytes(key),
             clock,
             entropy,
@@ -200,6 +209,21 @@ impl Asker {
         &self.running
     }
 
+    /// How many events are published and not in the indexes yet: they are in no answer.
+    pub fn unindexed(&self) -> u64 {
+        self.audit.slots().1.saturating_sub(self.following.next())
+    }
+
+    /// How many questions were refused since the start, for each reason that there is.
+    pub fn refused(&self) -> Vec<(&'static str, u64)> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        Code::ALL.into_iter().map(|code| (code.as_str(), refused.get(&code).copied().unwrap_or(0))).collect()
+    }
+
+    fn count_refusal(&self, refusal: &Refusal) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(refusal.code).or_default() += 1;
+    }
+
     fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -215,6 +239,18 @@ impl Asker {
     /// The newest checkpoint; nothing beyond it is answered, because nothing beyond it can be proven.
     fn checkpoint(&self) -> Option<Arc<Verified<Checkpoint>>> {
         self.published.borrow().clone()
+    }
+
+    /// Waits, not for long, until a checkpoint is known and the indexes have what was taken before: a service that has just started, or has
+    /// just taken an event, is asked about it at once.
+    async fn caught_up(&self) {
+        let placed = *self.keeper.placed().borrow();
+        let mut published = self.published.clone();
+        let ready = async {
+            let _ = published.wait_for(Option::is_some).await;
+            self.following.reached(placed).await;
+        };
+        let _ = timeout(CAUGHT_UP_WITHIN, ready).await;
     }
 
     /// The runbooks that somebody may run.
@@ -237,6 +273,7 @@ impl Asker {
             self.refuse(who.as_str(), By::Service, &request, &refusal).await?;
             return Ok(Asked::Refused(refusal));
         };
+        self.caught_up().await;
         let (asker, of, asked) = (Arc::clone(self), principal.clone(), request.clone());
         let decided = blocking(move || asker.decide(&rules, &of, &asked, plan_only)).await?;
         match decided {

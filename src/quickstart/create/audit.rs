@@ -17,6 +17,9 @@ const SAMPLE: &str = include_str!("cloudtrail-sample.jsonl");
 /// The id of the event among them that is looked at.
 pub const SAMPLE_ID: &str = "3f0c6a52-7d1e-4b8f-9a06-5c2e71d4b903";
 
+/// What is asked about them: everybody who is shown asking may.
+pub const SAMPLE_QUESTION: &str = "resource-activity --param resource=bert --from 2026-01-01 --to 2026-01-08";
+
 /// The public keys of those who sign events.
 pub const SOURCES: &str = "sources";
 

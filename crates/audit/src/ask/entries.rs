@@ -20,6 +20,7 @@ impl Asker {
         request: &Request,
         refusal: &Refusal,
     ) -> Result<(), AskError> {
+        self.count_refusal(refusal);
         let (action, about) = named(request);
         let entry = Entry {
             action: if action == "tail" { "tail.refused" } else { "runbook.refused" },

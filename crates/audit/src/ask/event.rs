@@ -44,6 +44,7 @@ impl Asker {
         };
         let Some(principal) = rules.principal(who) else {
             let refusal = stranger();
+            self.count_refusal(&refusal);
             self.audit().put_on_record(asked(who.as_str(), By::Service, Some(&refusal))).await?;
             return Ok(Err(refusal));
         };
@@ -56,6 +57,7 @@ impl Asker {
         let counted = match may {
             Ok(counted) => self.counting(counted, Arc::new(Meter::new(u64::MAX, u64::MAX))),
             Err(refusal) => {
+                self.count_refusal(&refusal);
                 let entry = asked(&principal.name, by(principal.kind), Some(&refusal));
                 self.audit().put_on_record(entry).await?;
                 return Ok(Err(refusal));
@@ -73,6 +75,7 @@ impl Asker {
         self.keep_standing(&principal.name).await?;
         let page = page?;
         if let Err(refusal) = &page {
+            self.count_refusal(refusal);
             let entry = asked(&principal.name, by(principal.kind), Some(refusal));
             self.audit().put_on_record(entry).await?;
         }
@@ -87,6 +90,7 @@ impl Asker {
         which: &Which,
         from_slot: u64,
     ) -> Result<Result<Page, Refusal>, AskError> {
+        self.caught_up().await;
         let checkpoint = self.checkpoint().ok_or(ReadError::NotYetPublished)?;
         let slots = self.audit().find(which, from_slot).await?;
         let next = slots.get(PAGE).copied();

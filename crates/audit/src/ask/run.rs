@@ -160,6 +160,9 @@ impl Asker {
             let texts = self.texts(chunk.to_vec(), run, by).await?;
             let mut rows = Vec::with_capacity(chunk.len());
             for (line, values) in chunk.iter().zip(texts) {
+                if run.meter.is_cancelled() {
+                    break;
+                }
                 let leaves: Vec<u64> = line.rows.iter().map(|row| row.leaf.get()).collect();
                 let bundles = match proofs {
                     true => self.prove(run, &line.rows).await?,
@@ -171,6 +174,11 @@ impl Asker {
             if !give(parts, Ok(Part::Rows(rows))).await {
                 run.meter.cancel();
             }
+        }
+        // Whoever ends it from here on is told that it is over; whoever did before is believed.
+        drop(run.slot.take());
+        if run.meter.is_cancelled() {
+            stopped = Some(Stopped::Cancelled);
         }
         let now = self.clock.now();
         let goes_on = stopped == Some(Stopped::Limit) && run.plan.reduce.is_none();

@@ -94,9 +94,8 @@ impl QueryService for QueryServer {
             Asking { approval: approval(&approval_id)?, page: page(&page_token)?, ..asking(question)? };
         let one = |answer| Ok(v1::RunRunbookResponse { answer: Some(answer) });
         let (asker, who) = (Arc::clone(&self.asker), caller.identity().clone());
-        let asked =
-            to_its_end(async move { asker.ask(&who, asking, plan_only).await }).await.map_err(failed)?;
-        let run = match asked {
+        let asked = to_its_end(async move { asker.ask(&who, asking, plan_only).await });
+        let run = match asked.await.map_err(failed)? {
             Asked::Planned(planned) => {
                 return Ok(Response::new(Box::pin(tokio_stream::once(one(Answer::Planned(wire_plan(
                     &planned,
@@ -144,8 +143,8 @@ impl QueryService for QueryServer {
         let asking = Asking { approval: approval(&approval_id)?, ..asking(question)? };
         let one = |answer| Ok(v1::AuditWindowResponse { answer: Some(answer) });
         let (asker, who) = (Arc::clone(&self.asker), caller.identity().clone());
-        let asked = to_its_end(async move { asker.ask_audit(&who, asking).await }).await.map_err(failed)?;
-        let run = match asked {
+        let asked = to_its_end(async move { asker.ask_audit(&who, asking).await });
+        let run = match asked.await.map_err(failed)? {
             Asked::Refused(refused) => {
                 return Ok(Response::new(Box::pin(tokio_stream::once(one(Answer::Refused(wire_refusal(
                     &refused,
