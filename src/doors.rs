@@ -1,5 +1,5 @@
 //! The doors of a collector, where senders push events: each its socket, its certificates, its protocol and its counts. Behind every
-//! door is the same [`Desk`](desk::Desk), which answers once events are durable in the spool.
+//! door is the same [`Desk`], which answers once events are durable in the spool.
 
 mod body;
 pub mod desk;

@@ -342,7 +342,7 @@ pub fn show(proven: &Proven, terminal: Terminal) {
         terminal.line(format_args!("  {}{by}", core.action));
     }
     for erased in proven.erased() {
-        terminal.line(format_args!("  its {erased} segment was erased; all else still holds"));
+        terminal.line(format_args!("  its {erased} segment is not in here: it was erased, or withheld from whoever asked; all else still holds"));
     }
     if let Some(body) = &proven.body {
         terminal.line(String::from_utf8_lossy(&body.record));

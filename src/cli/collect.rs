@@ -184,11 +184,12 @@ async fn collect(run: Run, once: bool, terminal: Terminal) -> Outcome {
         clock: runtime::clock(),
         entropy: runtime::entropy(),
     };
-    let Intake { commands, progress, mut ended } = intake::start(setup, spool).map_err(Failure::state)?;
+    let Intake { commands, progress, replaced, mut ended } =
+        intake::start(setup, spool).map_err(Failure::state)?;
     let clock = runtime::clock();
     let doors = Doors::open(&doors, &commands, &clock).await?;
     let (watched, metrics_address) = listen_for_watchers(metrics).await?;
-    let counting = Collecting { doors: doors.counts(), progress: progress.clone() };
+    let counting = Collecting { doors: doors.counts(), progress: progress.clone(), replaced };
     let looking_inside = look_inside(watched, Metrics::without_calls(counting, clock.now()));
     if !once {
         terminal.line(format_args!("collecting as {}; {before} batches wait in the spool", vkey.name()));

@@ -53,6 +53,8 @@ struct RawLog {
 
 /// The checked configuration of an audit service's process.
 pub struct AuditConfig {
+    /// The file that it was read from.
+    pub file: PathBuf,
     /// The service's name, which is the name of the key under which it records reads.
     pub name: KeyName,
     /// Where its state is.
@@ -102,6 +104,7 @@ impl AuditConfig {
             return Err(bad(format!("[log]: the policy has no `log` line for {origin}")));
         }
         Ok(AuditConfig {
+            file: path.to_owned(),
             key: raw.key.map_or_else(|| in_keys("audit.key"), |key| base.join(key)),
             wrapping_key: raw.wrapping_key.map_or_else(|| in_keys("wrapping.key"), |key| base.join(key)),
             name,

@@ -1,10 +1,11 @@
 //! Who may ask an audit service, and under which rules: `[[reader]]` and `[questions]` of its configuration.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use epigraph_audit::ask::{Reader, Rules};
-use epigraph_audit::guard::limits::LimitTable;
+use epigraph_audit::guard::limits::{LimitTable, Limits, MAX_RUNNING};
 use epigraph_audit::guard::plan::Guard;
 use epigraph_audit::guard::policy::Policies;
 use epigraph_audit::guard::{Kind, Role, Tenants};
@@ -31,6 +32,22 @@ pub struct RawReader {
 pub struct RawQuestions {
     policies: Option<PathBuf>,
     runbooks: Option<PathBuf>,
+    #[serde(default)]
+    limits: BTreeMap<String, RawLimits>,
+}
+
+/// What a role may ask for, in the place of what ships; what is left out stays as it ships.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawLimits {
+    window_days: Option<u64>,
+    query_bytes: Option<u64>,
+    approval_bytes: Option<u64>,
+    day_bytes: Option<u64>,
+    rows: Option<u64>,
+    timeout_ms: Option<u64>,
+    running: Option<u32>,
+    least_group: Option<u64>,
 }
 
 /// Where the rules are, and who may ask.
@@ -41,6 +58,7 @@ pub struct Questions {
     policies: Option<PathBuf>,
     /// A folder with runbooks, beside those that ship.
     runbooks: Option<PathBuf>,
+    limits: LimitTable,
 }
 
 impl Questions {
@@ -54,7 +72,18 @@ impl Questions {
             readers: readers.map_err(|error| format!("[[reader]]: {error}"))?,
             policies: raw.policies.map(|path| base.join(path)),
             runbooks: raw.runbooks.map(|path| base.join(path)),
+            limits: limits(raw.limits)?,
         })
+    }
+
+    /// The files that the rules are read from, as they are now: a folder, and each file in it.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = self.policies.iter().chain(&self.runbooks).cloned().collect();
+        let entries = self.runbooks.iter().flat_map(fs::read_dir).flatten().flatten();
+        let mut entries: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        entries.sort();
+        files.extend(entries);
+        files
     }
 
     /// Reads the policies and the runbooks.
@@ -71,11 +100,35 @@ impl Questions {
             guard: Guard {
                 policies: policies.map_err(Failure::usage)?,
                 runbooks: runbooks.map_err(Failure::usage)?,
-                limits: LimitTable::default(),
+                limits: self.limits.clone(),
             },
             readers: self.readers.clone(),
         })
     }
+}
+
+fn limits(raw: BTreeMap<String, RawLimits>) -> Result<LimitTable, String> {
+    let mut table = LimitTable::default();
+    for (name, raw) in raw {
+        let bad = |what: String| format!("[questions.limits.{name}]: {what}");
+        let role: Role = name.parse().map_err(|error| bad(format!("{error}")))?;
+        let ships = Limits::shipped(role);
+        let limits = Limits {
+            window_s: raw.window_days.map_or(ships.window_s, |days| days.saturating_mul(86_400)),
+            query_bytes: raw.query_bytes.unwrap_or(ships.query_bytes),
+            approval_bytes: raw.approval_bytes.unwrap_or(ships.approval_bytes),
+            day_bytes: raw.day_bytes.unwrap_or(ships.day_bytes),
+            rows: raw.rows.unwrap_or(ships.rows),
+            timeout_ms: raw.timeout_ms.unwrap_or(ships.timeout_ms),
+            running: raw.running.unwrap_or(ships.running),
+            least_group: raw.least_group.unwrap_or(ships.least_group),
+        };
+        if limits.running > MAX_RUNNING {
+            return Err(bad(format!("running: {} is more than {MAX_RUNNING}", limits.running)));
+        }
+        table.set(role, limits);
+    }
+    Ok(table)
 }
 
 /// Reads a set of policies and checks it; the outer failure is of the file.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use epigraph_collector::pack::Replaced;
 use epigraph_collector::spool::Progress;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -21,6 +22,8 @@ pub struct Collecting {
     pub doors: Vec<(String, Arc<Counts>)>,
     /// Its spool.
     pub progress: watch::Receiver<Progress>,
+    /// What it replaced by tokens.
+    pub replaced: Arc<Replaced>,
 }
 
 impl fmt::Debug for Collecting {
@@ -57,6 +60,8 @@ impl Collector for Collecting {
             Some(&Unit::Other("batches".into())),
             waiting as f64,
         )?;
+        let replaced = self.replaced.counts().map(|(kind, count)| ([("kind", kind)], count));
+        out.counter("collector_replaced", "Texts that were replaced by tokens before signing", replaced)?;
         out.counter(
             "door_events",
             "Events that came in at a door and are durable",

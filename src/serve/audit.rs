@@ -1,7 +1,7 @@
 //! `epigraph serve audit`: opens an audit service's state, connects it to its log, takes in new sources while it runs, and serves it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use super::door::{Door, listen};
 use super::{Version, listen_for_watchers, look_inside, observed, told_to_stop, version};
 use crate::cli::ServeRole;
 use crate::config::audit::{AuditConfig, load_sources};
+use crate::config::questions::Questions;
 use crate::failure::{Failure, Outcome};
 use crate::metrics::audit::{Auditing, look};
 use crate::metrics::{Metrics, Spans};
@@ -88,6 +89,7 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
     let stop = runtime::stop_signal().map_err(Failure::state)?;
     let door = Door::new(&config.tls, config.grants.clone(), config.reflection)?;
     let (clock, entropy) = (runtime::clock(), runtime::entropy());
+    let rules_seen = rules_version(&config.file, &config.questions);
     let rules = config.questions.rules()?;
     let AuditState { store, key } = state::audit::open(&config)?;
     let vkey = key.vkey().clone();
@@ -140,8 +142,8 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
     let (looked, sources) = watch::channel(Arc::default());
     let role = Auditing { audit: Arc::clone(&audit), trouble: Arc::clone(&trouble), sources };
     let metrics = Metrics::of(role, clock.now(), door.calls(), spans);
-    let routes = Routes::new(audit_service(AuditServer::new(Arc::clone(&audit))))
-        .add_service(query_service(QueryServer::new(asker)));
+    let routes = Routes::new(audit_service(AuditServer::new(Arc::clone(&asker))))
+        .add_service(query_service(QueryServer::new(Arc::clone(&asker))));
     let waits = |why: Option<&str>| {
         *trouble.lock().unwrap_or_else(PoisonError::into_inner) = why.map(ToOwned::to_owned);
     };
@@ -156,10 +158,11 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
         () = watch_published(&client, Arc::clone(&entropy), newest) => Ok(()),
         never = indexing => match never {},
         never = reload(&registry, &config, &vkey, seen) => match never {},
+        never = reload_rules(&asker, &config, rules_seen) => match never {},
         never = look(&audit, looked) => match never {},
         never = look_inside(watched, metrics) => match never {},
     };
-    drop(keeper);
+    drop((keeper, audit, asker));
     // What is acknowledged is durable, closed or not.
     let _ = timeout(CLOSE, failure).await;
     ended
@@ -222,6 +225,48 @@ async fn reload(
             Ok(new) => tracing::info!(new, "sources were added"),
             Err(error) => {
                 tracing::error!(%error, "the list of sources is not in order: the one before stays in force")
+            }
+        }
+    }
+}
+
+/// What the rules of questions are read from: the configuration, and what it names.
+fn rules_version(file: &Path, questions: &Questions) -> Vec<(PathBuf, Option<Version>)> {
+    let files = std::iter::once(file.to_owned()).chain(questions.files());
+    files.map(|path| (path.clone(), version(&path))).collect()
+}
+
+/// Puts readers, limits, policies and runbooks in force whenever one of their files has changed, for questions that are asked from then
+/// on. If one is not in order, all of them stay as they were. Everything else in the configuration counts from the next start.
+async fn reload_rules(
+    asker: &Asker,
+    config: &AuditConfig,
+    mut seen: Vec<(PathBuf, Option<Version>)>,
+) -> std::convert::Infallible {
+    let mut questions = config.questions.clone();
+    loop {
+        tokio::time::sleep(RELOAD).await;
+        let now = rules_version(&config.file, &questions);
+        if now == seen {
+            continue;
+        }
+        seen = now;
+        let rules = AuditConfig::load(&config.file).and_then(|config| {
+            let rules = config.questions.rules()?;
+            Ok((config.questions, rules))
+        });
+        match rules {
+            Ok((changed, rules)) => {
+                tracing::info!(policies = %rules.guard.policies.hash(), "who may ask, and under which rules, has changed");
+                asker.replace(rules);
+                // It may name other files now.
+                if changed.files() != questions.files() {
+                    seen = rules_version(&config.file, &changed);
+                }
+                questions = changed;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the rules of questions are not in order: those before stay in force");
             }
         }
     }

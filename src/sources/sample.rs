@@ -78,3 +78,89 @@ fn judge(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epigraph_core::checkpoint::encode_text;
+    use epigraph_core::key::SigningKey;
+    use epigraph_core::tlog_proof::Receipt;
+    use epigraph_core::{Entropy, SourceKey, TreeHead, TreeSize, UnixMillis, note};
+    use epigraph_event::chain::Tip;
+    use epigraph_event::v1::{BodySegment, Format};
+    use epigraph_event::{Batch, Event};
+
+    struct Zeros;
+
+    impl Entropy for Zeros {
+        fn fill(&self, bytes: &mut [u8]) {
+            bytes.fill(0);
+        }
+    }
+
+    fn log() -> SigningKey {
+        SigningKey::from_seed("log.example".parse().unwrap(), &[1; 32].into())
+    }
+
+    fn key(seed: u8) -> SourceKey {
+        SourceKey::from_seed("a-cluster".parse().unwrap(), &[seed; 32].into())
+    }
+
+    /// The event of this record, as the only entry of a log.
+    fn bundle(record: &[u8]) -> Bundle {
+        let body =
+            BodySegment { format: Format::Json.into(), record: record.to_vec(), ..BodySegment::default() };
+        let event = Event { core: Default::default(), identity: Default::default(), body };
+        let events = vec![event.seal(&Zeros).unwrap()];
+        let batch = Batch::sign(&key(7), &Tip::default(), events, UnixMillis(1_700_000_000_000)).unwrap();
+        let leaf = batch.leaf(0, 1_700_000_000).unwrap();
+        let head = TreeHead { size: TreeSize::new(1).unwrap(), root: leaf.hash() };
+        let text = encode_text(&Origin::new("log.example").unwrap(), &head);
+        let checkpoint = note::encode(&text, [&log().sign_assertion(&text)]).into_bytes();
+        let (extra, index, hashes) = (None, LeafIndex::default(), Vec::new());
+        Bundle::of(&batch, 0, leaf, Receipt { extra, index, hashes, checkpoint }).unwrap()
+    }
+
+    fn judged(given: &Bundle, asked: &Leaf, listed: &SourceKey) -> Result<(), String> {
+        let policy = Policy::of_log(log().vkey().clone());
+        judge(&given.encode(), LeafIndex::default(), asked, &listed_as(listed), &policy)
+    }
+
+    fn listed_as(key: &SourceKey) -> SourceStatus {
+        SourceStatus {
+            vkey: key.vkey().to_string(),
+            id: key.vkey().id(),
+            owner: String::new(),
+            collector: String::new(),
+            enrolled_at: UnixMillis(1),
+            retired_at: None,
+            events: 1,
+            epoch: 0,
+            first_sequence: 0,
+            next_sequence: 1,
+            last_seen: None,
+            lag_ms: 0,
+            heartbeat_ms: 0,
+            silent: false,
+            gaps: Vec::new(),
+            gap_count: 0,
+            troubles: Vec::new(),
+        }
+    }
+
+    /// F7 c: a service that answers, and answers wrongly. Broken to see it fail: every bundle taken for proven; the leaf that was asked for not
+    /// compared.
+    #[test]
+    fn an_event_is_held_against_the_leaf_that_was_asked_for() {
+        let (right, other) = (bundle(b"{}"), bundle(b"[]"));
+        assert_eq!(judged(&right, &right.leaf, &key(7)), Ok(()));
+        for segment in 0..right.segments.len() {
+            let mut changed = right.clone();
+            changed.segments[segment].as_mut().unwrap().1.push(0);
+            assert!(judged(&changed, &right.leaf, &key(7)).is_err(), "segment {segment}");
+        }
+        // Another event, proven, in its place; one of a key that is not listed.
+        assert!(judged(&other, &right.leaf, &key(7)).unwrap_err().contains("in place of leaf 0"));
+        assert!(judged(&right, &right.leaf, &key(8)).is_err());
+    }
+}

@@ -121,8 +121,8 @@ impl Known {
                 }
             }
         }
-        let (answered, sampled) = (now, UnixMillis(0));
-        Known { conditions, bad, suspect: BTreeSet::new(), answered, sampled, unsampled: None }
+        // The first sample is due when the time between two has passed: a start puts nothing on the record.
+        Known { conditions, bad, suspect: BTreeSet::new(), answered: now, sampled: now, unsampled: None }
     }
 
     /// Everything that stands: what the sources are like, what samples found, and whether the service is away.

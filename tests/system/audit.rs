@@ -4,17 +4,18 @@ use std::fs;
 
 use bytes::Bytes;
 use epigraph_core::proof::verify_run;
-use epigraph_core::{Checkpoint, Entropy, SourceKey, UnixMillis};
+use epigraph_core::{Checkpoint, Entropy, SourceKey, SourceVKey, UnixMillis};
 use epigraph_event::batch::Batch;
 use epigraph_event::chain::Tip;
 use epigraph_event::decode::{Context, cloudtrail, k8s};
 use epigraph_event::{Bundle, Collected};
-use epigraph_rpc::peer::audit::{Audit, BatchRefusal, Submitted};
+use epigraph_rpc::peer::audit::{Audit, BatchRefusal, Submitted, WhichEvent};
 use zeroize::Zeroizing;
 
 use crate::metrics::{are_documented, get, sample};
 use crate::signer::Door;
 use crate::support::{House, Serving, block_on, epigraph};
+use crate::waiting::until;
 
 pub const NAME: &str = "spiffe://epigraph.quickstart/epigraph";
 
@@ -91,6 +92,11 @@ logs = ["*"]
 spiffe = "{NAME}/appender/quickstart"
 roles = ["auditor"]
 logs = ["*"]
+[[reader]]
+spiffe = "{NAME}/appender/quickstart"
+kind = "human"
+roles = ["auditor"]
+tenants = ["*"]
 "#,
             to_log.address
         );
@@ -151,6 +157,22 @@ logs = ["*"]
         let now = fs::metadata(self.house.path("client.toml")).unwrap().modified().unwrap();
         let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
         Batch::sign(&self.key, tip, events, UnixMillis(now)).unwrap()
+    }
+
+    /// The code and the record of an event of the service's own source, verified.
+    fn own_record(&self, sequence: u64) -> (String, String) {
+        let sources = fs::read_to_string(self.house.path("sources")).unwrap();
+        let keys: Vec<SourceVKey> = sources.lines().skip(1).map(|line| line.parse().unwrap()).collect();
+        let which = WhichEvent::Sequence { source: keys[1].id(), epoch: 0, sequence };
+        let server = format!("{NAME}/audit/quickstart").parse().unwrap();
+        let (address, tls, origin) = (&self.to_audit.address, self.house.tls(), self.house.origin());
+        let read = async || {
+            let audit = Audit::new(address, &tls, &server).unwrap();
+            audit.event(origin.as_str(), &which, "a test", "").await.ok()
+        };
+        let page = until("the record under a checkpoint", || block_on(read()));
+        let proven = Bundle::parse(&page.bundles[0]).unwrap().verify(&self.house.policy(), &keys).unwrap();
+        (proven.core.unwrap().result_code, String::from_utf8(proven.body.unwrap().record).unwrap())
     }
 
     pub fn peer(&self, collector: &str) -> Audit {
@@ -261,7 +283,7 @@ fn events_go_in_are_found_and_are_proven_offline() {
     assert_eq!(source["troubles"].as_array().unwrap().len(), 0, "{status}");
 }
 
-/// F2, F5: what must not be taken is refused by name, and what is missing is named by source, epoch and sequence number.
+/// F2, F5: what must not be taken is refused by name and on the record, and what is missing is named by source, epoch and sequence number.
 #[test]
 fn wrong_batches_are_refused_and_gaps_are_named() {
     let audited = Audited::new();
@@ -282,6 +304,22 @@ fn wrong_batches_are_refused_and_gaps_are_named() {
         answers.next().await.unwrap().unwrap()
     });
     assert_eq!(refusal(&[answer]), BatchRefusal::BadSignature);
+    // The rejection itself is logged, provable like any event; of more for the same reason only how many there were.
+    for _ in 0..2 {
+        audited.submit("two", std::slice::from_ref(&first));
+    }
+    let recorded: Vec<_> = (0..2).map(|sequence| audited.own_record(sequence)).collect();
+    assert_eq!(
+        recorded.iter().map(|(code, _)| code.as_str()).collect::<Vec<_>>(),
+        ["UNKNOWN_SOURCE", "BAD_SIGNATURE"]
+    );
+    let said: serde_json::Value = serde_json::from_str(&recorded[1].1).unwrap();
+    assert_eq!((&said["claims"]["number"], &said["claims"]["count"]), (&0.into(), &2.into()), "{said}");
+    assert_eq!(said["claims"]["source"], key().vkey().id().to_string());
+    assert_eq!(
+        (&said["collector"], &said["unrecorded_before"]),
+        (&format!("{NAME}/collector/one").into(), &0.into())
+    );
 
     let second = audited.batch(&Tip::after(first.signed()), collected(&audited.entropy));
     let third = audited.batch(&Tip::after(second.signed()), collected(&audited.entropy));

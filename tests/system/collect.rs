@@ -17,7 +17,7 @@ use epigraph_store::file::real::RealDir;
 
 use crate::signer::Door;
 use crate::support::{Ended, House, Serving, block_on, command, epigraph};
-use crate::waiting::until;
+use crate::waiting::{ends, until};
 
 const COLLECTOR: &str = "spiffe://epigraph.quickstart/epigraph/collector/cluster";
 
@@ -75,7 +75,9 @@ impl Audited {
              server = \"spiffe://epigraph.quickstart/epigraph/log/quickstart\"\npolicy = \"policy\"\n\
              [[authorize]]\nspiffe = \"{COLLECTOR}\"\nroles = [\"collector\"]\nlogs = [\"*\"]\n\
              [[authorize]]\nspiffe = \"spiffe://epigraph.quickstart/epigraph/appender/quickstart\"\n\
-             roles = [\"reader\", \"auditor\"]\nlogs = [\"*\"]\n",
+             roles = [\"reader\", \"auditor\"]\nlogs = [\"*\"]\n\
+             [[reader]]\nspiffe = \"spiffe://epigraph.quickstart/epigraph/appender/quickstart\"\n\
+             kind = \"human\"\nroles = [\"auditor\"]\ntenants = [\"*\"]\n",
             own("audit/server"),
             own("audit/client"),
             to_log.address,
@@ -339,10 +341,13 @@ fn an_event_that_is_removed_is_a_gap_with_a_name() {
         let (mut sender, mut answers) = peer.submit("").await.unwrap();
         for (_, batch) in batches.iter().enumerate().filter(|(n, _)| *n != 2) {
             assert!(sender.send(batch.clone()).await);
-            while !matches!(
-                answers.next().await.unwrap().unwrap(),
-                Submitted::Accepted { repeated: false, .. }
-            ) {}
+            loop {
+                match answers.next().await.unwrap().unwrap() {
+                    Submitted::Accepted { repeated: false, .. } => break,
+                    Submitted::Published { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
         }
     });
     let status = audited.status();
@@ -371,7 +376,7 @@ fn an_old_copy_of_a_service_is_found_out() {
     let newest = audited.house.save(audited.house.path("audit"));
     old.put_back();
     let mut audit = audited.house.start("audit", "audit.toml").unwrap_or_else(|ended| panic!("{ended}"));
-    audit.ended().refused(5, &["the log has 200 leaves", "its store has 100 events", "an old copy"]);
+    ends(&mut audit).refused(5, &["the log has 200 leaves", "its store has 100 events", "an old copy"]);
     newest.put_back();
     audited.serve();
     fs::write(&file, events(0, 250)).unwrap();

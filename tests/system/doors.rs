@@ -277,6 +277,8 @@ fn a_thousand_events_through_each_door_arrive_once_and_are_found() {
             EVENTS as u64
         );
     }
+    // Each message names an address, which is replaced before it is signed.
+    assert!(collecting.metric("epigraph_collector_replaced_total", "kind=\"email\"") >= EVENTS as u64);
     let native: Vec<String> =
         (0..EVENTS).map(|n| format!("{{\"id\":\"own-{n}\",\"did\":\"refund\"}}")).collect();
     let answers = block_on(collect(collecting.door("apps"), &audited.house, "shop", native.chunks(100)));

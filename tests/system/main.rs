@@ -40,6 +40,7 @@ mod paper;
 mod policy;
 mod producers;
 mod python;
+mod query;
 mod quickstart;
 mod quickstart_audit;
 mod quickstart_witnessed;

@@ -72,9 +72,9 @@ impl Watched {
     }
 }
 
-/// F2, F5, F53, F56: what is missing is named by source, epoch and number, by the log and by the service, until it comes; a batch that
-/// the source's key did not sign is a finding of its own. Broken to see it fail: the order of leaves not looked at; a report that
-/// clears nothing.
+/// F2, F5, F53, F56: what is missing is named by source, epoch and number until it comes; a batch that the source's key did not sign is a
+/// finding of its own. The service says it as well as the order of leaves: that either is enough has its tests beside each. Broken to see it
+/// fail: a report that clears nothing.
 #[test]
 fn a_gap_is_found_until_it_is_filled_and_a_forgery_is_named() {
     let watched = Watched::new("any", "sample_every_ms = 0");
@@ -104,7 +104,8 @@ fn a_gap_is_found_until_it_is_filled_and_a_forgery_is_named() {
 }
 
 /// F7 c: an event whose stored bytes were changed is found by the samples, by the index of its leaf, and is right again when they are.
-/// Broken to see it fail: what the service gives not compared.
+/// Broken to see it fail: an event that the service says it lost taken for one that it does not answer about. What the service gives is
+/// compared where it is judged, in `sample.rs`.
 #[test]
 fn a_changed_payload_is_found_by_its_leaf() {
     let mut watched = Watched::new("any", "sample_every_ms = 1000");

@@ -322,11 +322,7 @@ impl House {
 
     /// With a certificate of this house's CA: `<stem>.pem` and `<stem>.key`.
     pub fn tls_of(&self, stem: &str) -> ClientTls {
-        let clock = Arc::new(Then::of(&self.path(&format!("{stem}.pem"))));
-        let (chain, key) = (self.path(&format!("{stem}.pem")), self.path(&format!("{stem}.key")));
-        let own = Credentials::from_files(&chain, &key, Usage::Client, clock.now()).unwrap();
-        let trust = TrustBundle::from_file(DOMAIN, &self.path("pki/ca.pem")).unwrap();
-        ClientTls::new(own, trust, clock).unwrap()
+        tls_in(&self.path(""), stem)
     }
 
     /// Keeps a copy of a directory, to be put back later.
@@ -335,6 +331,15 @@ impl House {
         copy_directory(&original, &copy.path().join("copy"));
         Saved { original, copy }
     }
+}
+
+/// With a certificate that lies in a quickstart's directory: `<stem>.pem` and `<stem>.key`.
+pub fn tls_in(home: &Path, stem: &str) -> ClientTls {
+    let (chain, key) = (home.join(format!("{stem}.pem")), home.join(format!("{stem}.key")));
+    let clock = Arc::new(Then::of(&chain));
+    let own = Credentials::from_files(&chain, &key, Usage::Client, clock.now()).unwrap();
+    let trust = TrustBundle::from_file(DOMAIN, &home.join("pki/ca.pem")).unwrap();
+    ClientTls::new(own, trust, clock).unwrap()
 }
 
 /// The value of a key in a TOML file that `quickstart` wrote: `key = "value"` on a line of its own.
@@ -429,10 +434,10 @@ pub fn signal(name: &str, target: &str) {
 }
 
 /// The clock of a test stands still at the time when a file was made.
-struct Then(UnixMillis);
+pub struct Then(UnixMillis);
 
 impl Then {
-    fn of(path: &Path) -> Then {
+    pub fn of(path: &Path) -> Then {
         let since = fs::metadata(path).unwrap().modified().unwrap().duration_since(UNIX_EPOCH).unwrap();
         Then(UnixMillis(since.as_millis() as u64))
     }

@@ -4,7 +4,6 @@
 //! rows into texts, [`desk`] remembers requests for approval and what was read today, [`running`] lists what is under way. It decides
 //! nothing about who may see what.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use epigraph_core::{Checkpoint, Clock, Entropy, Verified};
@@ -15,9 +14,9 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::audit::{Audit, Published, ReadError};
-use crate::guard::approval::{Approval, ApprovalId};
+use crate::guard::approval::Approval;
 use crate::guard::page::PageKey;
-use crate::guard::plan::{Decision, Guard, Plan, Question, Request};
+use crate::guard::plan::{Decision, Guard, Plan, Request};
 use crate::guard::policy::{Action, Facts, Object};
 use crate::guard::quota::Counted;
 use crate::guard::refusal::{Code, Refusal};
@@ -28,12 +27,15 @@ use crate::keeper::{Ended, Keeper};
 use crate::query::{Estimate, Meter};
 use crate::runbook::Runbook;
 use crate::store::{Reader as StoreReader, StoreError};
-use desk::{Desk, DeskError};
+use desk::{Counting, Desk};
 use record::{By, Entry};
 use run::Run;
 use running::{Running, Slot};
 
+mod consent;
 pub mod desk;
+mod entries;
+pub mod event;
 mod known;
 pub mod record;
 pub mod run;
@@ -86,7 +88,11 @@ pub struct Asker {
     following: Following,
     published: Published,
     rules: RwLock<Arc<Rules>>,
-    desk: Mutex<Desk>,
+    desk: Arc<Mutex<Desk>>,
+    /// Held while what was read is made durable.
+    keeping: tokio::sync::Mutex<()>,
+    /// Held while a request is answered.
+    answering: tokio::sync::Mutex<()>,
     running: Running,
     pages: PageKey,
     clock: Arc<dyn Clock>,
@@ -160,7 +166,7 @@ impl Asker {
         rules: Rules,
         (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>),
     ) -> Result<Asker, StoreError> {
-        let desk = Mutex::new(Desk::load(keeper.reader(), clock.now())?);
+        let desk = Arc::new(Mutex::new(Desk::load(keeper.reader(), clock.now())?));
         let mut key = Zeroizing::new([0; 32]);
         entropy.fill(&mut *key);
         Ok(Asker {
@@ -170,6 +176,8 @@ impl Asker {
             published,
             rules: RwLock::new(Arc::new(rules)),
             desk,
+            keeping: tokio::sync::Mutex::default(),
+            answering: tokio::sync::Mutex::default(),
             running: Running::default(),
             pages: PageKey::from_bytes(key),
             clock,
@@ -225,11 +233,7 @@ impl Asker {
     ) -> Result<Asked, AskError> {
         let rules = self.rules();
         let Some(principal) = rules.principal(who) else {
-            let refusal = Refusal::new(
-                Code::Forbidden,
-                "you are no reader of this service",
-                "Ask whoever configures it for a table [[reader]].",
-            );
+            let refusal = stranger();
             self.refuse(who.as_str(), By::Service, &request, &refusal).await?;
             return Ok(Asked::Refused(refusal));
         };
@@ -240,39 +244,7 @@ impl Asker {
                 self.refuse(&principal.name, by(principal.kind), &request, &refusal).await?;
                 Ok(Asked::Refused(*refusal))
             }
-            Decided::NeedsApproval(pending) => {
-                let reason = pending.reason.clone();
-                let mut id = [0; ApprovalId::LEN];
-                self.entropy.fill(&mut id);
-                let approval = pending.ask(ApprovalId::from_bytes(id), self.clock.now());
-                if plan_only {
-                    return Ok(Asked::NeedsApproval { approval, reason });
-                }
-                let room = self.desk().make_room(&principal.name, self.clock.now());
-                match room {
-                    Ok(forgotten) => {
-                        for id in forgotten {
-                            desk::forget(&self.keeper, &id).await?;
-                        }
-                    }
-                    Err(full @ (DeskError::TooMany | DeskError::Full)) => {
-                        let refusal = Refusal::new(
-                            Code::ApprovalPending,
-                            full.to_string(),
-                            "`epigraph approval list` lists them.",
-                        );
-                        self.refuse(&principal.name, by(principal.kind), &request, &refusal).await?;
-                        return Ok(Asked::Refused(refusal));
-                    }
-                    Err(DeskError::Store(error)) => return Err(error.into()),
-                    Err(DeskError::Ended(error)) => return Err(error.into()),
-                }
-                desk::keep(&self.keeper, &approval).await?;
-                self.desk().approvals.insert(approval.id, approval.clone());
-                let entry = self.of_approval("approval.asked", &principal, &approval, "");
-                self.audit.put_on_record(entry).await?;
-                Ok(Asked::NeedsApproval { approval, reason })
-            }
+            Decided::NeedsApproval(pending) => self.request(&principal, &request, *pending, plan_only).await,
             Decided::Planned(plan) => {
                 let Some(planned) = planned(String::new(), &plan) else {
                     return Ok(Asked::Refused(no_runbook()));
@@ -282,26 +254,24 @@ impl Asker {
                     .await?;
                 Ok(Asked::Planned(planned))
             }
-            Decided::Runs(plan, counted, view) => {
-                let read_today = self.desk().ledger.standing(&principal.name, self.clock.now()).bytes_today;
+            Decided::Runs(decided) => {
+                let (plan, counting, view) = *decided;
                 // From here on the question counts, whatever becomes of it.
-                let id = self.id();
-                let meter = Arc::new(Meter::of(&plan.estimate));
+                let Some(planned) = planned(self.id(), &plan) else {
+                    return Ok(Asked::Refused(no_runbook()));
+                };
                 let mut run = Run {
-                    planned: match planned(id.clone(), &plan) {
-                        Some(planned) => planned,
-                        None => return Ok(Asked::Refused(no_runbook())),
-                    },
-                    checkpoint: None,
+                    planned,
+                    checkpoint: self.checkpoint(),
                     principal,
                     request,
                     view: Mutex::new(Some(view)),
-                    meter,
-                    counted: Some(counted),
+                    meter: Arc::clone(counting.meter()),
+                    counting: Some(counting),
                     slot: None,
-                    plan: *plan,
+                    plan,
                 };
-                if let Err(error) = self.begin(&mut run, read_today).await {
+                if let Err(error) = self.begin(&run).await {
                     self.settle(&mut run).await?;
                     return Err(error);
                 }
@@ -312,14 +282,22 @@ impl Asker {
     }
 
     /// Everything that must be durable before a plan is carried out.
-    async fn begin(&self, run: &mut Run, read_today: u64) -> Result<(), AskError> {
-        run.checkpoint = self.checkpoint();
-        desk::keep_read(&self.keeper, &run.principal.name, read_today, self.clock.now()).await?;
+    async fn begin(&self, run: &Run) -> Result<(), AskError> {
+        self.keep_standing(&run.principal.name).await?;
         if let Some(used) = &run.plan.approval {
             desk::keep(&self.keeper, used).await?;
         }
         let entry = self.of_plan("runbook.run", &run.principal, &run.request, &run.plan, &run.planned.id);
         Ok(self.audit.put_on_record(entry).await?)
+    }
+
+    /// Makes durable what a reader has read today, and what it may still read in the questions that run.
+    async fn keep_standing(&self, name: &str) -> Result<(), AskError> {
+        // One after the other: what is kept last is what is true last.
+        let _turn = self.keeping.lock().await;
+        let now = self.clock.now();
+        let read_today = self.desk().ledger.standing(name, now).bytes_today;
+        Ok(desk::keep_read(&self.keeper, name, read_today, now).await?)
     }
 
     fn decide(
@@ -367,7 +345,8 @@ impl Asker {
                         if let Some(used) = &plan.approval {
                             approvals.insert(used.id, used.clone());
                         }
-                        Decided::Runs(plan, counted, view)
+                        let meter = Arc::new(Meter::of(&plan.estimate));
+                        Decided::Runs(Box::new((*plan, self.counting(counted, meter), view)))
                     }
                 }
             }
@@ -376,14 +355,12 @@ impl Asker {
 
     /// Gives back what a question did not read of what it was counted for.
     async fn settle(&self, run: &mut Run) -> Result<(), AskError> {
-        let Some(counted) = run.counted.take() else { return Ok(()) };
-        let (name, now) = (&run.principal.name, self.clock.now());
-        let read_today = {
-            let mut desk = self.desk();
-            desk.ledger.settle(counted, run.meter.cost().bytes_read, now);
-            desk.ledger.standing(name, now).bytes_today
-        };
-        Ok(desk::keep_read(&self.keeper, name, read_today, now).await?)
+        drop(run.counting.take());
+        self.keep_standing(&run.principal.name).await
+    }
+
+    fn counting(&self, counted: Counted, meter: Arc<Meter>) -> Counting {
+        Counting::new(Arc::clone(&self.desk), Arc::clone(&self.clock), counted, meter)
     }
 
     fn list(&self, run: &Run) -> Slot {
@@ -415,11 +392,12 @@ impl Asker {
     /// Ends a question. That it was ended, and by whom, is on the record.
     pub async fn cancel(&self, who: &SpiffeId, id: &str) -> Result<(), AskError> {
         let query = self.queries(who).into_iter().find(|query| query.id == id).ok_or(AskError::NotFound)?;
+        let by = self.rules().principal(who).map_or(By::Service, |principal| by(principal.kind));
         query.meter.cancel();
         let entry = Entry {
             action: "query.cancelled",
             who: who.as_str().to_owned(),
-            by: By::User,
+            by,
             result: Outcome::Success,
             code: String::new(),
             request: query.id.clone(),
@@ -429,144 +407,13 @@ impl Asker {
         };
         Ok(self.audit.put_on_record(entry).await?)
     }
-
-    /// The requests that somebody may see: its own, and those that the policies let it answer.
-    pub fn approvals(&self, who: &SpiffeId) -> Vec<Approval> {
-        let rules = self.rules();
-        let Some(principal) = rules.principal(who) else { return Vec::new() };
-        let all: Vec<Approval> = self.desk().approvals.values().cloned().collect();
-        all.into_iter()
-            .filter(|one| one.requester == principal.name || may_answer(&rules, &principal, one))
-            .collect()
-    }
-
-    /// Answers a request of somebody else.
-    pub async fn answer_request(
-        &self,
-        who: &SpiffeId,
-        id: &ApprovalId,
-        agrees: bool,
-        reason: &str,
-    ) -> Result<Result<Approval, Refusal>, AskError> {
-        let rules = self.rules();
-        let principal = rules.principal(who).ok_or(AskError::NotFound)?;
-        let answered = {
-            let mut desk = self.desk();
-            let approval = desk.approvals.get(id).ok_or(AskError::NotFound)?;
-            if approval.requester != principal.name && !may_answer(&rules, &principal, approval) {
-                // Whose requests there are is nobody else's business.
-                return Err(AskError::NotFound);
-            }
-            let answered = approval.answer(&principal, agrees, &rules.guard.policies, self.clock.now());
-            if let Ok(answered) = &answered {
-                // An answer is final from here on; it can be used when it is durable, which comes next.
-                desk.approvals.insert(*id, answered.clone());
-            }
-            answered
-        };
-        let answered = match answered {
-            Ok(answered) => answered,
-            Err(refusal) => {
-                let approval = self.desk().approvals.get(id).cloned().ok_or(AskError::NotFound)?;
-                let mut entry = self.of_approval("approval.refused", &principal, &approval, reason);
-                (entry.result, entry.code) = (Outcome::Denied, refusal.code.as_str().to_owned());
-                self.audit.put_on_record(entry).await?;
-                return Ok(Err(refusal));
-            }
-        };
-        desk::keep(&self.keeper, &answered).await?;
-        let action = if agrees { "approval.granted" } else { "approval.denied" };
-        self.audit.put_on_record(self.of_approval(action, &principal, &answered, reason)).await?;
-        Ok(Ok(answered))
-    }
-
-    async fn refuse(&self, who: &str, by: By, request: &Request, refusal: &Refusal) -> Result<(), AskError> {
-        let (action, about) = named(request);
-        let entry = Entry {
-            action: if action == "tail" { "tail.refused" } else { "runbook.refused" },
-            who: who.to_owned(),
-            by,
-            result: Outcome::Denied,
-            code: refusal.code.as_str().to_owned(),
-            request: String::new(),
-            about: (action, about),
-            labels: Vec::new(),
-            body: json!({
-                "asked": asked(request),
-                "code": refusal.code.as_str(),
-                "message": refusal.message,
-                "policies": refusal.policies,
-                "estimate": refusal.estimate.as_ref().map(estimate),
-            }),
-        };
-        Ok(self.audit.put_on_record(entry).await?)
-    }
-
-    fn of_plan(
-        &self,
-        action: &'static str,
-        who: &Principal,
-        request: &Request,
-        plan: &Plan,
-        id: &str,
-    ) -> Entry {
-        let runbook = plan.runbook.as_ref();
-        let mut labels = vec![
-            ("estimate-bytes", plan.estimate.bytes.to_string()),
-            ("estimate-rows", plan.estimate.rows.to_string()),
-            ("policies", plan.policies.to_string()),
-        ];
-        if let Some(runbook) = runbook {
-            labels.push(("runbook-hash", runbook.hash.to_string()));
-            labels.push(("runbook-version", runbook.version.to_string()));
-        }
-        let (kind, about) = named(request);
-        Entry {
-            action,
-            who: who.name.clone(),
-            by: by(who.kind),
-            result: Outcome::Success,
-            code: String::new(),
-            request: id.to_owned(),
-            about: (kind, about),
-            labels,
-            body: json!({
-                "asked": asked(request),
-                "estimate": estimate(&plan.estimate),
-                "decided_by": plan.decided_by,
-                "approval": plan.approval.as_ref().map(|approval| approval.id.to_string()),
-                "masked": plan.mask.masked().iter().map(|column| column.as_str()).collect::<Vec<_>>(),
-            }),
-        }
-    }
-
-    fn of_approval(&self, action: &'static str, who: &Principal, approval: &Approval, reason: &str) -> Entry {
-        let id = approval.id.to_string();
-        Entry {
-            action,
-            who: who.name.clone(),
-            by: by(who.kind),
-            result: Outcome::Success,
-            code: String::new(),
-            request: id.clone(),
-            about: ("approval", id),
-            labels: vec![("binding", approval.binding.to_string())],
-            body: json!({
-                "asked_by": approval.requester,
-                "question": approval.question,
-                "purpose": approval.purpose,
-                "ceiling": estimate(&approval.ceiling),
-                "reason": reason,
-            }),
-        }
-    }
 }
 
 enum Decided {
     Refused(Box<Refusal>),
     NeedsApproval(Box<approval::Pending>),
     Planned(Box<Plan>),
-    Runs(Box<Plan>, Counted, View),
+    Runs(Box<(Plan, Counting, View)>),
 }
 
 fn planned(id: String, plan: &Plan) -> Option<Planned> {
@@ -586,6 +433,15 @@ fn planned(id: String, plan: &Plan) -> Option<Planned> {
     })
 }
 
+/// Whoever is in no table of the configuration.
+fn stranger() -> Refusal {
+    Refusal::new(
+        Code::Forbidden,
+        "you are no reader of this service",
+        "Ask whoever configures it for a table [[reader]].",
+    )
+}
+
 fn no_runbook() -> Refusal {
     Refusal::new(Code::UnknownRunbook, "no runbook was asked for", "`epigraph runbook list` lists them.")
 }
@@ -593,10 +449,6 @@ fn no_runbook() -> Refusal {
 fn may_cancel(rules: &Rules, who: &Principal, query: &running::Query) -> bool {
     let object = Object::Query { own: query.principal == who.name };
     on_all(rules, who, Action::CancelQuery, &query.streams, object)
-}
-
-fn may_answer(rules: &Rules, who: &Principal, approval: &Approval) -> bool {
-    on_all(rules, who, Action::Approve, &approval.streams, Object::Stream)
 }
 
 fn on_all(rules: &Rules, who: &Principal, action: Action, streams: &[Stream], object: Object) -> bool {
@@ -609,47 +461,6 @@ fn by(kind: Kind) -> By {
         Kind::Service => By::Service,
         Kind::Agent => By::Agent,
     }
-}
-
-/// What kind of thing is asked, and which.
-fn named(request: &Request) -> (&'static str, String) {
-    match &request.question {
-        Question::Runbook { id, .. } => ("runbook", id.chars().take(256).collect()),
-        Question::Tail { .. } => ("tail", "events".to_owned()),
-    }
-}
-
-/// The question, for the record. What is longer than any parameter that can be asked was refused, and is cut here.
-fn asked(request: &Request) -> serde_json::Value {
-    let cut = |text: &str| text.chars().take(2_048).collect::<String>();
-    let given: BTreeMap<String, serde_json::Value> = match &request.question {
-        Question::Runbook { parameters, .. } => {
-            parameters.iter().take(64).map(|(name, value)| (cut(name), cut(value).into())).collect()
-        }
-        Question::Tail { filter } => {
-            let one = |values: &Vec<String>| {
-                values.iter().take(64).map(|value| cut(value)).collect::<Vec<_>>().into()
-            };
-            filter.iter().take(64).map(|(name, values)| (cut(name), one(values))).collect()
-        }
-    };
-    let (kind, name) = named(request);
-    json!({
-        kind: name,
-        "given": given,
-        "from_ns": request.from_ns,
-        "to_ns": request.to_ns,
-        "tenant": request.tenant.as_deref().map(cut),
-        "stream": request.stream.as_deref().map(cut),
-        "purpose": cut(&request.purpose),
-        "ticket": cut(&request.ticket),
-        "unmask": request.unmask,
-        "body": request.body,
-    })
-}
-
-fn estimate(estimate: &Estimate) -> serde_json::Value {
-    json!({ "rows": estimate.rows, "bytes": estimate.bytes, "days": estimate.days })
 }
 
 /// Runs what waits for the disk where it holds up nobody else.

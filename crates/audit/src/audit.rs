@@ -1,7 +1,7 @@
 //! The audit service of this process, as its callers see it: batches in, events out, and where each source stands.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use epigraph_client::{Client, ClientError};
@@ -24,8 +24,9 @@ use crate::registry::Registry;
 use crate::source::{Enrolled, REFUSALS, Refused, State, believe};
 use crate::store::{EventName, MAX_SAME_ID, StoreError, Taken};
 
-/// Events in one page: bundles of events at their limits fit into one answer.
-pub const PAGE: usize = 8;
+/// Of batches that are refused for one reason one is put on the record in this time, with how many there were since the one before: whoever
+/// sends nothing else does not fill the store and the log.
+const REFUSAL_RECORD_MS: u64 = 10_000;
 
 /// The pauses while the log cannot be asked what it has published.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -44,6 +45,8 @@ pub struct Audit {
     own: Mutex<SourceKey>,
     /// Batches that were refused since the start, by the places of [`REFUSALS`].
     refused: [AtomicU64; REFUSALS.len()],
+    /// Of these, how many there were when one was last put on the record, and when that was.
+    recorded: StdMutex<[Option<(u64, UnixMillis)>; REFUSALS.len()]>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
@@ -57,15 +60,6 @@ pub enum Which {
     Leaf(LeafIndex),
     /// That of this number.
     Sequence(EventName),
-}
-
-/// Who reads, and why.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Reading {
-    /// The reader's name.
-    pub reader: String,
-    /// Why, as the reader says.
-    pub purpose: String,
 }
 
 /// Why a read has no answer.
@@ -111,6 +105,7 @@ impl Audit {
             published,
             own: Mutex::new(own),
             refused: Default::default(),
+            recorded: StdMutex::default(),
             clock,
             entropy,
         }
@@ -132,11 +127,28 @@ impl Audit {
         (placed.max(*self.keeper.durable().borrow()), placed)
     }
 
-    /// Counts a batch that was refused, whatever its source thinks of it.
-    pub fn refuse(&self, refused: &Refused) {
-        let place = REFUSALS.iter().position(|(refusal, _)| *refusal == refused.refusal);
-        if let Some(count) = place.and_then(|place| self.refused.get(place)) {
-            count.fetch_add(1, Ordering::Relaxed);
+    /// Counts a batch that was refused, whatever its source thinks of it, and puts it on the record: what it claimed to be, who handed it in
+    /// and why it was not taken. One that cannot be put there was counted, and is refused all the same.
+    pub async fn refuse(&self, collector: &str, claim: Option<&batch::Envelope>, refused: &Refused) {
+        let Some(place) = REFUSALS.iter().position(|(refusal, _)| *refusal == refused.refusal) else {
+            return;
+        };
+        let (Some(count), Some((_, word))) = (self.refused.get(place), REFUSALS.get(place)) else { return };
+        let count = count.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = self.clock.now();
+        let unrecorded = {
+            let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(last) = recorded.get_mut(place) else { return };
+            let (before, at) = last.unwrap_or((0, UnixMillis(0)));
+            if last.is_some() && now.0.saturating_sub(at.0) < REFUSAL_RECORD_MS && now >= at {
+                return;
+            }
+            *last = Some((count, now));
+            count.saturating_sub(before + 1)
+        };
+        let entry = refused_entry(collector, claim, (word, refused), unrecorded);
+        if let Err(error) = self.put_on_record(entry).await {
+            tracing::warn!(%error, collector, "a batch was refused, and that is not on the record");
         }
     }
 
@@ -255,25 +267,8 @@ impl Audit {
         Ok(sources)
     }
 
-    /// Gives events back, each with everything that proves it, and where the next page begins. That this was read, by whom and why is
-    /// durable before anything is looked at.
-    pub async fn read(
-        &self,
-        which: &Which,
-        reading: &Reading,
-        from_slot: u64,
-    ) -> Result<(Vec<Bundle>, Option<u64>), ReadError> {
-        self.put_on_record(read_entry(which, reading)).await?;
-        let slots = self.find(which, from_slot).await?;
-        let next = slots.get(PAGE).copied();
-        let mut bundles = Vec::new();
-        for slot in slots.into_iter().take(PAGE) {
-            bundles.push(self.bundle(slot).await?);
-        }
-        Ok((bundles, next))
-    }
-
-    async fn find(&self, which: &Which, from: u64) -> Result<Vec<u64>, ReadError> {
+    /// The slots of the events that are meant, from one on: [`ReadError::NotFound`] if there are none.
+    pub async fn find(&self, which: &Which, from: u64) -> Result<Vec<u64>, ReadError> {
         let (reader, which) = (self.keeper.reader().clone(), which.clone());
         let slots = blocking(move || match which {
             Which::Id(id) => reader.with_id(&id, from),
@@ -285,12 +280,6 @@ impl Audit {
         let slots = slots.await??;
         debug_assert!(slots.len() <= MAX_SAME_ID);
         if slots.is_empty() { Err(ReadError::NotFound) } else { Ok(slots) }
-    }
-
-    /// Everything that proves the event in a slot, under the newest checkpoint.
-    async fn bundle(&self, slot: u64) -> Result<Bundle, ReadError> {
-        let newest = self.published.borrow().clone().ok_or(ReadError::NotYetPublished)?;
-        self.bundle_under(slot, &newest).await
     }
 
     /// Everything that proves the event in a slot, under this checkpoint.
@@ -345,24 +334,35 @@ impl Audit {
     }
 }
 
-/// What is recorded of a read: who, what, and why, with the question but not the answer.
-fn read_entry(which: &Which, reading: &Reading) -> Entry {
-    let (kind, name) = match which {
-        Which::Id(id) => ("event-id", id.clone()),
-        Which::Leaf(index) => ("leaf", index.get().to_string()),
-        Which::Sequence(EventName { source, epoch, sequence }) => {
-            ("sequence", format!("{source}/{epoch}/{sequence}"))
-        }
-    };
+/// What is recorded of a batch that was refused.
+fn refused_entry(
+    collector: &str,
+    claim: Option<&batch::Envelope>,
+    (word, refused): (&str, &Refused),
+    unrecorded: u64,
+) -> Entry {
+    let source = claim.map_or_else(String::new, |claim| claim.source.to_string());
+    let body = json!({
+        "collector": collector,
+        "claims": claim.map(|claim| json!({
+            "source": source,
+            "epoch": claim.epoch,
+            "number": claim.number,
+            "first_sequence": claim.first_sequence,
+            "count": claim.count,
+        })),
+        "why": refused.message,
+        "unrecorded_before": unrecorded,
+    });
     Entry {
-        action: "events.get",
-        who: reading.reader.clone(),
-        by: By::User,
-        result: Outcome::Success,
-        code: String::new(),
+        action: "batch.refused",
+        who: collector.to_owned(),
+        by: By::Service,
+        result: Outcome::Denied,
+        code: word.to_uppercase().replace('-', "_"),
         request: String::new(),
-        body: json!({ "by": kind, "which": name, "reader": reading.reader, "purpose": reading.purpose }),
-        about: (kind, name),
+        body,
+        about: ("source", source),
         labels: Vec::new(),
     }
 }

@@ -35,12 +35,21 @@ pub enum Role {
     Viewer,
     /// Looks after the audit service. Reads nothing.
     Admin,
+    /// Compares events with the log: is given what proves them, without names and records.
+    Monitor,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Role; 6] =
-        [Role::Responder, Role::Auditor, Role::Developer, Role::AiAgent, Role::Viewer, Role::Admin];
+    pub const ALL: [Role; 7] = [
+        Role::Responder,
+        Role::Auditor,
+        Role::Developer,
+        Role::AiAgent,
+        Role::Viewer,
+        Role::Admin,
+        Role::Monitor,
+    ];
 
     /// Its name in policies, runbooks and configurations.
     pub const fn name(self) -> &'static str {
@@ -51,6 +60,7 @@ impl Role {
             Role::AiAgent => "ai-agent",
             Role::Viewer => "viewer",
             Role::Admin => "admin",
+            Role::Monitor => "monitor",
         }
     }
 }
@@ -63,7 +73,9 @@ impl fmt::Display for Role {
 
 /// A word that is no role.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("`{0}` is no role of a reader: responder, auditor, developer, ai-agent, viewer and admin are")]
+#[error(
+    "`{0}` is no role of a reader: responder, auditor, developer, ai-agent, viewer, admin and monitor are"
+)]
 pub struct NotARole(String);
 
 impl FromStr for Role {

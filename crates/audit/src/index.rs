@@ -45,7 +45,7 @@ type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 /// The kind of the record that a symbol is, for [`Cover::seal`]; its number is the symbol's.
 const SYMBOL: u8 = 1;
-/// The kind of the record that a row is; its number is that of its leaf, of which there is one in all the time of the log.
+/// The kind of the record that a row is; its number is that of its leaf.
 const ROW: u8 = 2;
 
 /// Texts and pseudonyms, sealed, by number.
@@ -77,7 +77,7 @@ const COUNTS: [Definition; 5] = [
     TableDefinition::new("outcome-counts"),
 ];
 
-const FORMAT: &[u8] = b"epigraph-audit-index/v1";
+const FORMAT: &[u8] = b"epigraph-audit-index/v2";
 
 /// The cache of the file's pages, in bytes: the pages of the day that is being filled.
 const CACHE_BYTES: usize = 64 << 20;

@@ -22,7 +22,8 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::audit::{Audit, ReadError, Reading, Which};
+use crate::ask::Asker;
+use crate::audit::{Audit, ReadError, Which};
 use crate::keeper::{Ended, NotTaken};
 use crate::source::{Enrolled, Refused, State};
 use crate::store::{EventName, Taken};
@@ -53,6 +54,7 @@ type Answer = Result<v1::SubmitBatchesResponse, Status>;
 /// The audit service of this process.
 pub struct AuditServer {
     audit: Arc<Audit>,
+    asker: Arc<Asker>,
     streams: Arc<Quota<SpiffeId>>,
 }
 
@@ -69,8 +71,12 @@ enum Fate {
 
 impl AuditServer {
     /// Serves this.
-    pub fn new(audit: Arc<Audit>) -> AuditServer {
-        AuditServer { audit, streams: Quota::new(MAX_STREAMS, MAX_STREAMS_PER_IDENTITY) }
+    pub fn new(asker: Arc<Asker>) -> AuditServer {
+        AuditServer {
+            audit: Arc::clone(asker.audit()),
+            asker,
+            streams: Quota::new(MAX_STREAMS, MAX_STREAMS_PER_IDENTITY),
+        }
     }
 
     fn authorize(&self, caller: &Caller, origin: &str) -> Result<Authorized<Origin>, Refusal> {
@@ -106,7 +112,11 @@ impl AuditService for AuditServer {
         let (answers, answered) = mpsc::channel(ANSWERS);
         let (arrived, arriving) = mpsc::channel(UNDER_WAY);
         let (accepted, accepting) = mpsc::channel(UNPUBLISHED);
-        let server = AuditServer { audit: Arc::clone(&self.audit), streams: Arc::clone(&self.streams) };
+        let server = AuditServer {
+            audit: Arc::clone(&self.audit),
+            asker: Arc::clone(&self.asker),
+            streams: Arc::clone(&self.streams),
+        };
         let (reading, judging, publishing) = (answers.clone(), answers.clone(), answers);
         tokio::spawn(async move {
             // Whichever ends first ends the stream: what is not answered then is sent again.
@@ -114,7 +124,7 @@ impl AuditService for AuditServer {
             let (audit, leave_by) = (&server.audit, caller.leave_by());
             // The answer begins before the first batch has come: a client that waits for the one before it sends the other waits for ever.
             let read = read(&server, &caller, batches, arrived);
-            let judge = judge(audit, arriving, accepted, &judging);
+            let judge = judge((audit, caller.identity().as_str()), arriving, accepted, &judging);
             let publish = publish(audit, accepting, (&publishing, leave_by));
             let ended = tokio::try_join!(read, judge, publish);
             if let Err(refusal) = ended {
@@ -156,7 +166,7 @@ impl AuditService for AuditServer {
     ) -> Result<Response<v1::GetEventResponse>, Status> {
         let caller = Caller::of(&request)?;
         self.authorize(caller, &request.get_ref().origin)?;
-        let reader = caller.identity().as_str().to_owned();
+        let caller = caller.identity().clone();
         let v1::GetEventRequest { which, purpose, page_token, .. } = request.into_inner();
         let malformed = |message: &str| Refusal::new(Reason::Malformed, message);
         if purpose.len() > MAX_PURPOSE_BYTES {
@@ -177,8 +187,11 @@ impl AuditService for AuditServer {
             "" => 0,
             token => token.parse().map_err(|_| malformed("no page has this token").at("page_token"))?,
         };
+        let asker = Arc::clone(&self.asker);
+        // To its end, also if the caller hangs up: what was begun is settled.
+        let asked = tokio::spawn(async move { asker.events(&caller, &which, &purpose, from).await });
         let (bundles, next) =
-            self.audit.read(&which, &Reading { reader, purpose }, from).await.map_err(refusal)?;
+            asked.await.map_err(|_| ended(Ended))?.map_err(query::failed)?.map_err(query::not_given)?;
         Ok(Response::new(v1::GetEventResponse {
             bundles: bundles.iter().map(|bundle| bundle.encode().into()).collect(),
             next_page_token: next.map(|slot| slot.to_string()).unwrap_or_default(),
@@ -260,7 +273,7 @@ async fn next_batch(
 
 /// Gives each batch its first answer, in the order in which they came.
 async fn judge(
-    audit: &Audit,
+    (audit, collector): (&Audit, &str),
     mut arriving: mpsc::Receiver<Arrived>,
     accepted: mpsc::Sender<(Envelope, Taken, LeafIndex)>,
     answers: &mpsc::Sender<Answer>,
@@ -272,7 +285,7 @@ async fn judge(
         };
         let (outcome, placed) = match taken {
             Err(refused) => {
-                audit.refuse(&refused);
+                audit.refuse(collector, claim.as_ref(), &refused).await;
                 let Refused { refusal, message, .. } = refused;
                 (Outcome::Refused(v1::BatchRefused { refusal: refusal.into(), message }), None)
             }

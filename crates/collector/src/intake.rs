@@ -22,7 +22,7 @@ use epigraph_store::journal::AppendError;
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
-use crate::pack::{self, Kind, Pending, Report};
+use crate::pack::{self, Kind, Pending, Replaced, Report};
 use crate::position::{Position, Positions};
 use crate::spool::{Progress, Spool, SpoolError};
 use crate::tail::{CHUNK_BYTES, Record, Tail, Turn};
@@ -143,6 +143,8 @@ pub struct Intake {
     pub commands: Sender<Command>,
     /// What is durable.
     pub progress: watch::Receiver<Progress>,
+    /// What was replaced by tokens.
+    pub replaced: Arc<Replaced>,
     /// What came of each source, in their order, once it has ended.
     pub ended: oneshot::Receiver<Result<Vec<(String, Report)>, IntakeError>>,
 }
@@ -153,11 +155,12 @@ pub fn start(setup: Setup, spool: Spool) -> io::Result<Intake> {
     let (tell, progress) = watch::channel(spool.progress());
     let (end, ended) = oneshot::channel();
     let mut reader = Reading::new(setup, spool, tell);
+    let replaced = Arc::clone(&reader.replaced);
     thread::Builder::new().name("collector-intake".into()).spawn(move || {
         let result = reader.run(&told);
         let _ = end.send(result.map(|()| reader.reports()));
     })?;
-    Ok(Intake { commands, progress, ended })
+    Ok(Intake { commands, progress, replaced, ended })
 }
 
 /// Records that a sender may send again because it did not hear that they were taken, as long as this process lives.
@@ -228,6 +231,7 @@ struct Reading {
     spool: Spool,
     readers: Vec<Reader>,
     reports: Vec<Report>,
+    replaced: Arc<Replaced>,
     pending: Pending,
     /// How far the inputs are read with everything that is pending.
     positions: Positions,
@@ -252,6 +256,7 @@ impl Reading {
         Reading {
             readers: setup.inputs.iter().map(reader).collect(),
             reports: vec![Report::default(); setup.inputs.len() + setup.pushing.len()],
+            replaced: Arc::default(),
             pending: Pending::default(),
             waiting: Vec::new(),
             seen: Seen::default(),
@@ -460,7 +465,7 @@ impl Reading {
         }
         let means = (&self.setup.detectors, &*self.setup.entropy);
         let report = &mut self.reports[place];
-        if let Some(event) = pack::seal(decoded, context, means, report) {
+        if let Some(event) = pack::seal(decoded, context, means, (report, &self.replaced)) {
             report.took(self.spool.tip().sequence + self.pending.len() as u64);
             self.pending.push(event);
         }

@@ -2,6 +2,7 @@
 //! where records come from, or what becomes of batches.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use epigraph_core::Entropy;
 use epigraph_event::batch::{MAX_BATCH_BYTES, MAX_EVENTS};
@@ -108,6 +109,36 @@ impl Report {
     }
 }
 
+/// How many texts were replaced by tokens since the start, by what they looked like: counts alone.
+#[derive(Default, Debug)]
+pub struct Replaced([AtomicU64; KINDS.len()]);
+
+const KINDS: [Detected; 6] = [
+    Detected::Unspecified,
+    Detected::Email,
+    Detected::CardNumber,
+    Detected::AwsAccessKey,
+    Detected::BearerToken,
+    Detected::PrivateKey,
+];
+
+impl Replaced {
+    fn count(&self, event: &Event) {
+        for replaced in &event.body.replaced {
+            let place = KINDS.iter().position(|kind| *kind == replaced.kind());
+            if let Some(count) = place.and_then(|place| self.0.get(place)) {
+                count.fetch_add(replaced.count.into(), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// By the word for the kind.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        KINDS.iter().map(|kind| word(*kind)).zip(counts).skip(1)
+    }
+}
+
 /// Ids are chosen by whoever caused the event: nothing of them that a terminal or a shell would take for more than an id.
 fn can_be_typed(id: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
@@ -132,11 +163,12 @@ pub(crate) fn seal(
     decoded: Decoded,
     context: &Context,
     (detectors, entropy): (&Detectors, &dyn Entropy),
-    report: &mut Report,
+    (report, replaced): (&mut Report, &Replaced),
 ) -> Option<Collected> {
     let mut event = decoded.unwrap_or_else(|rejected| quarantine(rejected, context, report));
     detectors.apply(&mut event);
     report.tell_of(&event);
+    replaced.count(&event);
     let format = event.body.format();
     let record = event.body.record.clone();
     match event.seal(entropy) {

@@ -164,13 +164,13 @@ impl Answer {
         let (estimate, more) =
             (self.planned.estimate.unwrap_or_default(), if *truncated { ", and there are more" } else { "" });
         terminal.line(format_args!(
-            "{} rows{more}; read {} rows and {} of at most {} and {}, in {}",
+            "{} rows{more}; read {} rows and {} of at most {} and {}, in {} ms",
             self.rows.len(),
             cost.rows_examined,
             bytes(cost.bytes_read),
             estimate.rows,
             bytes(estimate.bytes),
-            micros(cost.micros),
+            cost.millis,
         ));
         if !self.finished.next_page_token.is_empty() {
             terminal.line(format_args!("go on with --page {}", printable(&self.finished.next_page_token)));
@@ -198,12 +198,14 @@ impl Answer {
                 source.epoch
             ));
         }
-        if let (Some(kept), Some(dir)) = (kept, dir) {
-            terminal.line(format_args!(
+        match (kept, dir) {
+            (Some(0), _) => terminal.line("no row, so there is nothing to keep and to prove"),
+            (Some(kept), Some(dir)) => terminal.line(format_args!(
                 "{} {kept} events, each with its proof, are in {}",
                 terminal.good("verified:"),
                 dir.display()
-            ));
+            )),
+            _ => {}
         }
         match audited {
             Some(audited) => audited.show(terminal),
@@ -270,7 +272,7 @@ impl Answer {
 
 /// A bundle that was verified with what a client directory trusts.
 pub fn open(bytes: &[u8], profile: &Profile) -> Outcome<(Bundle, Proven)> {
-    let bundle = Bundle::parse(bytes).map_err(|error| garbled(error))?;
+    let bundle = Bundle::parse(bytes).map_err(garbled)?;
     let proven = bundle.verify(&profile.policy, &profile.sources).map_err(Failure::no)?;
     Ok((bundle, proven))
 }
@@ -318,10 +320,6 @@ fn bytes(count: u64) -> String {
     }
 }
 
-fn micros(count: u64) -> String {
-    if count < 10_000 { format!("{count} us") } else { format!("{} ms", count / 1_000) }
-}
-
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -335,7 +333,7 @@ pub fn cost_object(cost: &QueryCost) -> Value {
         "rows_examined": cost.rows_examined,
         "rows_returned": cost.rows_returned,
         "bytes_read": cost.bytes_read,
-        "micros": cost.micros,
+        "millis": cost.millis,
     })
 }
 

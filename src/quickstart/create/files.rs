@@ -183,6 +183,13 @@ directory = "{role}"
                 role.spiffe()
             );
         }
+        if let Ok(address) = self.address(Role::Audit) {
+            vantages += &format!(
+                "\n# The audit service: where each source stands, and now and then an event to compare with its leaf. Each such read is on the record.\n\
+                 [log.audit]\naddress = \"{address}\"\nserver = \"{}\"\n",
+                Role::Audit.spiffe()
+            );
+        }
         let (first, own) = (READERS[0], tls(Role::Monitor, false));
         let (pace, webhook) = match self.webhook {
             None => (String::new(), String::new()),
@@ -219,7 +226,7 @@ published_within_ms = {limit}
 
 {listen}
 {own}
-# Witnesses are asked under the name of a reader.
+# Witnesses and the audit service are asked under the name of a reader.
 [tls.client]
 certificate = "pki/monitor/{first}.pem"
 key = "pki/monitor/{first}.key"
@@ -252,17 +259,27 @@ logs = ["{origin}"]
             &["reader", "auditor"],
             origin,
         );
-        let askers =
-            granted("Two others ask as well, and see less.", &reader_spiffe("*"), &["reader"], origin);
+        let askers = granted(
+            "Two others ask as well, and see less; and the monitor reads.",
+            &reader_spiffe("*"),
+            &["reader"],
+            origin,
+        );
+        let monitor = grant(
+            "The monitor asks where each source stands, and compares events with their leaves.",
+            &reader_spiffe(READERS[0]),
+            "monitor",
+            origin,
+        );
         let mut readers =
             String::from("\n# What each of them may see: docs/runbooks.md says what the roles are.\n");
-        for (spiffe, role) in [
-            (client_spiffe(), "auditor"),
-            (reader_spiffe(ASKERS[0]), "developer"),
-            (reader_spiffe(ASKERS[1]), "responder"),
+        for (spiffe, kind, role) in [
+            (client_spiffe(), "human", "auditor"),
+            (reader_spiffe(ASKERS[0]), "human", "developer"),
+            (reader_spiffe(ASKERS[1]), "human", "responder"),
         ] {
             readers += &format!(
-                "[[reader]]\nspiffe = \"{spiffe}\"\nkind = \"human\"\nroles = [\"{role}\"]\ntenants = [\"*\"]\n"
+                "[[reader]]\nspiffe = \"{spiffe}\"\nkind = \"{kind}\"\nroles = [\"{role}\"]\ntenants = [\"*\"]\n"
             );
         }
         Ok(format!(
@@ -279,7 +296,7 @@ origin = "{origin}"
 address = "{address}"
 server = "{server}"
 policy = "policy"
-{collector}{client}{askers}{readers}"#
+{collector}{client}{monitor}{askers}{readers}"#
         ))
     }
 

@@ -3,12 +3,15 @@
 
 use std::io::Write;
 
+use epigraph_event::v1::TimeFrom;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use super::senders::{Lines, export_all, get, log_record, post, say, try_export};
-use super::{Collecting, Found, JSON, STRUCTURED, cloud_event, deliver, event_list, k8s_event, plain};
+use super::senders::{Lines, collect, export_all, get, log_record, post, say, try_export};
+use super::{
+    Collecting, Found, JSON, STRUCTURED, cloud_event, deliver, event_list, issue, k8s_event, plain, tls,
+};
 use crate::collect::Audited;
 use crate::full_disk::Disk;
 use crate::support::block_on;
@@ -214,5 +217,139 @@ fn a_full_disk_under_the_spool_is_told_and_passes() {
         for n in [0, taken, taken + 1] {
             found.one(&format!("ce-{n}")).await;
         }
+    });
+}
+
+/// F8 and the sizes, through every door: 300 KiB are kept whole, 2 MiB are refused and named and leave the next ones alone; a time that is years
+/// ahead is kept as its source said it and is a trouble of the source, and one that is missing or without an offset is said to be none. Broken to
+/// see it fail: a time without an offset taken for UTC.
+#[test]
+fn sizes_and_times_are_judged_alike_at_every_door() {
+    const OFF: &str = "2099-11-01T12:00:00Z";
+    const LOCAL: &str = "2026-11-01T12:00:00";
+    let audited = Audited::new();
+    issue(&audited, &["shop"]);
+    let tables = plain("cluster", "k8s-webhook")
+        + &plain("shop", "cloudevents")
+        + &plain("otel", "otlp")
+        + &plain("hosts", "syslog")
+        + &plain("apps", "native")
+        + &tls("spiffe://epigraph.quickstart/epigraph/sender/*")
+        + "[door.mapping]\nevent_id = \"/id\"\naction = \"/did\"\ntime = \"/at\"\n";
+    let collecting = Collecting::start(&audited, &tables);
+    let text = |size: usize| "x".repeat(size);
+    let (large, huge) = (text(300 << 10), text(2 << 20));
+
+    let k8s = |id: &str, change: &dyn Fn(&mut Value)| {
+        let mut event = k8s_event(id);
+        change(&mut event);
+        post(collecting.door("cluster"), &[JSON], event_list(&[event]).as_bytes())
+    };
+    k8s("k-large", &|event| event["requestObject"] = json!(large)).is(200, 1);
+    k8s("k-huge", &|event| event["requestObject"] = json!(huge)).refuses(400, "TOO_LARGE");
+    k8s("k-off", &|event| event["stageTimestamp"] = OFF.into()).is(200, 1);
+    k8s("k-none", &|event| drop(event.as_object_mut().unwrap().remove("stageTimestamp"))).is(200, 1);
+    k8s("k-local", &|event| event["stageTimestamp"] = LOCAL.into()).is(200, 1);
+
+    let cloud = |id: &str, key: &str, value: &str| {
+        let mut event = cloud_event(id);
+        event[key] = value.into();
+        post(collecting.door("shop"), &[STRUCTURED], event.to_string().as_bytes())
+    };
+    cloud("c-large", "data", &large).is(200, 1);
+    cloud("c-huge", "data", &huge).refuses(400, "TOO_LARGE");
+    cloud("c-off", "time", OFF).is(200, 1);
+    cloud("c-none", "subject", "a").is(200, 1);
+    cloud("c-local", "time", LOCAL).is(200, 1);
+
+    let record = |id: &str, name: &str, nanos: Option<u64>| {
+        let mut record = log_record(id, name);
+        record.time_unix_nano = nanos.unwrap_or(0);
+        record
+    };
+    let now = Some(1_793_534_400_000_000_000);
+    let partial = block_on(export_all(
+        collecting.door("otel"),
+        vec![record("o-large", &large, now), record("o-huge", &huge, now)],
+    ))
+    .unwrap();
+    assert!(partial.rejected_log_records == 1 && partial.error_message.contains("TOO_LARGE"), "{partial:?}");
+    let off = Some(4_097_217_600_000_000_000);
+    let times = vec![record("o-off", "a", off), record("o-none", "a", None)];
+    assert_eq!(block_on(export_all(collecting.door("otel"), times)), None);
+
+    let native: Vec<String> = [
+        ("n-large", json!({ "pad": large })),
+        ("n-huge", json!({ "pad": huge })),
+        ("n-off", json!({ "at": OFF })),
+        ("n-none", json!({})),
+        ("n-local", json!({ "at": LOCAL })),
+    ]
+    .into_iter()
+    .map(|(id, mut event)| {
+        (event["id"], event["did"]) = (id.into(), "pay".into());
+        event.to_string()
+    })
+    .collect();
+    let answers =
+        block_on(collect(collecting.door("apps"), &audited.house, "shop", native.chunks(5))).unwrap();
+    assert_eq!((answers[0].events, answers[0].rejected, answers[0].why.as_str()), (4, 1, "TOO_LARGE"));
+
+    let mut hosts = Lines::connect(collecting.door("hosts"));
+    let syslog = [
+        ("2026-11-01T12:00:00Z", large.as_str()),
+        ("2026-11-01T12:00:00Z", &huge),
+        (OFF, "off"),
+        ("-", "none"),
+        (LOCAL, "local"),
+    ];
+    syslog
+        .iter()
+        .for_each(|(time, text)| hosts.send(format!("<38>1 {time} h sshd 7 - - {text}\n").as_bytes()));
+    collecting.wait_for("epigraph_door_events_total", "hosts", 4);
+    collecting.wait_for("epigraph_door_rejected_total", "door=\"hosts\"", 1);
+    collecting.stop();
+    deliver(&audited);
+
+    let status = audited.status();
+    // Of each door four and the one in the quarantine; records of OTLP count nanoseconds, which are never local.
+    assert_eq!((status["events"].as_u64(), status["gap_count"].as_u64()), (Some(24), Some(0)), "{status}");
+    let skewed =
+        status["troubles"].as_array().unwrap().iter().find(|trouble| trouble["kind"] == "clock-skew");
+    assert!(skewed.is_some(), "{status}");
+    block_on(async {
+        let found = Found::of(&audited);
+        for door in ["k", "c", "o", "n"] {
+            let one = async |which: &str| {
+                let stage = if door == "k" { "/ResponseComplete" } else { "" };
+                found.one(&format!("{door}-{which}{stage}")).await
+            };
+            let kept = one("large").await.body.unwrap().record;
+            assert!(
+                kept.len() > large.len() && kept.windows(99).any(|part| *part == large.as_bytes()[..99]),
+                "{door}"
+            );
+            let off = one("off").await.core.unwrap();
+            assert_eq!(
+                (off.occurred_from(), off.occurred_at_ns),
+                (TimeFrom::Source, 4_097_217_600_000_000_000),
+                "{door}"
+            );
+            assert_eq!(one("none").await.core.unwrap().occurred_from(), TimeFrom::Missing, "{door}");
+            if door != "o" {
+                assert_eq!(
+                    one("local").await.core.unwrap().occurred_from(),
+                    TimeFrom::WithoutOffset,
+                    "{door}"
+                );
+            }
+        }
+        let mut of_hosts = Vec::new();
+        for sequence in 19..24 {
+            of_hosts.push(found.nth(sequence).await.core.unwrap().occurred_from());
+        }
+        of_hosts.sort();
+        let expected = [TimeFrom::Source, TimeFrom::Source, TimeFrom::Missing, TimeFrom::WithoutOffset];
+        assert!(expected.iter().all(|from| of_hosts.contains(from)), "{of_hosts:?}");
     });
 }

@@ -2,16 +2,17 @@
 //! learns of it, and comes back from there at the start.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use epigraph_core::{Hash, UnixMillis};
+use epigraph_core::{Clock, Hash, UnixMillis};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::guard::Stream;
 use crate::guard::approval::{Approval, ApprovalId, MAX_OPEN, State};
-use crate::guard::quota::Ledger;
+use crate::guard::quota::{Counted, Ledger};
 use crate::keeper::{Ended, Keeper};
-use crate::query::Estimate;
+use crate::query::{Estimate, Meter};
 use crate::store::{Reader, StoreError};
 
 /// What a request is kept under.
@@ -28,18 +29,45 @@ const DAY_MS: u64 = 86_400_000;
 /// Why a request was not taken.
 #[derive(Debug, Error)]
 pub enum DeskError {
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The store's thread.
-    #[error(transparent)]
-    Ended(#[from] Ended),
     /// A reader has as many as it may.
     #[error("{MAX_OPEN} requests of yours wait or may be used: use one, or wait until one is over")]
     TooMany,
     /// Everybody has.
     #[error("{MAX_APPROVALS} requests wait or may be used: ask again later")]
     Full,
+}
+
+/// A question that counts for its reader for as long as this is there, whichever way it ends.
+pub struct Counting {
+    desk: Arc<Mutex<Desk>>,
+    clock: Arc<dyn Clock>,
+    counted: Option<Counted>,
+    meter: Arc<Meter>,
+}
+
+impl Counting {
+    /// Of what was counted; the meter says in the end what was really read.
+    pub fn new(
+        desk: Arc<Mutex<Desk>>,
+        clock: Arc<dyn Clock>,
+        counted: Counted,
+        meter: Arc<Meter>,
+    ) -> Counting {
+        Counting { desk, clock, counted: Some(counted), meter }
+    }
+
+    /// What the question reads.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        let Some(counted) = self.counted.take() else { return };
+        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+        desk.ledger.settle(counted, self.meter.cost().bytes_read, self.clock.now());
+    }
 }
 
 /// Requests, and what was read today.

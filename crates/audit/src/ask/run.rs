@@ -8,17 +8,19 @@ use epigraph_core::{Checkpoint, Hash, LeafIndex, Verified};
 use epigraph_event::v1::{IdentitySegment, Result as Outcome};
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::time::{Duration, Instant, sleep};
+use tokio::time::{Duration, sleep, timeout};
 
+use super::desk::Counting;
+use super::entries::{estimate, named};
+use super::event::withhold;
 use super::record::Entry;
 use super::running::Slot;
 use super::show::{self, Line};
-use super::{AskError, Asker, Planned, blocking, by, estimate, named};
+use super::{AskError, Asker, Planned, blocking, by};
 use crate::guard::Principal;
 use crate::guard::mask::Mask;
 use crate::guard::page::Place;
 use crate::guard::plan::{Plan, Request};
-use crate::guard::quota::Counted;
 use crate::index::View;
 use crate::index::complete::{Completeness, completeness};
 use crate::query::digest::AnswerDigest;
@@ -29,6 +31,9 @@ use crate::store::Reader;
 /// Rows of one answer: they are in memory together, at some 400 bytes each. An answer with more goes on on a next page; what is made of more
 /// rows is not made.
 pub const MAX_ROWS: u64 = 100_000;
+
+/// How long a part waits for its reader to take it. Whoever takes longer holds a place that others wait for.
+const STALL: Duration = Duration::from_secs(60);
 
 /// Rows that are turned into texts, proven and sent at a time.
 const CHUNK: usize = 64;
@@ -45,7 +50,7 @@ pub struct Run {
     /// Until it is read.
     pub(super) view: Mutex<Option<View>>,
     pub(super) meter: Arc<Meter>,
-    pub(super) counted: Option<Counted>,
+    pub(super) counting: Option<Counting>,
     pub(super) slot: Option<Slot>,
 }
 
@@ -73,7 +78,7 @@ pub struct Finished {
     /// What it cost.
     pub cost: Cost,
     /// Since it was begun.
-    pub micros: u64,
+    pub millis: u64,
     /// Why it ended before the end of its window, if it did.
     pub stopped: Option<Stopped>,
     /// Over its rows.
@@ -84,6 +89,11 @@ pub struct Finished {
     pub sources: Vec<(String, Completeness)>,
     /// Where it goes on.
     pub next: Option<Vec<u8>>,
+}
+
+/// Gives a part to whoever reads; whether it was taken, in time.
+pub(super) async fn give<P>(parts: &mpsc::Sender<P>, part: P) -> bool {
+    matches!(timeout(STALL, parts.send(part)).await, Ok(Ok(())))
 }
 
 /// What was read.
@@ -104,21 +114,28 @@ impl Asker {
         parts: mpsc::Sender<Result<Part, AskError>>,
     ) {
         let ended = self.carry_out(&mut run, proofs, &parts).await;
+        let ended = self.end(run, ended).await;
+        give(&parts, ended.map(|finished| Part::Finished(Box::new(finished)))).await;
+    }
+
+    /// Whatever became of a question is on the record when this returns, and it counts no more.
+    pub(super) async fn end(
+        &self,
+        mut run: Run,
+        ended: Result<Finished, AskError>,
+    ) -> Result<Finished, AskError> {
         let settled = self.settle(&mut run).await;
-        let ended = ended.and_then(|finished| settled.map(|()| finished));
-        let ended = match ended {
+        match ended.and_then(|finished| settled.map(|()| finished)) {
             Ok(finished) => {
                 let entry = self.outcome(&run, finished.stopped, Some(&finished.digest));
-                self.audit().put_on_record(entry).await.map(|()| finished).map_err(AskError::from)
+                Ok(self.audit().put_on_record(entry).await.map(|()| finished)?)
             }
             Err(error) => {
                 // That it failed is told even where the record of it fails, too.
                 let _ = self.audit().put_on_record(self.outcome(&run, None, None)).await;
                 Err(error)
             }
-        };
-        drop(run.slot.take());
-        let _ = parts.send(ended.map(|finished| Part::Finished(Box::new(finished)))).await;
+        }
     }
 
     async fn carry_out(
@@ -127,7 +144,7 @@ impl Asker {
         proofs: bool,
         parts: &mpsc::Sender<Result<Part, AskError>>,
     ) -> Result<Finished, AskError> {
-        let begun = Instant::now();
+        let begun = self.clock.now();
         let read = self.read(run, parts).await?;
         let mut digest = AnswerDigest::new(&run.planned.runbook.hash, &run.planned.columns);
         let by = match run.plan.reduce {
@@ -151,7 +168,7 @@ impl Asker {
                 digest.row(&leaves, &values);
                 rows.push(AnswerRow { leaves, values, bundles });
             }
-            if parts.send(Ok(Part::Rows(rows))).await.is_err() {
+            if !give(parts, Ok(Part::Rows(rows))).await {
                 run.meter.cancel();
             }
         }
@@ -167,7 +184,7 @@ impl Asker {
         };
         Ok(Finished {
             cost: run.meter.cost(),
-            micros: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+            millis: now.0.saturating_sub(begun.0),
             stopped,
             digest: digest.finish(),
             checkpoint: run.checkpoint.clone(),
@@ -238,19 +255,13 @@ impl Asker {
         let mut bundles = Vec::with_capacity(rows.len());
         for row in rows {
             let mut bundle = self.audit().bundle_under(row.slot, checkpoint).await?;
-            if !run.plan.mask.opens(row) {
-                bundle.segments[epigraph_event::Segment::Identity.place()] = None;
-            }
-            if !run.plan.mask.body {
-                bundle.segments[epigraph_event::Segment::Body.place()] = None;
-                bundle.record = None;
-            }
+            withhold(&mut bundle, run.plan.mask.opens(row), run.plan.mask.body);
             bundles.push(bundle.encode().into());
         }
         Ok(bundles)
     }
 
-    pub(super) fn outcome(&self, run: &Run, stopped: Option<Stopped>, digest: Option<&Hash>) -> Entry {
+    fn outcome(&self, run: &Run, stopped: Option<Stopped>, digest: Option<&Hash>) -> Entry {
         let cost = run.meter.cost();
         let (result, code) = match (digest, stopped) {
             (None, _) => (Outcome::Failure, "FAILED"),
@@ -316,6 +327,16 @@ fn read(
             reach.extend(last);
         }
         found.push(rows);
+        let held: usize = found.iter().map(Vec::len).sum();
+        if held as u64 > limit.saturating_mul(2) {
+            // What is beyond the first of them all is in no answer: it is not kept while the other scans are made.
+            let first = merge(std::mem::take(&mut found), newest_first, limit);
+            if first.len() as u64 == limit {
+                stopped = Some(Stopped::Limit);
+                reach.extend(first.last().map(Row::place));
+            }
+            found.push(first);
+        }
     }
     let reach = if newest_first { reach.into_iter().max() } else { reach.into_iter().min() };
     if let Some(reach) = reach {

@@ -10,9 +10,10 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::entries::named;
 use super::record::Entry;
-use super::run::AnswerRow;
-use super::{AskError, Asker, blocking, by, known, named, show};
+use super::run::{AnswerRow, give};
+use super::{AskError, Asker, blocking, by, known, show, stranger};
 use crate::guard::Principal;
 use crate::guard::approval::{Approval, ApprovalId};
 use crate::guard::mask::Mask;
@@ -112,11 +113,7 @@ impl Asker {
         };
         let rules = self.rules();
         let Some(principal) = rules.principal(who) else {
-            let refusal = Refusal::new(
-                Code::Forbidden,
-                "you are no reader of this service",
-                "Ask whoever configures it for a table [[reader]].",
-            );
+            let refusal = stranger();
             self.refuse(who.as_str(), super::By::Service, &request, &refusal).await?;
             return Ok(Err(refusal));
         };
@@ -189,7 +186,7 @@ impl Asker {
         };
         let recorded = self.audit().put_on_record(entry).await.map_err(AskError::from);
         if let Err(error) = ended.and(recorded) {
-            let _ = parts.send(Err(error)).await;
+            give(&parts, Err(error)).await;
         }
     }
 
@@ -211,12 +208,12 @@ impl Asker {
                 tail.next = next;
                 for row in rows {
                     *sent += 1;
-                    if parts.send(Ok(Part::Row(row))).await.is_err() {
+                    if !give(parts, Ok(Part::Row(row))).await {
                         return Ok(());
                     }
                 }
                 if let Some(cursor) = cursor
-                    && parts.send(Ok(Part::Cursor(cursor))).await.is_err()
+                    && !give(parts, Ok(Part::Cursor(cursor))).await
                 {
                     return Ok(());
                 }

@@ -7,7 +7,7 @@ use epigraph_core::Hash;
 use epigraph_rpc::SpiffeId;
 use tokio::sync::mpsc;
 
-use super::run::{Finished, Run};
+use super::run::{Finished, Run, give};
 use super::{AskError, Asked, Asker, blocking};
 use crate::guard::mask::Sight;
 use crate::guard::plan::Request;
@@ -68,19 +68,8 @@ impl Asker {
     /// Sends every event between the first and the last number that each source has in the days of the window.
     pub async fn audit_window(self: &Arc<Self>, mut run: Run, parts: mpsc::Sender<Result<Part, AskError>>) {
         let sent = self.send_window(&mut run, &parts).await;
-        let settled = self.settle(&mut run).await;
-        let ended = match sent.and_then(|finished| settled.map(|()| finished)) {
-            Ok(finished) => {
-                let entry = self.outcome(&run, finished.stopped, Some(&finished.digest));
-                self.audit().put_on_record(entry).await.map(|()| finished).map_err(AskError::from)
-            }
-            Err(error) => {
-                let _ = self.audit().put_on_record(self.outcome(&run, None, None)).await;
-                Err(error)
-            }
-        };
-        drop(run.slot.take());
-        let _ = parts.send(ended.map(|finished| Part::Finished(Box::new(finished)))).await;
+        let ended = self.end(run, sent).await;
+        give(&parts, ended.map(|finished| Part::Finished(Box::new(finished)))).await;
     }
 
     async fn send_window(
@@ -88,7 +77,7 @@ impl Asker {
         run: &mut Run,
         parts: &mpsc::Sender<Result<Part, AskError>>,
     ) -> Result<Finished, AskError> {
-        let begun = tokio::time::Instant::now();
+        let begun = self.clock.now();
         let spans = self.spans(run)?;
         let checkpoint = run.checkpoint.clone().ok_or(AskError::NotFound)?;
         let mut digest = AnswerDigest::new(&run.planned.runbook.hash, &[]);
@@ -107,14 +96,14 @@ impl Asker {
                     Err(error) => return Err(error.into()),
                 };
                 digest.row(&[bundle.receipt.index.get()], &[]);
-                if parts.send(Ok(Part::Bundle(bundle.encode().into()))).await.is_err() {
+                if !give(parts, Ok(Part::Bundle(bundle.encode().into()))).await {
                     run.meter.cancel();
                 }
             }
         }
         Ok(Finished {
             cost: run.meter.cost(),
-            micros: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+            millis: self.clock.now().0.saturating_sub(begun.0),
             stopped,
             digest: digest.finish(),
             checkpoint: Some(checkpoint),

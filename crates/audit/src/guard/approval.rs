@@ -304,7 +304,7 @@ fn refusal(code: Code, message: &str, suggestion: &str) -> Refusal {
 }
 
 /// The hour of the day, UTC.
-pub(super) fn hour(now: UnixMillis) -> u8 {
+pub(crate) fn hour(now: UnixMillis) -> u8 {
     // Below 24.
     u8::try_from(now.0 / 3_600_000 % 24).unwrap_or_default()
 }

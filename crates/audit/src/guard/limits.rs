@@ -100,6 +100,8 @@ impl Limits {
                 least_group: 10,
             },
             Role::Admin => Limits::NONE,
+            // Single events only: a sample of each source, again and again.
+            Role::Monitor => Limits { day_bytes: 5 * GIB, running: 2, least_group: 10, ..Limits::NONE },
         }
     }
 

@@ -39,12 +39,16 @@ pub enum Action {
     RunRunbook,
     /// To follow new events.
     Tail,
+    /// To be given single events, by id, leaf or number, with what proves them.
+    ReadEvent,
     /// To see names in clear.
     ReadIdentity,
     /// To see names in clear where they are the reader's own.
     ReadOwnIdentity,
     /// To see the record.
     ReadBody,
+    /// To see the record of an event that is asked for by its id, leaf or number.
+    ReadRecord,
     /// To see names in clear for once.
     Unmask,
     /// To ask for the events of a token.
@@ -59,13 +63,15 @@ pub enum Action {
 
 impl Action {
     /// Every action.
-    pub const ALL: [Action; 11] = [
+    pub const ALL: [Action; 13] = [
         Action::See,
         Action::RunRunbook,
         Action::Tail,
+        Action::ReadEvent,
         Action::ReadIdentity,
         Action::ReadOwnIdentity,
         Action::ReadBody,
+        Action::ReadRecord,
         Action::Unmask,
         Action::MatchTokens,
         Action::MatchIds,
@@ -79,9 +85,11 @@ impl Action {
             Action::See => "See",
             Action::RunRunbook => "RunRunbook",
             Action::Tail => "Tail",
+            Action::ReadEvent => "ReadEvent",
             Action::ReadIdentity => "ReadIdentity",
             Action::ReadOwnIdentity => "ReadOwnIdentity",
             Action::ReadBody => "ReadBody",
+            Action::ReadRecord => "ReadRecord",
             Action::Unmask => "Unmask",
             Action::MatchTokens => "MatchTokens",
             Action::MatchIds => "MatchIds",

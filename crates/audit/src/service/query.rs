@@ -93,7 +93,10 @@ impl QueryService for QueryServer {
         let asking =
             Asking { approval: approval(&approval_id)?, page: page(&page_token)?, ..asking(question)? };
         let one = |answer| Ok(v1::RunRunbookResponse { answer: Some(answer) });
-        let run = match self.asker.ask(caller.identity(), asking, plan_only).await.map_err(failed)? {
+        let run = match {
+            let (asker, who) = (Arc::clone(&self.asker), caller.identity().clone());
+            to_its_end(async move { asker.ask(&who, asking, plan_only).await }).await.map_err(failed)?
+        } {
             Asked::Planned(planned) => {
                 return Ok(Response::new(Box::pin(tokio_stream::once(one(Answer::Planned(wire_plan(
                     &planned,
@@ -140,7 +143,10 @@ impl QueryService for QueryServer {
         let v1::AuditWindowRequest { question, approval_id, .. } = request.into_inner();
         let asking = Asking { approval: approval(&approval_id)?, ..asking(question)? };
         let one = |answer| Ok(v1::AuditWindowResponse { answer: Some(answer) });
-        let run = match self.asker.ask_audit(caller.identity(), asking).await.map_err(failed)? {
+        let run = match {
+            let (asker, who) = (Arc::clone(&self.asker), caller.identity().clone());
+            to_its_end(async move { asker.ask_audit(&who, asking).await }).await.map_err(failed)?
+        } {
             Asked::Refused(refused) => {
                 return Ok(Response::new(Box::pin(tokio_stream::once(one(Answer::Refused(wire_refusal(
                     &refused,
@@ -239,7 +245,11 @@ impl QueryService for QueryServer {
     ) -> Result<Response<v1::CancelQueryResponse>, Status> {
         let caller = Caller::of(&request)?;
         self.authorize(caller, &request.get_ref().origin)?;
-        let cancelled = self.asker.cancel(caller.identity(), &request.get_ref().query_id).await;
+        let cancelled = {
+            let (asker, who) = (Arc::clone(&self.asker), caller.identity().clone());
+            let id = request.get_ref().query_id.clone();
+            to_its_end(async move { asker.cancel(&who, &id).await }).await
+        };
         cancelled.map_err(|error| not_found(error, Reason::QueryNotFound, "query_id"))?;
         Ok(Response::new(v1::CancelQueryResponse {}))
     }
@@ -265,12 +275,22 @@ impl QueryService for QueryServer {
         let reason = text("reason", reason, MAX_PURPOSE_BYTES)?;
         let id = approval(&approval_id)?
             .ok_or_else(|| Refusal::new(Reason::Malformed, "say which request").at("approval_id"))?;
-        let answered = self.asker.answer_request(caller.identity(), &id, grant, &reason).await;
+        let (asker, said) = (Arc::clone(&self.asker), reason.clone());
+        let answered =
+            to_its_end(async move { asker.answer_request(caller.identity(), &id, grant, &said).await });
+        let answered = answered.await;
         let answered = answered.map_err(|error| not_found(error, Reason::ApprovalNotFound, "approval_id"))?;
         let answered =
             answered.map_err(|refused| Refusal::new(Reason::PermissionDenied, refused.to_string()))?;
         Ok(Response::new(v1::DecideApprovalResponse { approval: Some(wire_approval(&answered, &reason)) }))
     }
+}
+
+/// Carries something out although its caller may hang up: what goes on the record and what is done are not torn apart.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, AskError>> + Send + 'static,
+) -> Result<T, AskError> {
+    tokio::spawn(work).await.map_err(|_| crate::keeper::Ended)?
 }
 
 fn asking(question: Option<v1::Question>) -> Result<Asking, Refusal> {
@@ -349,7 +369,8 @@ fn page(token: &str) -> Result<Option<Vec<u8>>, Refusal> {
 }
 
 fn described(runbook: &Runbook) -> v1::Runbook {
-    let title = runbook.description.split_inclusive(['.', '\n']).next().unwrap_or_default();
+    let words = runbook.description.split_whitespace().collect::<Vec<_>>().join(" ");
+    let title = words.split_inclusive(". ").next().unwrap_or_default();
     let parameter = |one: &crate::runbook::Parameter| v1::RunbookParameter {
         name: one.name.clone(),
         kind: document::type_of(&one.kind),
@@ -360,7 +381,7 @@ fn described(runbook: &Runbook) -> v1::Runbook {
     v1::Runbook {
         id: runbook.id.clone(),
         version: runbook.version,
-        title: title.trim().trim_end_matches('.').to_owned(),
+        title: title.trim_end().trim_end_matches('.').to_owned(),
         owner: runbook.owner.clone(),
         hash: Bytes::copy_from_slice(runbook.hash.as_bytes()),
         parameters: runbook.parameters.iter().map(parameter).collect(),
@@ -386,12 +407,12 @@ fn wire_estimate(estimate: &Estimate) -> v1::QueryEstimate {
     v1::QueryEstimate { rows: estimate.rows, bytes: estimate.bytes, days: estimate.days }
 }
 
-fn wire_cost(cost: &Cost, micros: u64) -> v1::QueryCost {
+fn wire_cost(cost: &Cost, millis: u64) -> v1::QueryCost {
     v1::QueryCost {
         rows_examined: cost.rows_examined,
         rows_returned: cost.rows_returned,
         bytes_read: cost.bytes_read,
-        micros,
+        millis,
     }
 }
 
@@ -456,7 +477,7 @@ fn wire_finished(finished: &Finished) -> Result<v1::QueryFinished, Status> {
     };
     let hex = |token: &Vec<u8>| token.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(v1::QueryFinished {
-        cost: Some(wire_cost(&finished.cost, finished.micros)),
+        cost: Some(wire_cost(&finished.cost, finished.millis)),
         truncated: finished.stopped == Some(Stopped::Limit),
         digest: Bytes::copy_from_slice(finished.digest.as_bytes()),
         checkpoint: finished
@@ -496,7 +517,13 @@ fn not_found(error: AskError, reason: Reason, field: &'static str) -> Refusal {
     }
 }
 
-fn failed(error: AskError) -> Status {
+/// A single event that is not given, and why not.
+pub(super) fn not_given(refused: refusal::Refusal) -> Refusal {
+    let message = format!("{}: {}. {}", refused.code, refused.message, refused.suggestion);
+    Refusal::new(Reason::PermissionDenied, message)
+}
+
+pub(super) fn failed(error: AskError) -> Status {
     failed_as(error).into()
 }
 

@@ -364,7 +364,7 @@ fn inspect_sources(tables: &Tables, ends: &Ends, found: &mut Inspection) -> Resu
             found.flaw(
                 None,
                 format!(
-                    "source {id}: by what is written of it {said} events came, the next batch is {next_number} of epoch {epoch};                      by its batches {events}, and {} of epoch {}",
+                    "source {id}: by what is written of it {said} events came, the next batch is {next_number} of epoch {epoch}; by its batches {events}, and {} of epoch {}",
                     tip.number, tip.epoch
                 ),
             );

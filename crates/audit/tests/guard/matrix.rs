@@ -30,7 +30,11 @@ fn expected(who: &Principal, action: Action, stream: &Stream, object: Object, fa
     };
     let agent = who.kind == Kind::Agent;
     let granted = match (action, object) {
-        (Action::See, Object::Stream) => is(&readers),
+        (Action::See, Object::Stream) => is(&readers) || is(&[Monitor]),
+        (Action::ReadEvent, Object::Stream) => {
+            is(&[Responder, Auditor, Developer, Viewer, Monitor]) && !agent
+        }
+        (Action::ReadRecord, Object::Columns(Group::Body)) => is(&[Auditor]) && !agent,
         (Action::RunRunbook, Object::Stream) => is(&readers) && (!agent || !facts.purpose.is_empty()),
         (Action::Tail, Object::Stream) => is(&[Responder, Auditor]) && !agent,
         (Action::ReadIdentity, Object::Columns(Group::Identity)) => is(&[Auditor]) && !agent,
@@ -256,10 +260,12 @@ fn what_each_role_runs_and_sees() {
              developer:{few} resource-activity+ resource-history+ who-read UNKNOWN_RUNBOOK tail-\n\
              ai-agent:{few} resource-activity MASKED_COLUMN resource-history MASKED_COLUMN who-read UNKNOWN_RUNBOOK tail-\n\
              viewer: access-outside-hours UNKNOWN_RUNBOOK actor-activity+{} resource-activity+{} tail-\n\
-             admin:{} tail-\n",
+             admin:{} tail-\n\
+             monitor:{} tail-\n",
             unknown(&all[2..7], "UNKNOWN_RUNBOOK"),
             unknown(&all[8..], "UNKNOWN_RUNBOOK"),
             unknown(&all, "UNKNOWN_STREAM"),
+            unknown(&all, "UNKNOWN_RUNBOOK"),
         )
     );
 

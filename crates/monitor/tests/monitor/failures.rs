@@ -1,6 +1,7 @@
 //! A monitor that is killed, whose disk fails, and that is told things in the wrong order.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use epigraph_monitor::audit::CHUNK;
 use epigraph_monitor::disk::{Disk, DiskError};
@@ -10,9 +11,11 @@ use epigraph_monitor::run::StartError;
 use epigraph_store::file::Dir;
 use epigraph_store::file::fault::{Fault, FaultDir, Operation, Outcome};
 
-use crate::liar::Liar;
+use tokio::time::{Instant, sleep};
+
+use crate::liar::{Liar, Mood};
 use crate::pki::{Going, NOW};
-use crate::support::Home;
+use crate::support::{Home, Running};
 use crate::trees::{Tree, entries, note_of};
 
 /// M5: killed in the middle of a scan, it goes on from what was proven. Fails if progress is stored at the heads only.
@@ -124,4 +127,44 @@ async fn vantage_points_need_names() {
         let refused = home.start_over(state, readers, u64::MAX, Going::from(NOW.0)).map(drop);
         assert!(matches!(refused, Err(StartError::Name { .. })), "{names:?}");
     }
+}
+
+/// Waits, in the time of the test, until the trouble at the only vantage point has this text; how many seconds that took.
+async fn trouble(running: &Running, says: &str) -> u64 {
+    const LONGEST: Duration = Duration::from_secs(3_600);
+    let start = Instant::now();
+    while !running.status().vantages.iter().any(|at| at.trouble.contains(says)) {
+        assert!(start.elapsed() < LONGEST, "never {says:?}: {:?}", running.status());
+        sleep(Duration::from_secs(1)).await;
+    }
+    start.elapsed().as_secs()
+}
+
+/// A log that sends a little now and then does not keep a full audit for ever, and one that sends nothing is left sooner. Broken to see it
+/// fail: jobs without an end; the next event waited for without an end.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_dribbles_is_left() {
+    let log = Liar::of(300, 300, 0).await;
+    let home = Home { poll: Duration::from_secs(5), ..Home::new() };
+    let readers = vec![("log/a", log.serving.reader("a"))];
+    let every_ms = 60_000;
+    let running =
+        home.start_over(Arc::new(home.state.clone()), readers, every_ms, Going::from(NOW.0)).unwrap();
+    while running.status().last_full_audit.is_none() {
+        sleep(Duration::from_secs(1)).await;
+    }
+    log.mood(Mood::Dribbles);
+    let took = trouble(&running, "too slowly").await;
+    assert!((600..=700).contains(&took), "{took}");
+    log.mood(Mood::Withholds);
+    trouble(&running, "none of the entries that it published").await;
+    // It is asked again, and an audit ends.
+    let before = running.status().last_full_audit;
+    log.mood(Mood::Honest);
+    while running.status().last_full_audit == before {
+        sleep(Duration::from_secs(1)).await;
+    }
+    let open: Vec<_> = running.monitor.findings().into_iter().filter(|finding| finding.is_open()).collect();
+    // Hours have passed, and nothing was appended: that is all that is told.
+    assert!(open.iter().all(|finding| finding.code == Code::StaleHead), "{open:?}");
 }

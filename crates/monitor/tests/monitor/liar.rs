@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use epigraph_core::proof::prove_inclusion;
@@ -11,6 +12,7 @@ use epigraph_rpc::v1::get_proof_request::Target;
 use epigraph_rpc::v1::log_service_server::LogService;
 use epigraph_rpc::{Caller, Reason, Refusal, Routes, convert, log_service, v1};
 use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
@@ -20,6 +22,9 @@ use crate::trees::{Tree, entries, entry, note_of, size};
 
 /// Entries of one event.
 const EVENT: usize = 100;
+
+/// From one entry to the next of a log that dribbles: just soon enough for whoever waits half a minute for something to come.
+const DRIBBLE: Duration = Duration::from_secs(25);
 
 /// How it answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +39,8 @@ pub enum Mood {
     TooLong,
     /// It refuses every call for a while.
     Away,
+    /// It sends one entry, and the next one when everybody has nearly given up.
+    Dribbles,
     /// It says that it has entries and sends none.
     Withholds,
     /// Its streams of entries end at once.
@@ -271,7 +278,7 @@ impl LogService for Service {
         self.hang().await;
         let first = request.get_ref().first_index;
         let caller = Caller::of(&request)?.identity().as_str().to_owned();
-        let (events, ends) = {
+        let (events, mood) = {
             let mut world = self.world()?;
             let mut all = world.served.clone();
             if let Some((_, index)) = world.changed_for.filter(|(to, _)| caller.ends_with(&format!("/{to}")))
@@ -288,7 +295,8 @@ impl LogService for Service {
                 _ => from.to_vec(),
             };
             let mut first_index = first;
-            for entries in served.chunks(EVENT) {
+            let together = if world.mood == Mood::Dribbles { 1 } else { EVENT };
+            for entries in served.chunks(together) {
                 let count = entries.len() as u64;
                 events.push(event(Event::Entries(v1::FollowEntries {
                     first_index,
@@ -299,7 +307,7 @@ impl LogService for Service {
             if world.mood == Mood::Ends {
                 events.push(event(Event::End(v1::FollowEnd { next_index: first })));
             }
-            (events, world.mood == Mood::Ends)
+            (events, world.mood)
         };
         // What comes after is a new stream's.
         let mut changes = self.changes.clone();
@@ -308,13 +316,16 @@ impl LogService for Service {
             let _ = changes.changed().await;
         };
         let events = tokio_stream::iter(events);
-        if ends {
+        if mood == Mood::Ends {
             return Ok(Response::new(Box::pin(events)));
         }
         let (send, receive) = mpsc::channel(1);
         tokio::spawn(async move {
             let mut events = std::pin::pin!(events);
             while let Some(event) = events.next().await {
+                if mood == Mood::Dribbles {
+                    sleep(DRIBBLE).await;
+                }
                 if send.send(event).await.is_err() {
                     return;
                 }

@@ -40,6 +40,8 @@ pub struct Home {
     pub drill: Arc<dyn Dir>,
     /// The name of the log that it watches.
     pub name: Origin,
+    /// How often it looks.
+    pub poll: Duration,
     /// What the sinks were told, and whether its evidence was on the disk by then.
     pub told: Arc<Mutex<Vec<(Notice, bool)>>>,
 }
@@ -68,6 +70,7 @@ impl Home {
             dropped: MemoryDir::new(),
             drill: Arc::new(MemoryDir::new()),
             name: origin(),
+            poll: Duration::from_millis(20),
             told: Arc::default(),
         };
         create(Arc::new(home.state.clone())).unwrap();
@@ -83,6 +86,7 @@ impl Home {
             dropped: self.dropped.duplicate(),
             drill: Arc::new(MemoryDir::new()),
             name: self.name.clone(),
+            poll: self.poll,
             told: Arc::default(),
         }
     }
@@ -166,7 +170,7 @@ impl Home {
             book,
             drill: Arc::clone(&self.drill),
             logs: vec![log],
-            poll: Duration::from_millis(20),
+            poll: self.poll,
             published_within_ms: PUBLISHED_WITHIN_MS,
             key: monitor_key(),
             on_notice: Box::new(on_notice),
