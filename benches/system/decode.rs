@@ -96,11 +96,11 @@ pub(crate) fn decode(plan: &Plan, dir: &Path) -> anyhow::Result<Comparison> {
     })
 }
 
-/// What is done with a run of records.
-type Work<'w> = &'w mut dyn FnMut(&[(Kind, String)]) -> anyhow::Result<()>;
+/// What is done with a batch of records.
+type Work<'w> = dyn FnMut(&[(Kind, String)]) -> anyhow::Result<()> + 'w;
 
 /// Does something with the records, batch after batch, for a while.
-fn gone_through(records: &[(Kind, String)], time: Duration, work: Work<'_>) -> anyhow::Result<Load> {
+fn gone_through(records: &[(Kind, String)], time: Duration, work: &mut Work<'_>) -> anyhow::Result<Load> {
     let start = cpu()?;
     let (mut load, mut bytes) = (Load::default(), 0);
     for batch in records.chunks(BATCH as usize).cycle() {
