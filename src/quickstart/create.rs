@@ -6,16 +6,18 @@ mod files;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::Context as _;
 use epigraph_core::{Entropy, Hash, Policy, UnixMillis, VKey};
+use tokio::net::TcpSocket;
 
 pub use audit::{SAMPLE_FILE, SAMPLE_ID, SAMPLE_QUESTION};
 
 use super::directory::TRUST_DOMAIN;
 use super::role::{ASKERS, Cast, READERS, Role, THRESHOLD, client_spiffe, collector_spiffe, reader_spiffe};
+
 use crate::config::ProcessConfig;
 use crate::config::monitor::MonitorConfig;
 use crate::config::signer::SignerProcessConfig;
@@ -111,25 +113,36 @@ pub struct Plan<'a> {
     /// Where the monitor's alarms go besides its own log.
     webhook: Option<SocketAddr>,
     now: UnixMillis,
+    ports: Ports,
 }
 
+/// Ports that are kept for those who will listen there: a socket is bound to each and never listens. Whoever asks the system for any port, or
+/// calls somebody from one, gets another.
+pub type Ports = Vec<TcpSocket>;
+
 /// Fills an empty directory.
-pub fn create(dir: &Path, cast: Cast) -> anyhow::Result<()> {
+pub fn create(dir: &Path, cast: Cast) -> anyhow::Result<Ports> {
     let plan = Plan::begin(dir, cast, None, &[])?;
     plan.finish(&[])?;
     if cast != Cast::Alone {
         ASKERS.iter().try_for_each(|person| plan.person(person))?;
     }
     let roles = if cast == Cast::Alone { README_ALONE } else { README_ALL };
-    write_new(&dir.join(COMPLETE), 0o644, &[README, roles, README_END].concat())
+    write_new(&dir.join(COMPLETE), 0o644, &[README, roles, README_END].concat())?;
+    Ok(plan.ports)
 }
 
-/// Addresses on loopback whose ports the system chooses once; from then on they are this directory's. All are held until the
-/// last is chosen, so that they differ.
-fn free_addresses(count: usize) -> io::Result<Vec<SocketAddr>> {
-    let held: Vec<_> =
-        (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<io::Result<_>>()?;
-    held.iter().map(TcpListener::local_addr).collect()
+/// Addresses on loopback whose ports the system chooses once; from then on they are this directory's.
+fn free_addresses(count: usize) -> io::Result<(Vec<SocketAddr>, Ports)> {
+    let bound = |_| {
+        let socket = TcpSocket::new_v4()?;
+        // Two sockets may have one address if both say so and the other does not listen.
+        socket.set_reuseaddr(true)?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        Ok(socket)
+    };
+    let ports: Ports = (0..count).map(bound).collect::<io::Result<_>>()?;
+    Ok((ports.iter().map(TcpSocket::local_addr).collect::<io::Result<_>>()?, ports))
 }
 
 /// A failure as the errors of this module carry it.
@@ -149,7 +162,7 @@ impl<'a> Plan<'a> {
         SystemEntropy.fill(&mut random);
         let name = format!("{:08x}", u32::from_be_bytes(random));
         let roles = cast.roles();
-        let mut addresses = free_addresses(roles.len() * 2)?;
+        let (mut addresses, ports) = free_addresses(roles.len() * 2)?;
         let metrics = addresses.split_off(roles.len());
         let addresses = roles.into_iter().zip(addresses).zip(metrics);
         let plan = Plan {
@@ -160,6 +173,7 @@ impl<'a> Plan<'a> {
             addresses: addresses.map(|((role, address), metrics)| (role, address, metrics)).collect(),
             webhook,
             now: runtime::clock().now(),
+            ports,
         };
         plan.issue_certificates(people)?;
         fs::create_dir(dir.join("run"))?;
@@ -199,6 +213,11 @@ impl<'a> Plan<'a> {
     /// The directory of somebody who reads, with a state of their own.
     pub fn person(&self, name: &str) -> anyhow::Result<()> {
         self.write(&format!("{name}/client.toml"), &self.client("../", name)?)
+    }
+
+    /// Its ports, for as long as its processes run.
+    pub fn into_ports(self) -> Ports {
+        self.ports
     }
 
     pub fn origin(&self) -> &str {

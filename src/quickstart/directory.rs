@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use epigraph_store::lock::DirLock;
 
-use super::create::{COMPLETE, VALID_DAYS, certificates, create};
+use super::create::{COMPLETE, Ports, VALID_DAYS, certificates, create};
 use super::role::{Cast, Role};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::pki::{Authority, Names, with_extension};
@@ -30,6 +30,8 @@ pub struct Directory {
     /// Whose processes they are.
     pub cast: Cast,
     _lock: DirLock,
+    /// Of a new directory, until it is left: by then everybody has listened there once.
+    _ports: Ports,
 }
 
 impl Directory {
@@ -62,22 +64,24 @@ impl Directory {
             )));
         }
         let lock = hold(path)?;
+        let mut ports = Ports::new();
         if is_new {
-            create(path, cast).map_err(|error| Failure::new(Kind::State, format_args!("{error:#}")))?;
+            ports =
+                create(path, cast).map_err(|error| Failure::new(Kind::State, format_args!("{error:#}")))?;
         } else {
             renew(path, cast).map_err(|error| {
                 Failure::new(Kind::State, format_args!("cannot renew the certificates: {error:#}"))
             })?;
         }
-        Directory::of(path, cast, is_new, lock)
+        Directory::of(path, cast, is_new, (lock, ports))
     }
 
     /// A directory that is complete.
-    pub fn of(path: &Path, cast: Cast, is_new: bool, lock: DirLock) -> Outcome<Directory> {
+    pub fn of(path: &Path, cast: Cast, is_new: bool, (lock, ports): (DirLock, Ports)) -> Outcome<Directory> {
         let Profile { origin, policy, .. } = Profile::load(path)?;
         let vkey = policy.logs().first().map(ToString::to_string).unwrap_or_default();
         let (path, origin) = (path.to_owned(), origin.as_str().to_owned());
-        Ok(Directory { path, origin, vkey, is_new, cast, _lock: lock })
+        Ok(Directory { path, origin, vkey, is_new, cast, _lock: lock, _ports: ports })
     }
 
     /// Whether it is a log with an embedded signer and no witnesses.

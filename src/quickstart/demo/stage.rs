@@ -71,7 +71,7 @@ impl Stage {
             write_new(&dir.join(name), 0o644, &[README, ABOUT].concat()).map_err(failed)?;
         }
         let secret = Secret::load(&dir.join(WEBHOOK_SECRET)).map_err(Failure::state)?;
-        let directory = Directory::of(dir, cast, true, lock)?;
+        let directory = Directory::of(dir, cast, true, (lock, plan.into_ports()))?;
         if blind {
             blinded(&dir.join(MONITOR_POLICY), &directory.vkey)?;
         }
