@@ -23,7 +23,7 @@ use crate::failure::{Failure, Outcome};
 use crate::profile::{self, KnownMonitor, Profile};
 use crate::receipts;
 use crate::runtime;
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, plain};
 use args::{AskedMonitor, MonitorAck, MonitorDrill, MonitorEvidence, MonitorFindings, MonitorStatus};
 
 /// Between two looks, and before a stream that ended is asked for again.
@@ -237,11 +237,6 @@ impl Asked {
 
 fn refused(error: &CallError) -> Failure {
     profile::of_call_to(error, "monitor")
-}
-
-/// What a monitor says, which quotes what strangers said, as one line that leaves the terminal alone.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// How long ago, by this machine's clock.

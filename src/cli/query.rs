@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use super::Profile as ProfileDir;
 use super::audit::ago;
-use super::runbook::answer::{cost_object, estimate_object, estimated, printable, refusal};
+use super::runbook::answer::{cost_object, estimate_object, estimated, refusal};
 use crate::config::questions::read_policies;
 use crate::failure::{Failure, Outcome};
 use crate::profile::{self, Profile};
 use crate::runtime;
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, plain};
 
 #[derive(Subcommand)]
 pub enum QueryCommand {
@@ -143,9 +143,9 @@ pub fn running(args: &QueryRunning, terminal: Terminal) -> Outcome {
         let cost = query.cost.unwrap_or_default();
         terminal.line(format_args!(
             "{}  {}  {}, begun {}: {}; so far {} rows",
-            printable(&query.query_id),
-            printable(&query.runbook),
-            printable(&query.principal),
+            plain(&query.query_id),
+            plain(&query.runbook),
+            plain(&query.principal),
             ago(now, UnixMillis(query.started_at_ms)),
             estimated(&query.estimate.unwrap_or_default()),
             cost.rows_examined
@@ -222,7 +222,7 @@ pub fn tail(args: &EventsTail, terminal: Terminal) -> Outcome {
                     Part::Refused(refused) => return Err(refusal(&refused)),
                     Part::Rows(rows) => {
                         for row in rows {
-                            terminal.line(printable(&row.values.join("  ")));
+                            terminal.line(plain(&row.values.join("  ")));
                             let values = columns.iter().cloned().zip(row.values.into_iter().map(Value::from));
                             terminal.object(&json!({
                                 "leaf_indexes": row.leaf_indexes,
@@ -256,20 +256,20 @@ fn state(approval: &Approval) -> &'static str {
 fn show(approval: &Approval, terminal: Terminal) {
     terminal.line(format_args!(
         "{}  {}  {}: {}; {}",
-        printable(&approval.approval_id),
+        plain(&approval.approval_id),
         terminal.bold(state(approval)),
-        printable(&approval.principal),
-        printable(&approval.asked),
+        plain(&approval.principal),
+        plain(&approval.asked),
         estimated(&approval.estimate.unwrap_or_default()),
     ));
     if !approval.purpose.is_empty() {
-        terminal.line(format_args!("    asked because: {}", printable(&approval.purpose)));
+        terminal.line(format_args!("    asked because: {}", plain(&approval.purpose)));
     }
     if !approval.decided_by.is_empty() {
         terminal.line(format_args!(
             "    decided by {}: {}",
-            printable(&approval.decided_by),
-            printable(&approval.reason)
+            plain(&approval.decided_by),
+            plain(&approval.reason)
         ));
     }
 }

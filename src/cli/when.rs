@@ -1,8 +1,6 @@
 //! Times on the command line: a date, which begins at 00:00 UTC, or RFC 3339 with its offset.
 
-use time::format_description::well_known::Rfc3339;
-use time::macros::format_description;
-use time::{Date, OffsetDateTime};
+use epigraph_audit::runbook::bind::time;
 
 /// A point in time, in nanoseconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,15 +10,9 @@ impl std::str::FromStr for When {
     type Err = String;
 
     fn from_str(text: &str) -> Result<When, String> {
-        let at = match Date::parse(text, format_description!("[year]-[month]-[day]")) {
-            Ok(date) => date.midnight().assume_utc(),
-            Err(_) => OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
-                "a date such as 2024-07-30, which begins at 00:00 UTC, or a time such as 2024-07-30T12:00:00Z".to_owned()
-            })?,
-        };
-        match i64::try_from(at.unix_timestamp_nanos()) {
-            Ok(nanos) if nanos > 0 => Ok(When(nanos)),
-            _ => Err("a time between 1970 and 2262".into()),
+        match time(text) {
+            Some(nanos) if nanos > 0 => Ok(When(nanos)),
+            _ => Err("a date from 1970 on such as 2024-07-30, which begins at 00:00 UTC, or a time such as 2024-07-30T12:00:00Z".into()),
         }
     }
 }

@@ -504,5 +504,5 @@ fn by(kind: Kind) -> By {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, AskError> + Send + 'static,
 ) -> Result<T, AskError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Ended)?
+    crate::audit::blocking(work).await?
 }

@@ -401,6 +401,8 @@ pub async fn watch_published(
 }
 
 /// Runs what waits for the disk where it holds up nobody else.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Ended> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Ended> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Ended)
 }

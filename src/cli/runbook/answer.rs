@@ -16,7 +16,7 @@ use super::audit::Audited;
 use crate::cli::audit::keep;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::profile::{self, Profile};
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, plain};
 
 /// Characters of a value in a table: what is longer is in the JSON and in the proofs.
 const MAX_WIDTH: usize = 48;
@@ -58,12 +58,12 @@ pub async fn fetch(
                 format_args!(
                     "{}: this needs the approval of somebody else. Ask for {id}: `epigraph approval grant {id}`; once it is \
                      granted, run the same again with --approval {id}{}",
-                    printable(&needed.reason),
+                    plain(&needed.reason),
                     needed
                         .estimate
                         .as_ref()
                         .map_or_else(String::new, |estimate| format!(" (estimate: {})", estimated(estimate))),
-                    id = printable(&needed.approval_id),
+                    id = plain(&needed.approval_id),
                 ),
             ));
         }
@@ -72,7 +72,7 @@ pub async fn fetch(
     let estimate = planned.estimate.unwrap_or_default();
     terminal.line(terminal.dim(format_args!(
         "{} version {}: {}",
-        printable(&planned.runbook),
+        plain(&planned.runbook),
         planned.version,
         estimated(&estimate)
     )));
@@ -173,12 +173,12 @@ impl Answer {
             cost.millis,
         ));
         if !self.finished.next_page_token.is_empty() {
-            terminal.line(format_args!("go on with --page {}", printable(&self.finished.next_page_token)));
+            terminal.line(format_args!("go on with --page {}", plain(&self.finished.next_page_token)));
         }
         if !self.planned.masked.is_empty() {
             terminal.line(format_args!(
                 "shown as tokens, because you may not see more: {}",
-                printable(&self.planned.masked.join(", "))
+                plain(&self.planned.masked.join(", "))
             ));
         }
         terminal.line(format_args!("read at the published checkpoint of size {}", self.size));
@@ -191,7 +191,7 @@ impl Answer {
             };
             terminal.line(format_args!(
                 "  {}: {} events in the window, {} to {} of epoch {}, {missing}",
-                printable(super::super::audit::name(&source.vkey)),
+                plain(super::super::audit::name(&source.vkey)),
                 source.events,
                 source.first_sequence,
                 source.last_sequence,
@@ -219,7 +219,7 @@ impl Answer {
     fn table(&self, terminal: Terminal) {
         let columns = &self.planned.columns;
         let shown = |value: &str| -> String {
-            let value = printable(value);
+            let value = plain(value);
             match value.char_indices().nth(MAX_WIDTH) {
                 Some((end, _)) => format!("{}…", &value[..end]),
                 None => value,
@@ -236,7 +236,7 @@ impl Answer {
             let cells = values.iter().zip(&widths).map(|(value, width)| format!("{value:<width$}"));
             cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         };
-        terminal.line(terminal.bold(line(&columns.iter().map(|name| printable(name)).collect::<Vec<_>>())));
+        terminal.line(terminal.bold(line(&columns.iter().map(|name| plain(name)).collect::<Vec<_>>())));
         for row in &rows {
             terminal.line(line(row));
         }
@@ -283,11 +283,11 @@ pub fn refusal(refused: &QueryRefused) -> Failure {
         estimate.map_or_else(String::new, |estimate| format!(" (estimate: {})", estimated(estimate)));
     let suggestion = match refused.suggestion.as_str() {
         "" => String::new(),
-        suggestion => format!(". {}", printable(suggestion)),
+        suggestion => format!(". {}", plain(suggestion)),
     };
     Failure::new(
         Kind::Refused,
-        format_args!("{}: {}{estimate}{suggestion}", printable(&refused.code), printable(&refused.message)),
+        format_args!("{}: {}{estimate}{suggestion}", plain(&refused.code), plain(&refused.message)),
     )
 }
 
@@ -297,11 +297,6 @@ fn garbled(why: impl std::fmt::Display) -> Failure {
 
 fn hash(bytes: &[u8]) -> Outcome<Hash> {
     bytes.try_into().map(Hash::from_bytes).map_err(|_| garbled("a hash of it has not 32 bytes"))
-}
-
-/// What others wrote, as it may stand on a terminal.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 pub fn estimated(estimate: &QueryEstimate) -> String {

@@ -1,14 +1,12 @@
 //! Rows as texts: what a reader may see as it is, the rest as tokens.
 
 use epigraph_event::v1::{Actor, IdentitySegment};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::guard::mask::{Mask, Shown};
 use crate::query::reduce::values;
 use crate::query::row::Value;
 use crate::query::{Column, Group, Reduce, Reduced, Row, Standing};
-use crate::runbook::bind::TOKEN;
+use crate::runbook::bind::{TOKEN, instant};
 
 /// What stands between several values of one column.
 const BETWEEN: &str = " ";
@@ -125,17 +123,11 @@ fn shown(column: Column, value: &Value) -> String {
     match value {
         Value::Pseudonym(token) => format!("{TOKEN}{token}"),
         Value::Text(text) => match (column, text.parse::<i64>()) {
-            (Column::OccurredAt, Ok(at_ns)) => instant(at_ns.into()),
-            (Column::Ingested, Ok(at_s)) => instant(i128::from(at_s) * 1_000_000_000),
+            (Column::OccurredAt, Ok(at_ns)) => instant(at_ns),
+            (Column::Ingested, Ok(at_s)) => instant(at_s.saturating_mul(1_000_000_000)),
             _ => text.clone(),
         },
     }
-}
-
-/// A time as people write it, in UTC.
-pub fn instant(at_ns: i128) -> String {
-    let at = OffsetDateTime::from_unix_timestamp_nanos(at_ns);
-    at.ok().and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| at_ns.to_string())
 }
 
 /// The names that stand behind a column's tokens, as the source wrote them.

@@ -32,7 +32,7 @@ impl Asker {
     /// Decides whether somebody may audit the window of a question: it may ask the question, and sees names and records.
     pub async fn ask_audit(self: &Arc<Self>, who: &SpiffeId, request: Request) -> Result<Asked, AskError> {
         let asked = self.ask(who, request, false).await?;
-        let Asked::Runs(mut run) = asked else { return Ok(asked) };
+        let Asked::Runs(run) = asked else { return Ok(asked) };
         let refusal = if run.plan.mask.identity != Sight::Clear {
             Some(Refusal::new(
                 Code::Forbidden,
@@ -52,8 +52,9 @@ impl Asker {
         match refusal {
             None => Ok(Asked::Runs(run)),
             Some(refusal) => {
-                self.settle(&mut run).await?;
                 self.refuse(who.as_str(), super::by(run.principal.kind), &run.request, &refusal).await?;
+                // What was begun on the record is ended there; why is in the refusal.
+                let _ = self.end(*run, Err(AskError::NotFound)).await;
                 Ok(Asked::Refused(refusal))
             }
         }

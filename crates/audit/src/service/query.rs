@@ -19,7 +19,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::RETRY_SOON;
-use crate::ask::run::{AnswerRow, Finished, Part};
+use crate::ask::run::{AnswerRow, Finished, Part, Run};
 use crate::ask::{AskError, Asked, Asker, Planned, tail, window};
 use crate::guard::approval::{Approval, ApprovalId, State};
 use crate::guard::plan::{Question, Request as Asking};
@@ -95,22 +95,15 @@ impl QueryService for QueryServer {
         let one = |answer| Ok(v1::RunRunbookResponse { answer: Some(answer) });
         let (asker, who) = (Arc::clone(&self.asker), caller.identity().clone());
         let asked = to_its_end(async move { asker.ask(&who, asking, plan_only).await });
-        let run = match asked.await.map_err(failed)? {
-            Asked::Planned(planned) => {
-                return Ok(Response::new(Box::pin(tokio_stream::once(one(Answer::Planned(wire_plan(
-                    &planned,
-                )))))));
+        let run = match to_run(asked.await.map_err(failed)?) {
+            Ok(run) => run,
+            Err(instead) => {
+                return Ok(only(one(match *instead {
+                    Instead::Planned(planned) => Answer::Planned(planned),
+                    Instead::Refused(refused) => Answer::Refused(refused),
+                    Instead::ApprovalNeeded(needed) => Answer::ApprovalNeeded(needed),
+                })));
             }
-            Asked::Refused(refused) => {
-                return Ok(Response::new(Box::pin(tokio_stream::once(one(Answer::Refused(wire_refusal(
-                    &refused,
-                )))))));
-            }
-            Asked::NeedsApproval { approval, reason } => {
-                let needed = needed(&approval, reason);
-                return Ok(Response::new(Box::pin(tokio_stream::once(one(Answer::ApprovalNeeded(needed))))));
-            }
-            Asked::Runs(run) => *run,
         };
         let planned = one(Answer::Planned(wire_plan(&run.planned)));
         let (parts, answers) = mpsc::channel(PARTS);
@@ -144,22 +137,15 @@ impl QueryService for QueryServer {
         let one = |answer| Ok(v1::AuditWindowResponse { answer: Some(answer) });
         let (asker, who) = (Arc::clone(&self.asker), caller.identity().clone());
         let asked = to_its_end(async move { asker.ask_audit(&who, asking).await });
-        let run = match asked.await.map_err(failed)? {
-            Asked::Refused(refused) => {
-                return Ok(Response::new(Box::pin(tokio_stream::once(one(Answer::Refused(wire_refusal(
-                    &refused,
-                )))))));
+        let run = match to_run(asked.await.map_err(failed)?) {
+            Ok(run) => run,
+            Err(instead) => {
+                return Ok(only(one(match *instead {
+                    Instead::Planned(planned) => Answer::Planned(planned),
+                    Instead::Refused(refused) => Answer::Refused(refused),
+                    Instead::ApprovalNeeded(needed) => Answer::ApprovalNeeded(needed),
+                })));
             }
-            Asked::NeedsApproval { approval, reason } => {
-                let needed = needed(&approval, reason);
-                return Ok(Response::new(Box::pin(tokio_stream::once(one(Answer::ApprovalNeeded(needed))))));
-            }
-            Asked::Planned(planned) => {
-                return Ok(Response::new(Box::pin(tokio_stream::once(one(Answer::Planned(wire_plan(
-                    &planned,
-                )))))));
-            }
-            Asked::Runs(run) => *run,
         };
         let planned = one(Answer::Planned(wire_plan(&run.planned)));
         let (parts, answers) = mpsc::channel(PARTS);
@@ -195,11 +181,7 @@ impl QueryService for QueryServer {
         let asked = self.asker.ask_tail(caller.identity(), filter(filters)?, purpose, from).await;
         let tail = match asked.map_err(failed)? {
             Ok(tail) => tail,
-            Err(refused) => {
-                return Ok(Response::new(Box::pin(tokio_stream::once(one(Answer::Refused(wire_refusal(
-                    &refused,
-                )))))));
-            }
+            Err(refused) => return Ok(only(one(Answer::Refused(wire_refusal(&refused))))),
         };
         let planned = one(Answer::Planned(v1::Planned {
             columns: tail::COLUMNS.iter().map(|column| column.as_str().to_owned()).collect(),
@@ -289,6 +271,28 @@ async fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, AskError>> + Send + 'static,
 ) -> Result<T, AskError> {
     tokio::spawn(work).await.map_err(|_| crate::keeper::Ended)?
+}
+
+/// What is answered in the place of rows.
+enum Instead {
+    Planned(v1::Planned),
+    Refused(v1::QueryRefused),
+    ApprovalNeeded(v1::ApprovalNeeded),
+}
+
+/// What is to be carried out, or what is answered instead.
+fn to_run(asked: Asked) -> Result<Run, Box<Instead>> {
+    Err(Box::new(match asked {
+        Asked::Runs(run) => return Ok(*run),
+        Asked::Planned(planned) => Instead::Planned(wire_plan(&planned)),
+        Asked::Refused(refused) => Instead::Refused(wire_refusal(&refused)),
+        Asked::NeedsApproval { approval, reason } => Instead::ApprovalNeeded(needed(&approval, reason)),
+    }))
+}
+
+/// An answer of one part.
+fn only<T: Send + 'static>(part: Result<T, Status>) -> Response<Answers<T>> {
+    Response::new(Box::pin(tokio_stream::once(part)))
 }
 
 fn asking(question: Option<v1::Question>) -> Result<Asking, Refusal> {
