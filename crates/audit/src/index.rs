@@ -12,6 +12,7 @@ pub mod follow;
 mod key;
 mod read;
 mod value;
+mod worker;
 mod write;
 
 #[cfg(test)]
