@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use epigraph_core::Hash;
 use redb::{CursorError, Durability, ReadableTable, Table as Writing, WriteTransaction};
 
-use super::counts::Counts;
+use super::counts::{Counts, of_one};
 use super::key::{self, Key, Kind};
 use super::value::encode;
 use super::word::{Known, Word};
@@ -199,7 +199,8 @@ impl Target {
         let value = |place: &usize| values.get(*place).map_or(&[][..], Vec::as_slice);
         let mut rows = transaction.open_table(ROWS[self.kind.place()]).map_err(disk("written"))?;
         let mut counts = transaction.open_table(COUNTS[self.kind.place()]).map_err(disk("written"))?;
-        for group in self.keys.chunk_by(|(one, _), (other, _)| one.stem() == other.stem()) {
+        let keys = std::mem::take(&mut self.keys);
+        for group in keys.chunk_by(|(one, _), (other, _)| one.stem() == other.stem()) {
             let Some((first, _)) = group.first() else { continue };
             let (stem, mut new) = (first.stem(), Counts::default());
             for (key, place) in group {
@@ -209,16 +210,52 @@ impl Target {
                 self.progress.bytes += bytes as u64;
             }
             let group: Vec<_> = group.iter().map(|(key, place)| (key.bytes(), value(place))).collect();
+            let met = if self.kind.counts_one() { None } else { of_one(&rows, stem)? };
             insert(&mut rows, &group)?;
-            if let Some(before) = counts.get(stem).map_err(disk("read"))? {
-                let bytes = before.value();
-                self.progress.bytes = self.progress.bytes.saturating_sub((stem.len() + bytes.len()) as u64);
-                new.merge(&Counts::decode(bytes).ok_or_else(|| damaged("the counts"))?);
+            if met.is_some() || self.kind.counts_one() {
+                self.count(&mut counts, stem, new, met)?;
+            } else if group.len() > 1 {
+                self.insert_counts(&mut counts, stem, &new)?;
             }
-            let bytes = new.encode();
-            self.progress.bytes += (stem.len() + bytes.len()) as u64;
-            counts.insert(stem, bytes.as_slice()).map_err(disk("written"))?;
         }
+        Ok(())
+    }
+
+    /// Adds to what is counted of a stem, or, where that is nothing, to the one row that was met.
+    fn count(
+        &mut self,
+        counts: &mut Writing<'_, &'static [u8], &'static [u8]>,
+        stem: &[u8],
+        mut new: Counts,
+        met: Option<Counts>,
+    ) -> Result<(), IndexError> {
+        let Some(mut counted) = counts.get_mut(stem).map_err(disk("written"))? else {
+            new.merge(&met.unwrap_or_default());
+            return self.insert_counts(counts, stem, &new);
+        };
+        let before = counted.value();
+        new.merge(&Counts::decode(before).ok_or_else(|| damaged("the counts"))?);
+        let bytes = new.encode();
+        self.progress.bytes = self.progress.bytes.saturating_sub(before.len() as u64);
+        self.progress.bytes += bytes.len() as u64;
+        // In its place it is written only where its page does not grow by that: a page that does is not split there.
+        if bytes.len() == before.len() {
+            return counted.insert(bytes.as_slice()).map_err(disk("written"));
+        }
+        drop(counted);
+        counts.insert(stem, bytes.as_slice()).map_err(disk("written"))?;
+        Ok(())
+    }
+
+    fn insert_counts(
+        &mut self,
+        counts: &mut Writing<'_, &'static [u8], &'static [u8]>,
+        stem: &[u8],
+        new: &Counts,
+    ) -> Result<(), IndexError> {
+        let bytes = new.encode();
+        self.progress.bytes += (stem.len() + bytes.len()) as u64;
+        counts.insert(stem, bytes.as_slice()).map_err(disk("written"))?;
         Ok(())
     }
 }
