@@ -329,6 +329,11 @@ impl Journal {
         self.cursor.end + frame > self.active.bytes
     }
 
+    /// Bytes of the current segment that are in use.
+    pub(crate) fn filled(&self) -> u64 {
+        self.cursor.end
+    }
+
     /// How to make the next segment ready, if that was not done yet.
     pub fn spare_wanted(&self) -> Option<SpareMaker> {
         self.spare.is_none().then(|| self.maker.clone())
