@@ -73,7 +73,7 @@ pub struct Signed {
 }
 
 /// A signed batch with its events, all of them checked.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Batch {
     signed: Signed,
     events: Vec<Collected>,

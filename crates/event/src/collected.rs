@@ -21,13 +21,15 @@ pub struct Event {
 }
 
 /// A sealed event. Its segments are bytes that were checked for size; they are never encoded again.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Collected {
     reference: Reference,
     segments: [(Salt, Vec<u8>); 3],
     /// Of the segments. Computed once: leaf, batch and path all need them.
     commitments: [Hash; 3],
     record: Option<Vec<u8>>,
+    /// What the first two segments say. Read once: whoever takes a batch in asks for it of every event.
+    content: Box<(CoreSegment, IdentitySegment)>,
 }
 
 /// Why an event was not taken. Nothing of it is quoted.
@@ -89,7 +91,7 @@ impl Event {
             part(Segment::Identity, self.identity.encode_to_vec())?,
             part(Segment::Body, self.body.encode_to_vec())?,
         ];
-        Ok(Collected::of(reference, segments, record))
+        Ok(Collected::of(reference, segments, record, (self.core, self.identity)))
     }
 }
 
@@ -101,12 +103,17 @@ fn checked(segment: Segment, bytes: Vec<u8>) -> Result<Vec<u8>, EventError> {
 }
 
 impl Collected {
-    fn of(reference: Reference, segments: [(Salt, Vec<u8>); 3], record: Option<Vec<u8>>) -> Collected {
+    fn of(
+        reference: Reference,
+        segments: [(Salt, Vec<u8>); 3],
+        record: Option<Vec<u8>>,
+        content: (CoreSegment, IdentitySegment),
+    ) -> Collected {
         let commitments = Segment::ALL.map(|segment| {
             let (salt, bytes) = &segments[segment.place()];
             segment::commitment(segment, salt, bytes)
         });
-        Collected { reference, segments, commitments, record }
+        Collected { reference, segments, commitments, record, content: Box::new(content) }
     }
 
     /// The event's random name.
@@ -140,16 +147,18 @@ impl Collected {
         if let Some(record) = &self.record {
             body.record.clone_from(record);
         }
-        let (core, identity) = self.core_and_identity()?;
+        let (core, identity) = (*self.content).clone();
         Ok(Event { core, identity, body })
     }
 
-    /// Reads what happened and who did it, and leaves the record alone, which is most of the event.
-    pub fn core_and_identity(&self) -> Result<(CoreSegment, IdentitySegment), EventError> {
-        Ok((
-            message(Segment::Core, self.bytes(Segment::Core))?,
-            message(Segment::Identity, self.bytes(Segment::Identity))?,
-        ))
+    /// What happened.
+    pub fn core(&self) -> &CoreSegment {
+        &self.content.0
+    }
+
+    /// Who did it.
+    pub fn identity(&self) -> &IdentitySegment {
+        &self.content.1
     }
 
     fn body(&self) -> Result<BodySegment, EventError> {
@@ -186,9 +195,9 @@ impl Collected {
             part(Segment::Body, &wire.body_salt, wire.body)?,
         ];
         let record = Some(wire.record).filter(|record| !record.is_empty());
-        let collected = Collected::of(reference, segments, record);
-        message::<CoreSegment>(Segment::Core, collected.bytes(Segment::Core))?;
-        message::<IdentitySegment>(Segment::Identity, collected.bytes(Segment::Identity))?;
+        let [core, identity, _] = &segments;
+        let content = (message(Segment::Core, &core.1)?, message(Segment::Identity, &identity.1)?);
+        let collected = Collected::of(reference, segments, record, content);
         check_record(&collected.body()?, collected.record())?;
         Ok(collected)
     }
