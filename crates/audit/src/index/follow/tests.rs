@@ -65,14 +65,13 @@ impl Kept {
         self.dir.path().join("index.redb")
     }
 
-    fn index(&self) -> Index {
-        open(&self.path(), false, &self.store.reader()).unwrap()
+    fn index(&self) -> Arc<Index> {
+        Arc::new(open(&self.path(), false, &self.store.reader()).unwrap())
     }
 
-    fn fill(&self, index: &Index) -> u64 {
-        std::iter::repeat_with(|| step(index, &self.store.reader(), true).unwrap())
-            .take_while(|n| *n > 0)
-            .sum()
+    fn fill(&self, index: &Arc<Index>) -> u64 {
+        let mut filler = Filler::new(Arc::clone(index), self.store.reader());
+        std::iter::repeat_with(|| filler.step().unwrap()).take_while(|n| *n > 0).sum()
     }
 
     fn leaves(&self, index: &Index, access: Access) -> Vec<u64> {
@@ -168,7 +167,7 @@ fn the_indexes_are_made_again_when_they_are_gone_damaged_or_ahead() {
     let index = kept.index();
     assert_eq!((kept.fill(&index), index.digest().unwrap()), (6, digest));
     drop(index);
-    let index = open(&kept.path(), true, &kept.store.reader()).unwrap();
+    let index = Arc::new(open(&kept.path(), true, &kept.store.reader()).unwrap());
     assert_eq!((kept.fill(&index), index.digest().unwrap()), (6, digest));
 }
 
@@ -183,7 +182,7 @@ async fn events_are_taken_in_whatever_the_indexes_do() {
     let path = dir.path().join("index.redb");
     std::fs::create_dir(&path).unwrap();
     let following = Following::default();
-    let run = tokio::spawn(run(path, keeper.clone(), following.clone()));
+    let run = tokio::spawn(run(path, keeper.clone(), following.clone(), || ()));
     let batch = Batch::sign(&key, &tip, Vec::new(), NOW).unwrap();
     let tip = Tip::after(batch.signed());
     assert!(keeper.submit(batch).await.unwrap().await.unwrap().is_ok());
@@ -193,7 +192,8 @@ async fn events_are_taken_in_whatever_the_indexes_do() {
 
     // Where they can be made they follow, and go on as events come.
     let following = Following::default();
-    let run = tokio::spawn(super::run(dir.path().join("other.redb"), keeper.clone(), following.clone()));
+    let run =
+        tokio::spawn(super::run(dir.path().join("other.redb"), keeper.clone(), following.clone(), || ()));
     following.reached(1).await;
     let event = cloudtrail::decode(
         br#"{"eventName":"GetUser","eventSource":"iam.amazonaws.com"}"#,
