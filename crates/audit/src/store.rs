@@ -32,7 +32,7 @@ use thiserror::Error;
 
 use crate::record::{BatchRecord, decode_leaf, decode_sealed, encode_sealed};
 use crate::seal::{self, OpenError, Opened, Sealed};
-use crate::source::{Kind, MAX_SKEW_MS, Refused, State, Verdict, judge};
+use crate::source::{Kind, Refused, State, Verdict, is_skewed, judge};
 use crate::vault::{DataKey, KeyName, KeyWrapper, Names, SealError, WrapError};
 
 pub use follow::{Follow, Placed};
@@ -431,9 +431,7 @@ fn take_one(
             }
             let now_ms = i64::try_from(now.0).unwrap_or(i64::MAX);
             state.lag_ms = now_ms.saturating_sub(core.occurred_at_ns / 1_000_000);
-            // The source's clock, or the collector's.
-            let latest_ms = core.occurred_at_ns.max(core.observed_at_ns) / 1_000_000;
-            if now_ms.saturating_sub(latest_ms) < -(MAX_SKEW_MS as i64) {
+            if is_skewed(core.occurred_at_ns / 1_000_000, core.observed_at_ns / 1_000_000, now_ms) {
                 state.note(Kind::ClockSkew, now);
             }
         }
