@@ -419,6 +419,8 @@ mod tests {
         // Source and collector are one machine, a year behind.
         check(-YEAR, -YEAR, true);
         check(0, -YEAR, true);
-        assert!(!is_skewed(i64::MIN, NOW, NOW) && is_skewed(i64::MAX, NOW, NOW) && is_skewed(0, i64::MIN, NOW));
+        assert!(
+            !is_skewed(i64::MIN, NOW, NOW) && is_skewed(i64::MAX, NOW, NOW) && is_skewed(0, i64::MIN, NOW)
+        );
     }
 }

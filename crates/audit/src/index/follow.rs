@@ -57,7 +57,7 @@ pub fn step(index: &Index, reader: &Reader, durable: bool) -> Result<u64, Follow
     Ok(taken)
 }
 
-fn fill(
+pub(super) fn fill(
     index: &Index,
     follow: &mut Follow,
     slots: std::ops::Range<u64>,
