@@ -85,7 +85,7 @@ impl Filler {
     }
 }
 
-fn fill(
+pub(super) fn fill(
     index: &Index,
     follow: &mut Follow,
     slots: std::ops::Range<u64>,

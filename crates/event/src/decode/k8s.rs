@@ -10,6 +10,14 @@ use crate::v1::{
     Actor, ActorType, Category, Decision, Format, Operation, ResourceKind, ResourceName, Result as Outcome,
 };
 
+/// The stages of a request (`audit.k8s.io/v1`, `Stage`).
+const STAGES: [&str; 4] = ["RequestReceived", "ResponseStarted", "ResponseComplete", "Panic"];
+
+/// The ids of the events of one request: each stage is an event of its own, and `auditID/stage` is its id.
+pub fn ids_of_request(audit_id: &str) -> impl Iterator<Item = String> {
+    STAGES.into_iter().map(move |stage| format!("{audit_id}/{stage}"))
+}
+
 /// Decodes an event, or a list of them.
 pub fn decode(bytes: &[u8], context: &Context) -> Vec<Decoded> {
     json::document(bytes, "items", Format::K8sAudit, |record, object| event(record, object, context))
@@ -49,7 +57,7 @@ fn event(record: &str, object: Value<'_>, context: &Context) -> Result<Event, Re
         touched = format!("{touched}/{subresource}");
     }
     let core = &mut event.core;
-    // Each stage of a request is an event of its own, under one auditID.
+    // See `ids_of_request`.
     core.event_id = if stage.is_empty() { audit_id.to_owned() } else { format!("{audit_id}/{stage}") };
     audit_id.clone_into(&mut core.request_id);
     core.action = if touched.is_empty() { verb.to_owned() } else { format!("{verb}/{touched}") };
