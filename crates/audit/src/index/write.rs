@@ -187,8 +187,11 @@ impl Target {
                     add(&numbers.of(pseudonym_bytes(&thing))?.to_be_bytes());
                 }
             }
-            Kind::Request if row.request_id.is_empty() => {}
-            Kind::Request => add(&key::of_request(numbers.cover, &row.request_id)),
+            Kind::Request => {
+                for id in row.requests() {
+                    add(&key::of_request(numbers.cover, &id));
+                }
+            }
             Kind::Outcome => add(&key::of_outcome(row.result, numbers.of(text_bytes(&row.action))?)),
         }
         Ok(())
