@@ -34,6 +34,7 @@ use desk::{Counting, Desk};
 use record::{By, Entry};
 use run::Run;
 use running::{Running, Slot};
+use tally::{Tallies, Tally};
 
 mod consent;
 pub mod desk;
@@ -45,6 +46,7 @@ pub mod run;
 pub mod running;
 pub mod show;
 pub mod tail;
+pub mod tally;
 pub mod window;
 
 /// How long a question waits for what was taken before it: longer than a start takes, shorter than a call.
@@ -102,6 +104,8 @@ pub struct Asker {
     running: Running,
     /// Refusals since the start, by code.
     refused: Mutex<BTreeMap<Code, u64>>,
+    /// Since the start, by runbook.
+    tallies: Mutex<Tallies>,
     pages: PageKey,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -194,6 +198,7 @@ impl Asker {
         })
     }
 
+            tallies: Mutex::default(),
     /// Puts other rules in force, for questions that are asked from now on.
     pub fn replace(&self, rules: Rules) {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
@@ -202,6 +207,7 @@ impl Asker {
     /// The service that is asked.
     pub fn audit(&self) -> &Arc<Audit> {
         &self.audit
+        self.tallies().keep(&rules.guard.runbooks);
     }
 
     /// What is under way.
@@ -226,6 +232,15 @@ impl Asker {
 
     fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    /// How each runbook that there is was answered since the start.
+    pub fn answered(&self) -> Vec<(String, Tally)> {
+        self.tallies().of_all(&self.rules().guard.runbooks)
+    }
+
+    fn tallies(&self) -> MutexGuard<'_, Tallies> {
+        self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
@@ -273,6 +288,7 @@ impl Asker {
             self.refuse(who.as_str(), By::Service, &request, &refusal).await?;
             return Ok(Asked::Refused(refusal));
         };
+        let begun = self.clock.now();
         self.caught_up().await;
         let (asker, of, asked) = (Arc::clone(self), principal.clone(), request.clone());
         let decided = blocking(move || asker.decide(&rules, &of, &asked, plan_only)).await?;
@@ -313,6 +329,8 @@ impl Asker {
                     return Err(error);
                 }
                 run.slot = Some(self.list(&run));
+                    begun,
+                    answered: 0,
                 Ok(Asked::Runs(Box::new(run)))
             }
         }
