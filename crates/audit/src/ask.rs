@@ -158,6 +158,12 @@ pub enum AskError {
     /// The indexes.
     #[error(transparent)]
     Index(#[from] crate::index::IndexError),
+    /// Somebody ended it.
+    #[error("the question was cancelled")]
+    Cancelled,
+    /// It may not go on.
+    #[error(transparent)]
+    Refused(#[from] Box<Refusal>),
     /// There is no question, or no request, of this id for the caller.
     #[error("there is none of this id for you")]
     NotFound,
@@ -192,22 +198,22 @@ impl Asker {
             answering: tokio::sync::Mutex::default(),
             running: Running::default(),
             refused: Mutex::default(),
+            tallies: Mutex::default(),
             pages: PageKey::from_bytes(key),
             clock,
             entropy,
         })
     }
 
-            tallies: Mutex::default(),
     /// Puts other rules in force, for questions that are asked from now on.
     pub fn replace(&self, rules: Rules) {
+        self.tallies().keep(&rules.guard.runbooks);
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
 
     /// The service that is asked.
     pub fn audit(&self) -> &Arc<Audit> {
         &self.audit
-        self.tallies().keep(&rules.guard.runbooks);
     }
 
     /// What is under way.
@@ -226,12 +232,6 @@ impl Asker {
         Code::ALL.into_iter().map(|code| (code.as_str(), refused.get(&code).copied().unwrap_or(0))).collect()
     }
 
-    fn count_refusal(&self, refusal: &Refusal) {
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(refusal.code).or_default() += 1;
-    }
-
-    fn rules(&self) -> Arc<Rules> {
-        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     /// How each runbook that there is was answered since the start.
     pub fn answered(&self) -> Vec<(String, Tally)> {
         self.tallies().of_all(&self.rules().guard.runbooks)
@@ -241,6 +241,12 @@ impl Asker {
         self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn count_refusal(&self, refusal: &Refusal) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(refusal.code).or_default() += 1;
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
@@ -282,13 +288,13 @@ impl Asker {
         request: Request,
         plan_only: bool,
     ) -> Result<Asked, AskError> {
+        let begun = self.clock.now();
         let rules = self.rules();
         let Some(principal) = rules.principal(who) else {
             let refusal = stranger();
             self.refuse(who.as_str(), By::Service, &request, &refusal).await?;
             return Ok(Asked::Refused(refusal));
         };
-        let begun = self.clock.now();
         self.caught_up().await;
         let (asker, of, asked) = (Arc::clone(self), principal.clone(), request.clone());
         let decided = blocking(move || asker.decide(&rules, &of, &asked, plan_only)).await?;
@@ -323,14 +329,14 @@ impl Asker {
                     counting: Some(counting),
                     slot: None,
                     plan,
+                    begun,
+                    answered: 0,
                 };
                 if let Err(error) = self.begin(&run).await {
                     self.settle(&mut run).await?;
                     return Err(error);
                 }
                 run.slot = Some(self.list(&run));
-                    begun,
-                    answered: 0,
                 Ok(Asked::Runs(Box::new(run)))
             }
         }
@@ -425,8 +431,9 @@ impl Asker {
             runbook: run.planned.runbook.id.clone(),
             streams: run.plan.streams.clone(),
             started_at: self.clock.now(),
-            estimate: run.plan.estimate,
+            estimate: Some(run.plan.estimate),
             meter: Arc::clone(&run.meter),
+            ended: Arc::default(),
         })
     }
 
@@ -448,7 +455,7 @@ impl Asker {
     pub async fn cancel(&self, who: &SpiffeId, id: &str) -> Result<(), AskError> {
         let query = self.queries(who).into_iter().find(|query| query.id == id).ok_or(AskError::NotFound)?;
         let by = self.rules().principal(who).map_or(By::Service, |principal| by(principal.kind));
-        query.meter.cancel();
+        query.end();
         let entry = Entry {
             action: "query.cancelled",
             who: who.as_str().to_owned(),

@@ -116,6 +116,7 @@ fn asked(request: &Request) -> serde_json::Value {
         "ticket": cut(&request.ticket),
         "unmask": request.unmask,
         "body": request.body,
+        "audit": request.audit,
     })
 }
 

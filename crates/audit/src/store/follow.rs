@@ -61,6 +61,8 @@ pub struct Placed {
     pub core: Option<CoreSegment>,
     /// Who it was; none if that was erased.
     pub identity: Option<IdentitySegment>,
+    /// The bytes of both.
+    pub bytes: usize,
 }
 
 impl Reader {
@@ -110,6 +112,7 @@ impl Follow {
         });
         let (_, opened) = opened?.ok_or_else(damaged)?;
         let [core, identity, _] = opened.segments;
+        let bytes = [&core, &identity].into_iter().flatten().map(|(_, bytes)| bytes.len()).sum();
         let core = core.map(|(_, core)| message(Segment::Core, &core)).transpose();
         let identity = identity.map(|(_, identity)| message(Segment::Identity, &identity)).transpose();
         Ok(Some(Placed {
@@ -118,6 +121,7 @@ impl Follow {
             ingested_s: opened.leaf.ingested,
             core: core.map_err(|_| damaged())?,
             identity: identity.map_err(|_| damaged())?,
+            bytes,
         }))
     }
 }

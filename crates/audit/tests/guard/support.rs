@@ -59,6 +59,7 @@ pub(crate) fn run(id: &str, given: &[(&str, &str)]) -> Request {
         body: false,
         approval: None,
         page: None,
+        audit: false,
     }
 }
 
@@ -68,6 +69,8 @@ pub(crate) struct World {
     pub(crate) estimate: Estimate,
     pub(crate) approvals: BTreeMap<ApprovalId, Approval>,
     pub(crate) is_down: bool,
+    /// The events that an audit would go through.
+    pub(crate) numbered: u64,
     /// How often a name was looked up.
     pub(crate) lookups: Cell<u32>,
 }
@@ -86,6 +89,10 @@ impl Known for World {
     ) -> Result<Vec<Pseudonym>, Unavailable> {
         self.lookups.set(self.lookups.get() + 1);
         Ok(vec![token(column, id)])
+    }
+
+    fn numbered(&self, _: &Window) -> Result<u64, Unavailable> {
+        Ok(self.numbered)
     }
 
     fn approval(&self, id: &ApprovalId) -> Result<Option<Approval>, Unavailable> {
