@@ -85,7 +85,7 @@ impl Filler {
     }
 }
 
-fn fill(
+pub(super) fn fill(
     index: &Index,
     follow: &mut Follow,
     slots: std::ops::Range<u64>,
@@ -107,7 +107,7 @@ fn entry(
     follow: &mut Follow,
     texts: &mut HashSet<Arc<str>>,
 ) -> Result<Entry, StoreError> {
-    let Placed { leaf, name, ingested_s, core, identity } = placed;
+    let Placed { leaf, name, ingested_s, core, identity, bytes: _ } = placed;
     let intern = |text: &str| match texts.get(text) {
         Some(text) => Arc::clone(text),
         None => {

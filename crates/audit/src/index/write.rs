@@ -212,8 +212,11 @@ impl Target {
                     add(&numbers.of(Word::Pseudonym(&thing))?.to_be_bytes());
                 }
             }
-            Kind::Request if row.request_id.is_empty() => {}
-            Kind::Request => add(&key::of_request(numbers.cover, &row.request_id)),
+            Kind::Request => {
+                for id in row.requests() {
+                    add(&key::of_request(numbers.cover, &id));
+                }
+            }
             Kind::Outcome => add(&key::of_outcome(row.result, numbers.of(Word::Text(&row.action))?)),
         }
         Ok(())
