@@ -147,7 +147,7 @@ pub fn running(args: &QueryRunning, terminal: Terminal) -> Outcome {
             plain(&query.runbook),
             plain(&query.principal),
             ago(now, UnixMillis(query.started_at_ms)),
-            estimated(&query.estimate.unwrap_or_default()),
+            query.estimate.as_ref().map_or_else(|| "new events as they come".to_owned(), estimated),
             cost.rows_examined
         ));
     }

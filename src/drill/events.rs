@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use epigraph_audit::seal::{Opened, Sealed};
+use epigraph_audit::record::Sealed;
+use epigraph_audit::seal::Opened;
 use epigraph_audit::store::{EventName, Reader, Store};
 use epigraph_audit::vault::KeyWrapper;
 use epigraph_collector::spool::{Limits, Spool, SpoolReader};

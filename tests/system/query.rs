@@ -321,7 +321,10 @@ fn an_answer_is_proven_and_audited(asked: &Asked) {
     let audited = asked.answer("", "actor-activity", &[&question[..], &["--audit"]].concat());
     assert_eq!(audited["audit"]["complete"], true, "{audited}");
     let audit = [&["runbook", "run", "repeated-failures"], &AUGUST[..], &["--audit"]].concat();
-    asked.call("developer", &audit).refused(3, &["PERMISSION_DENIED"]);
+    let size = last_size(asked);
+    asked.call("developer", &audit).refused(3, &["FORBIDDEN", "Ask an auditor"]);
+    let refused = asked.record(size).says("runbook.refused", "repeated-failures");
+    assert_eq!(refused["values"]["result"], "denied");
 }
 
 /// Who may not see names and records is given proofs without them, and nobody reads past the record.

@@ -13,12 +13,13 @@ pub mod follow;
 mod key;
 mod read;
 mod value;
+mod word;
+mod worker;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -37,6 +38,7 @@ use thiserror::Error;
 pub use complete::{Completeness, completeness};
 pub use key::Kind;
 pub use read::{Span, View};
+use word::Known;
 pub use write::Entry;
 
 use crate::query::scan::MAX_SUBJECTS;
@@ -80,13 +82,10 @@ const COUNTS: [Definition; 5] = [
     TableDefinition::new("outcome-counts"),
 ];
 
-const FORMAT: &[u8] = b"epigraph-audit-index/v2";
+const FORMAT: &[u8] = b"epigraph-audit-index/v3";
 
 /// The cache of the file's pages, in bytes: the pages of the day that is being filled.
 const CACHE_BYTES: usize = 64 << 20;
-
-/// Numbers of symbols that are kept in memory: the actors, actions and things of a busy day. When there are more, all are looked up anew.
-const MAX_NUMBERS: usize = 1 << 17;
 
 /// Runs of keys that one day of a scan is merged from: people in tenants, or the actions of an outcome.
 pub const MAX_RUNS: usize = 16 * MAX_SUBJECTS;
@@ -169,8 +168,7 @@ pub struct Index {
     database: Database,
     path: PathBuf,
     cover: Arc<Cover>,
-    /// Of symbols that were met last; what stands here is on the disk.
-    numbers: Mutex<HashMap<Vec<u8>, u32>>,
+    numbers: Mutex<Known>,
 }
 
 impl Index {

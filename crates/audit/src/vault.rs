@@ -10,7 +10,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chacha20poly1305::aead::{Aead, Payload};
+use chacha20poly1305::aead::{Aead, AeadInOut, Payload};
 use chacha20poly1305::{Key, KeyInit, XChaCha20Poly1305, XNonce};
 use epigraph_core::{Entropy, Hash};
 use hmac::{Hmac, Mac};
@@ -25,6 +25,9 @@ pub const KEY_BYTES: usize = 32;
 
 /// The nonce of XChaCha20, 192 bits: random ones do not meet under one key.
 const NONCE_BYTES: usize = 24;
+
+/// Nonces that are drawn at once: those of some forty events.
+const NONCES: usize = 128;
 
 /// How much longer sealed bytes are: a nonce and the tag of Poly1305.
 pub const SEAL_BYTES: usize = NONCE_BYTES + 16;
@@ -104,14 +107,29 @@ impl DataKey {
 
     /// Seals bytes to a place: they open there and nowhere else.
     pub fn seal(&self, place: &[u8], bytes: &[u8], entropy: &dyn Entropy) -> Result<Vec<u8>, SealError> {
-        let mut nonce = [0; NONCE_BYTES];
+        let (mut nonce, mut out) = ([0; NONCE_BYTES], Vec::new());
         entropy.fill(&mut nonce);
-        let payload = Payload { msg: bytes, aad: place };
-        let sealed = self.cipher().encrypt(&XNonce::from(nonce), payload).map_err(|_| SealError::TooLong)?;
-        let mut out = Vec::with_capacity(NONCE_BYTES + sealed.len());
-        out.extend_from_slice(&nonce);
-        out.extend_from_slice(&sealed);
+        self.seal_onto(&mut out, place, &[bytes], nonce)?;
         Ok(out)
+    }
+
+    /// The same with a nonce of [`Nonces`], for parts that lie one behind the other; what is sealed is put behind what is in `out`.
+    pub fn seal_onto(
+        &self,
+        out: &mut Vec<u8>,
+        place: &[u8],
+        parts: &[&[u8]],
+        nonce: [u8; NONCE_BYTES],
+    ) -> Result<(), SealError> {
+        // At once, so that no plain bytes are left behind where the vector was.
+        out.reserve(SEAL_BYTES + parts.iter().map(|part| part.len()).sum::<usize>());
+        out.extend_from_slice(&nonce);
+        let from = out.len();
+        parts.iter().for_each(|part| out.extend_from_slice(part));
+        let plain = out.get_mut(from..).unwrap_or_default();
+        let tag = self.cipher().encrypt_inout_detached(&XNonce::from(nonce), place, plain.into());
+        out.extend_from_slice(&tag.map_err(|_| SealError::TooLong)?);
+        Ok(())
     }
 
     /// Opens what was sealed to this place.
@@ -156,6 +174,30 @@ impl DataKey {
 impl fmt::Debug for DataKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("DataKey(..)")
+    }
+}
+
+/// Nonces that are drawn for many at a time, because the system takes longer to be asked than to answer. Each is given out once.
+pub struct Nonces<'e> {
+    entropy: &'e dyn Entropy,
+    drawn: [[u8; NONCE_BYTES]; NONCES],
+    left: usize,
+}
+
+impl Nonces<'_> {
+    /// None yet.
+    pub fn new(entropy: &dyn Entropy) -> Nonces<'_> {
+        Nonces { entropy, drawn: [[0; NONCE_BYTES]; NONCES], left: 0 }
+    }
+
+    /// One that was never given out.
+    pub fn draw(&mut self) -> [u8; NONCE_BYTES] {
+        if self.left == 0 {
+            self.entropy.fill(self.drawn.as_flattened_mut());
+            self.left = NONCES;
+        }
+        self.left -= 1;
+        self.drawn[self.left]
     }
 }
 

@@ -7,7 +7,13 @@ use epigraph_core::LeafIndex;
 use epigraph_event::v1::{ActorType, Category, Operation, Result as Outcome, Severity};
 
 use super::IndexError;
-use crate::query::row::{Pseudonym, Row, Touched};
+use super::word::Word;
+use crate::query::row::{Pseudonym, Row, Touched, TraceId};
+
+/// A row's request id is a UUID, of 16 bytes in the place of its text.
+const UUID: u8 = 1;
+/// The 16 bytes of a trace id come before the request id.
+const TRACE: u8 = 2;
 
 /// An entry of the dictionary.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -26,16 +32,8 @@ impl Symbol {
     }
 }
 
-pub(super) fn text_bytes(text: &str) -> Vec<u8> {
-    [&[0], text.as_bytes()].concat()
-}
-
-pub(super) fn pseudonym_bytes(pseudonym: &Pseudonym) -> Vec<u8> {
-    [&[1], &pseudonym.as_bytes()[..]].concat()
-}
-
-/// The bytes of a row. `number` gives the number of a symbol, from its bytes.
-pub(super) fn encode<E>(row: &Row, mut number: impl FnMut(Vec<u8>) -> Result<u32, E>) -> Result<Vec<u8>, E> {
+/// The bytes of a row. `number` gives the number of a word.
+pub(super) fn encode<E>(row: &Row, mut number: impl FnMut(Word<'_>) -> Result<u32, E>) -> Result<Vec<u8>, E> {
     let mut out = Vec::with_capacity(64);
     put(&mut out, zigzag(row.leaf.get().wrapping_sub(row.slot) as i64));
     let occurred_s = row.occurred_at_ns.div_euclid(1_000_000_000);
@@ -51,11 +49,11 @@ pub(super) fn encode<E>(row: &Row, mut number: impl FnMut(Vec<u8>) -> Result<u32
     }
     put(&mut out, u64::from(row.data_classes));
     for text in [&row.source, &row.source_kind, &row.action, &row.result_code] {
-        put(&mut out, u64::from(number(text_bytes(text))?));
+        put(&mut out, u64::from(number(Word::Text(text))?));
     }
     // A pseudonym that there is not is 0.
     let mut some = |out: &mut Vec<u8>, pseudonym: &Option<Pseudonym>| {
-        let number = pseudonym.as_ref().map(|it| number(pseudonym_bytes(it))).transpose()?;
+        let number = pseudonym.as_ref().map(|it| number(Word::Pseudonym(it))).transpose()?;
         put(out, number.map_or(0, |number| u64::from(number) + 1));
         Ok(())
     };
@@ -72,17 +70,15 @@ pub(super) fn encode<E>(row: &Row, mut number: impl FnMut(Vec<u8>) -> Result<u32
         some(&mut out, name)?;
     }
     for Touched { kind, .. } in &row.resources {
-        put(&mut out, u64::from(number(text_bytes(kind))?));
+        put(&mut out, u64::from(number(Word::Text(kind))?));
     }
-    match uuid(&row.request_id) {
-        Some(uuid) => {
-            out.push(1);
-            out.extend_from_slice(&uuid.to_be_bytes());
-        }
-        None => {
-            out.push(0);
-            out.extend_from_slice(row.request_id.as_bytes());
-        }
+    let uuid = uuid(&row.request_id);
+    let flags = if uuid.is_some() { UUID } else { 0 } | if row.trace_id.is_some() { TRACE } else { 0 };
+    out.push(flags);
+    out.extend_from_slice(row.trace_id.as_ref().map_or(&[][..], |trace| &trace.as_bytes()[..]));
+    match uuid {
+        Some(uuid) => out.extend_from_slice(&uuid.to_be_bytes()),
+        None => out.extend_from_slice(row.request_id.as_bytes()),
     }
     Ok(out)
 }
@@ -138,9 +134,15 @@ pub(super) fn decode(
     for kind in kinds {
         resources.push(Touched { kind, id: next()?, name: next()? });
     }
-    let request_id: Arc<str> = match rest.split_first().ok_or_else(damaged)? {
-        (1, uuid) => uuid_text(u128::from_be_bytes(uuid.try_into().map_err(|_| damaged())?)).into(),
-        (0, text) => std::str::from_utf8(text).map_err(|_| damaged())?.into(),
+    let (flags, mut ids) = rest.split_first().ok_or_else(damaged)?;
+    let mut trace_id = None;
+    if flags & TRACE != 0 {
+        let (trace, rest) = ids.split_at_checked(TraceId::LEN).ok_or_else(damaged)?;
+        (trace_id, ids) = (Some(TraceId::of(trace).ok_or_else(damaged)?), rest);
+    }
+    let request_id: Arc<str> = match flags & !TRACE {
+        UUID => uuid_text(u128::from_be_bytes(ids.try_into().map_err(|_| damaged())?)).into(),
+        0 => std::str::from_utf8(ids).map_err(|_| damaged())?.into(),
         _ => return Err(damaged()),
     };
     Ok(Row {
@@ -165,6 +167,7 @@ pub(super) fn decode(
         address,
         resources,
         request_id,
+        trace_id,
         data_classes,
     })
 }
@@ -200,12 +203,19 @@ fn unzigzag(number: u64) -> i64 {
 
 /// The number of a UUID in its one usual form: anything else is kept as text.
 fn uuid(text: &str) -> Option<u128> {
-    if text.len() != 36 {
-        return None;
+    let text: &[u8; 36] = text.as_bytes().try_into().ok()?;
+    let mut number = 0_u128;
+    for (at, byte) in text.iter().enumerate() {
+        let digit = match byte {
+            b'-' if matches!(at, 8 | 13 | 18 | 23) => continue,
+            _ if matches!(at, 8 | 13 | 18 | 23) => return None,
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            _ => return None,
+        };
+        number = number << 4 | u128::from(digit);
     }
-    let digits: String = text.chars().filter(|digit| *digit != '-').collect();
-    let number = u128::from_str_radix(&digits, 16).ok()?;
-    (uuid_text(number) == text).then_some(number)
+    Some(number)
 }
 
 fn uuid_text(uuid: u128) -> String {

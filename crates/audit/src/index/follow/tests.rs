@@ -49,7 +49,10 @@ impl Kept {
                    "requestParameters":{{"userName":"{upon}"}},
                    "userIdentity":{{"type":"IAMUser","arn":"{who}","userName":"name of {who}","accessKeyId":"KEY-{who}"{issuer}}}}}"#
             );
-            let event = cloudtrail::decode(record.as_bytes(), &Context::default()).remove(0).unwrap();
+            let mut event = cloudtrail::decode(record.as_bytes(), &Context::default()).remove(0).unwrap();
+            if *upon == "two" {
+                event.core.trace_id = vec![0x0a; 16];
+            }
             event.seal(&Counting::default()).unwrap()
         });
         let batch = Batch::sign(&self.key, &self.tip, calls.collect(), NOW).unwrap();
@@ -67,14 +70,13 @@ impl Kept {
         self.dir.path().join("index.redb")
     }
 
-    fn index(&self) -> Index {
-        open(&self.path(), false, &self.store.reader()).unwrap()
+    fn index(&self) -> Arc<Index> {
+        Arc::new(open(&self.path(), false, &self.store.reader()).unwrap())
     }
 
-    fn fill(&self, index: &Index) -> u64 {
-        std::iter::repeat_with(|| step(index, &self.store.reader(), true).unwrap())
-            .take_while(|n| *n > 0)
-            .sum()
+    fn fill(&self, index: &Arc<Index>) -> u64 {
+        let mut filler = Filler::new(Arc::clone(index), self.store.reader());
+        std::iter::repeat_with(|| filler.step().unwrap()).take_while(|n| *n > 0).sum()
     }
 
     fn leaves(&self, index: &Index, access: Access) -> Vec<u64> {
@@ -96,7 +98,8 @@ impl Kept {
     }
 }
 
-// Broken to see it fail: no key drawn for a role on whose behalf somebody acts; a slot taken in before its leaf was placed.
+// Broken to see it fail: no key drawn for a role on whose behalf somebody acts; a slot taken in before its leaf was placed; trace ids left
+// out of `Row::requests`.
 #[test]
 fn events_are_found_by_everybody_and_everything_that_they_name() {
     let mut kept = Kept::new();
@@ -123,6 +126,7 @@ fn events_are_found_by_everybody_and_everything_that_they_name() {
     check(Access::Actor(vec![thing("KEY-ann")]), &[100, 102]);
     check(Access::Resource(vec![thing("two")]), &[101, 102]);
     check(Access::Request("req-one".into()), &[100, 203]);
+    check(Access::Request("0a".repeat(16)), &[101, 102]);
     check(Access::Time, &[100, 101, 102, 203]);
 
     let source = kept.key.vkey().id();
@@ -170,7 +174,7 @@ fn the_indexes_are_made_again_when_they_are_gone_damaged_or_ahead() {
     let index = kept.index();
     assert_eq!((kept.fill(&index), index.digest().unwrap()), (6, digest));
     drop(index);
-    let index = open(&kept.path(), true, &kept.store.reader()).unwrap();
+    let index = Arc::new(open(&kept.path(), true, &kept.store.reader()).unwrap());
     assert_eq!((kept.fill(&index), index.digest().unwrap()), (6, digest));
 }
 
@@ -283,7 +287,7 @@ async fn events_are_taken_in_whatever_the_indexes_do() {
     let path = dir.path().join("index.redb");
     std::fs::create_dir(&path).unwrap();
     let following = Following::default();
-    let run = tokio::spawn(run(path, keeper.clone(), following.clone()));
+    let run = tokio::spawn(run(path, keeper.clone(), following.clone(), || ()));
     let batch = Batch::sign(&key, &tip, Vec::new(), NOW).unwrap();
     let tip = Tip::after(batch.signed());
     assert!(keeper.submit(batch).await.unwrap().await.unwrap().is_ok());
@@ -293,7 +297,8 @@ async fn events_are_taken_in_whatever_the_indexes_do() {
 
     // Where they can be made they follow, and go on as events come.
     let following = Following::default();
-    let run = tokio::spawn(super::run(dir.path().join("other.redb"), keeper.clone(), following.clone()));
+    let run =
+        tokio::spawn(super::run(dir.path().join("other.redb"), keeper.clone(), following.clone(), || ()));
     following.reached(1).await;
     let event = cloudtrail::decode(
         br#"{"eventName":"GetUser","eventSource":"iam.amazonaws.com"}"#,
