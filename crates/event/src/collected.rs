@@ -3,6 +3,7 @@
 
 use epigraph_core::{Entropy, Hash};
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use thiserror::Error;
 
 use crate::leaf::Reference;
@@ -63,6 +64,12 @@ impl Event {
     /// Fixes the event's bytes and salts and gives it its name. A record that is too large for the body is put beside
     /// it. The detectors ([`crate::sensitive`]) come before this.
     pub fn seal(mut self, entropy: &dyn Entropy) -> Result<Collected, EventError> {
+        self.seal_what_fits(entropy)
+    }
+
+    /// The same of an event whose record is needed again if it does not fit: after an error it is where it was. Of an event that was
+    /// sealed nothing is left here.
+    pub fn seal_what_fits(&mut self, entropy: &dyn Entropy) -> Result<Collected, EventError> {
         let mut drawn = [0; Reference::LEN + 4 * Salt::LEN];
         entropy.fill(&mut drawn);
         let (reference, salts) = drawn.split_at(Reference::LEN);
@@ -86,12 +93,25 @@ impl Event {
         }
         self.fit();
         let mut part = |segment, bytes: Vec<u8>| Ok((salt()?, checked(segment, bytes)?));
-        let segments = [
-            part(Segment::Core, self.core.encode_to_vec())?,
-            part(Segment::Identity, self.identity.encode_to_vec())?,
-            part(Segment::Body, self.body.encode_to_vec())?,
-        ];
-        Ok(Collected::of(reference, segments, record, (self.core, self.identity)))
+        let mut segments = || {
+            Ok([
+                part(Segment::Core, self.core.encode_to_vec())?,
+                part(Segment::Identity, self.identity.encode_to_vec())?,
+                part(Segment::Body, self.body.encode_to_vec())?,
+            ])
+        };
+        match segments() {
+            Ok(segments) => {
+                let content = (std::mem::take(&mut self.core), std::mem::take(&mut self.identity));
+                Ok(Collected::of(reference, segments, record, content))
+            }
+            Err(error) => {
+                if let Some(beside) = record {
+                    (self.body.record, self.body.reference) = (beside, None);
+                }
+                Err(error)
+            }
+        }
     }
 }
 
@@ -163,6 +183,35 @@ impl Collected {
 
     fn body(&self) -> Result<BodySegment, EventError> {
         message(Segment::Body, self.bytes(Segment::Body))
+    }
+
+    /// The fields of [`Collected::to_wire`] in their order, from 1 on.
+    fn fields(&self) -> [&[u8]; 8] {
+        [
+            self.reference.as_bytes(),
+            self.bytes(Segment::Core),
+            self.salt(Segment::Core).as_bytes(),
+            self.bytes(Segment::Identity),
+            self.salt(Segment::Identity).as_bytes(),
+            self.bytes(Segment::Body),
+            self.salt(Segment::Body).as_bytes(),
+            self.record().unwrap_or_default(),
+        ]
+    }
+
+    /// The length of [`Collected::encode`].
+    pub(crate) fn encoded_len(&self) -> usize {
+        let fields = (1..).zip(self.fields()).filter(|(_, field)| !field.is_empty());
+        fields.map(|(tag, field)| key_len(tag) + encoded_len_varint(field.len() as u64) + field.len()).sum()
+    }
+
+    /// The encoding of [`Collected::to_wire`], without copying the segments twice.
+    pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
+        for (tag, field) in (1..).zip(self.fields()).filter(|(_, field)| !field.is_empty()) {
+            encode_key(tag, WireType::LengthDelimited, bytes);
+            encode_varint(field.len() as u64, bytes);
+            bytes.extend_from_slice(field);
+        }
     }
 
     /// The event as it travels.

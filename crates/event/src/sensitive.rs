@@ -25,6 +25,7 @@ use crate::v1::{DataClass, Detected, Format, Replaced};
 
 mod json;
 mod scan;
+mod trace;
 
 /// Letters of a token: 96 bits, so that two values do not meet.
 const TOKEN_LETTERS: usize = 24;
@@ -104,7 +105,7 @@ impl Detectors {
             Format::Cloudtrail | Format::K8sAudit | Format::Cloudevent | Format::Json => {
                 // In what is no JSON, texts are where they are; what its escapes hide is looked for too.
                 let record = if understood { record } else { self.plain(record, &mut report) };
-                self.json(&record, &mut report)
+                self.json(record, &mut report)
             }
             Format::CloudeventBinary => self.cloudevent(record, &mut report),
             Format::OtlpLog if understood => self.logs(record, &mut report),
@@ -133,8 +134,8 @@ impl Detectors {
         report.found
     }
 
-    fn json(&self, record: &[u8], report: &mut Report) -> Vec<u8> {
-        json::rewrite(record, |text, path| self.at(text, report, path))
+    fn json(&self, record: Vec<u8>, report: &mut Report) -> Vec<u8> {
+        json::rewrite(&record, |text, path| self.at(text, report, path)).unwrap_or(record)
     }
 
     fn plain(&self, record: Vec<u8>, report: &mut Report) -> Vec<u8> {
@@ -148,7 +149,7 @@ impl Detectors {
         let data = record[end..].to_vec();
         let mut head = self.plain(record[..end].to_vec(), report);
         let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&data).is_ok();
-        head.extend(if is_json { self.json(&data, report) } else { self.plain(data, report) });
+        head.extend(if is_json { self.json(data, report) } else { self.plain(data, report) });
         head
     }
 
@@ -243,6 +244,9 @@ impl Detectors {
 
     /// The text with a token in place of everything that was found; none if nothing was.
     fn replaced(&self, text: &[u8], found: &mut dyn FnMut(Detected)) -> Option<Vec<u8>> {
+        if !trace::may_hold(text) {
+            return None;
+        }
         let mut replaced = Vec::new();
         let mut at = 0;
         for one in scan::matches(text).into_iter().filter(|one| self.kinds.contains(&one.kind)) {

@@ -32,7 +32,7 @@ impl Asker {
     /// Decides whether somebody may audit the window of a question: it may ask the question, and sees names and records.
     pub async fn ask_audit(self: &Arc<Self>, who: &SpiffeId, request: Request) -> Result<Asked, AskError> {
         let asked = self.ask(who, request, false).await?;
-        let Asked::Runs(run) = asked else { return Ok(asked) };
+        let Asked::Runs(mut run) = asked else { return Ok(asked) };
         let refusal = if run.plan.mask.identity != Sight::Clear {
             Some(Refusal::new(
                 Code::Forbidden,
@@ -40,7 +40,7 @@ impl Asker {
                 "Ask an auditor.",
             ))
         } else {
-            let events: u64 = self.spans(&run)?.iter().map(|span| span.events).sum();
+            let events: u64 = self.spans(&mut run).await?.iter().map(|span| span.events).sum();
             (events > MAX_EVENTS).then(|| {
                 Refusal::new(
                     Code::OverBudget,
@@ -60,10 +60,17 @@ impl Asker {
         }
     }
 
-    fn spans(&self, run: &Run) -> Result<Vec<Span>, AskError> {
-        let view = run.view.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(view) = &*view else { return Ok(Vec::new()) };
-        Ok(view.sources(&run.plan.window)?)
+    async fn spans(&self, run: &mut Run) -> Result<Vec<Span>, AskError> {
+        let kept = run.view.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(view) = kept.take() else { return Ok(Vec::new()) };
+        let window = run.plan.window;
+        let (view, spans) = blocking(move || {
+            let spans = view.sources(&window)?;
+            Ok((view, spans))
+        })
+        .await?;
+        *kept = Some(view);
+        Ok(spans)
     }
 
     /// Sends every event between the first and the last number that each source has in the days of the window.
@@ -79,7 +86,7 @@ impl Asker {
         parts: &mpsc::Sender<Result<Part, AskError>>,
     ) -> Result<Finished, AskError> {
         let begun = self.clock.now();
-        let spans = self.spans(run)?;
+        let spans = self.spans(run).await?;
         let checkpoint = run.checkpoint.clone().ok_or(AskError::NotFound)?;
         let mut digest = AnswerDigest::new(&run.planned.runbook.hash, &[]);
         let mut stopped = None;

@@ -10,10 +10,11 @@ use redb::{Range, ReadTransaction};
 
 use super::counts::Counts;
 use super::key::{self, Kind};
-use super::value::{Symbol, decode, pseudonym_bytes, text_bytes};
+use super::value::{Symbol, decode};
+use super::word::{MAX_NUMBERS, pseudonym_bytes, text_bytes};
 use super::{
-    COUNTS, IndexError, MAX_NUMBERS, MAX_RUNS, META, NUMBERS, Progress, ROW, ROWS, SOURCES, SYMBOL, SYMBOLS,
-    TENANTS, Table, damaged, disk, last_of, numbers_of, progress_of,
+    COUNTS, IndexError, MAX_RUNS, META, NUMBERS, Progress, ROW, ROWS, SOURCES, SYMBOL, SYMBOLS, TENANTS,
+    Table, damaged, disk, last_of, numbers_of, progress_of,
 };
 use crate::query::scan::{DAY_NS, MAX_SUBJECTS};
 use crate::query::{Access, Estimate, Meter, Row, Scan, Stopped, Window};

@@ -7,6 +7,7 @@ use epigraph_core::LeafIndex;
 use epigraph_event::v1::{ActorType, Category, Operation, Result as Outcome, Severity};
 
 use super::IndexError;
+use super::word::Word;
 use crate::query::row::{Pseudonym, Row, Touched};
 
 /// An entry of the dictionary.
@@ -26,16 +27,8 @@ impl Symbol {
     }
 }
 
-pub(super) fn text_bytes(text: &str) -> Vec<u8> {
-    [&[0], text.as_bytes()].concat()
-}
-
-pub(super) fn pseudonym_bytes(pseudonym: &Pseudonym) -> Vec<u8> {
-    [&[1], &pseudonym.as_bytes()[..]].concat()
-}
-
-/// The bytes of a row. `number` gives the number of a symbol, from its bytes.
-pub(super) fn encode<E>(row: &Row, mut number: impl FnMut(Vec<u8>) -> Result<u32, E>) -> Result<Vec<u8>, E> {
+/// The bytes of a row. `number` gives the number of a word.
+pub(super) fn encode<E>(row: &Row, mut number: impl FnMut(Word<'_>) -> Result<u32, E>) -> Result<Vec<u8>, E> {
     let mut out = Vec::with_capacity(64);
     put(&mut out, zigzag(row.leaf.get().wrapping_sub(row.slot) as i64));
     let occurred_s = row.occurred_at_ns.div_euclid(1_000_000_000);
@@ -51,11 +44,11 @@ pub(super) fn encode<E>(row: &Row, mut number: impl FnMut(Vec<u8>) -> Result<u32
     }
     put(&mut out, u64::from(row.data_classes));
     for text in [&row.source, &row.source_kind, &row.action, &row.result_code] {
-        put(&mut out, u64::from(number(text_bytes(text))?));
+        put(&mut out, u64::from(number(Word::Text(text))?));
     }
     // A pseudonym that there is not is 0.
     let mut some = |out: &mut Vec<u8>, pseudonym: &Option<Pseudonym>| {
-        let number = pseudonym.as_ref().map(|it| number(pseudonym_bytes(it))).transpose()?;
+        let number = pseudonym.as_ref().map(|it| number(Word::Pseudonym(it))).transpose()?;
         put(out, number.map_or(0, |number| u64::from(number) + 1));
         Ok(())
     };
@@ -72,7 +65,7 @@ pub(super) fn encode<E>(row: &Row, mut number: impl FnMut(Vec<u8>) -> Result<u32
         some(&mut out, name)?;
     }
     for Touched { kind, .. } in &row.resources {
-        put(&mut out, u64::from(number(text_bytes(kind))?));
+        put(&mut out, u64::from(number(Word::Text(kind))?));
     }
     match uuid(&row.request_id) {
         Some(uuid) => {
@@ -200,12 +193,19 @@ fn unzigzag(number: u64) -> i64 {
 
 /// The number of a UUID in its one usual form: anything else is kept as text.
 fn uuid(text: &str) -> Option<u128> {
-    if text.len() != 36 {
-        return None;
+    let text: &[u8; 36] = text.as_bytes().try_into().ok()?;
+    let mut number = 0_u128;
+    for (at, byte) in text.iter().enumerate() {
+        let digit = match byte {
+            b'-' if matches!(at, 8 | 13 | 18 | 23) => continue,
+            _ if matches!(at, 8 | 13 | 18 | 23) => return None,
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            _ => return None,
+        };
+        number = number << 4 | u128::from(digit);
     }
-    let digits: String = text.chars().filter(|digit| *digit != '-').collect();
-    let number = u128::from_str_radix(&digits, 16).ok()?;
-    (uuid_text(number) == text).then_some(number)
+    Some(number)
 }
 
 fn uuid_text(uuid: u128) -> String {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::record::{BatchRecord, NewBlock};
 use crate::seal;
-use crate::source::{Kind, MAX_SKEW_MS, Refused, State, Verdict, judge};
+use crate::source::{Kind, Refused, State, Verdict, is_skewed, judge};
 use crate::vault::{DataKey, KeyName, Nonces};
 
 /// Where the leaves of a run of slots are in the log.
@@ -251,9 +251,7 @@ impl<'b> Taking<'_, 'b> {
         let core = event.core();
         let now_ms = i64::try_from(self.now.0).unwrap_or(i64::MAX);
         state.lag_ms = now_ms.saturating_sub(core.occurred_at_ns / 1_000_000);
-        // The source's clock, or the collector's.
-        let latest_ms = core.occurred_at_ns.max(core.observed_at_ns) / 1_000_000;
-        if now_ms.saturating_sub(latest_ms) < -(MAX_SKEW_MS as i64) {
+          if is_skewed(core.occurred_at_ns / 1_000_000, core.observed_at_ns / 1_000_000, now_ms) {
             state.note(Kind::ClockSkew, self.now);
         }
     }

@@ -4,10 +4,12 @@ use epigraph_core::{KeyName, SourceKey, UnixMillis};
 use epigraph_event::Batch;
 use epigraph_event::chain::Tip;
 use epigraph_event::decode::{Context, cloudtrail};
+use redb::ReadableTable;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::index::compare::compare;
 use crate::index::{Kind, completeness};
 use crate::query::row::Pseudonyms;
 use crate::query::{Access, Filter, Meter, Scan, Window};
@@ -65,14 +67,13 @@ impl Kept {
         self.dir.path().join("index.redb")
     }
 
-    fn index(&self) -> Index {
-        open(&self.path(), false, &self.store.reader()).unwrap()
+    fn index(&self) -> Arc<Index> {
+        Arc::new(open(&self.path(), false, &self.store.reader()).unwrap())
     }
 
-    fn fill(&self, index: &Index) -> u64 {
-        std::iter::repeat_with(|| step(index, &self.store.reader(), true).unwrap())
-            .take_while(|n| *n > 0)
-            .sum()
+    fn fill(&self, index: &Arc<Index>) -> u64 {
+        let mut filler = Filler::new(Arc::clone(index), self.store.reader());
+        std::iter::repeat_with(|| filler.step().unwrap()).take_while(|n| *n > 0).sum()
     }
 
     fn leaves(&self, index: &Index, access: Access) -> Vec<u64> {
@@ -168,8 +169,106 @@ fn the_indexes_are_made_again_when_they_are_gone_damaged_or_ahead() {
     let index = kept.index();
     assert_eq!((kept.fill(&index), index.digest().unwrap()), (6, digest));
     drop(index);
-    let index = open(&kept.path(), true, &kept.store.reader()).unwrap();
+    let index = Arc::new(open(&kept.path(), true, &kept.store.reader()).unwrap());
     assert_eq!((kept.fill(&index), index.digest().unwrap()), (6, digest));
+}
+
+/// The library's own, to change what it would not.
+fn change(kept: &Kept, change: impl FnOnce(&redb::WriteTransaction)) {
+    let transaction = redb::Database::open(kept.path()).unwrap().begin_write().unwrap();
+    change(&transaction);
+    transaction.commit().unwrap();
+}
+
+type Definition = redb::TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// F7 e, F20: indexes against those that are made again of the store. What somebody changed who keeps the file's checksums right is found, and
+/// of a row it is said which event it is about. Broken to see it fail: the counts not compared; the end of one table taken for the end of both;
+/// what was taken in since compared as well.
+#[test]
+fn indexes_that_are_not_what_the_store_makes_of_its_events_are_told() {
+    let mut kept = Kept::new();
+    for upon in ["one", "two", "three"] {
+        kept.take(&[("ann", upon, None), ("bob", upon, Some("a-role"))]);
+    }
+    kept.place(10);
+    let compared = |kept: &Kept| {
+        let index = kept.index();
+        let beside = kept.dir.path().join("beside");
+        let difference = compare(&index, &kept.store.reader(), &beside).unwrap();
+        std::fs::remove_file(beside).unwrap();
+        difference.map(|difference| (difference.table.clone(), difference.leaf.map(LeafIndex::get)))
+    };
+    let fresh = |kept: &Kept| {
+        let _ = std::fs::remove_file(kept.path());
+        kept.fill(&kept.index());
+    };
+    fresh(&kept);
+    assert_eq!(compared(&kept), None);
+    // What one index lacks, because it was dropped, and what all lack, because it came since, is no difference.
+    kept.index().drop_index(Kind::Request).unwrap();
+    assert_eq!(compared(&kept), None);
+    fresh(&kept);
+    kept.take(&[("ann", "four", None)]);
+    kept.place(20);
+    assert_eq!(compared(&kept), None);
+
+    let check = |table: &'static str, expected: Option<u64>, what: fn(&mut redb::Table<&[u8], &[u8]>)| {
+        fresh(&kept);
+        change(&kept, |all| what(&mut all.open_table(Definition::new(table)).unwrap()));
+        assert_eq!(compared(&kept), Some((table.to_owned(), expected)), "{table}");
+    };
+    let first_gone = |rows: &mut redb::Table<&[u8], &[u8]>| drop(rows.pop_first().unwrap());
+    let last_gone = |rows: &mut redb::Table<&[u8], &[u8]>| drop(rows.pop_last().unwrap());
+    check("time", Some(10), first_gone);
+    check("time", Some(26), last_gone);
+    check("outcome", Some(26), last_gone);
+    check("actor-counts", None, last_gone);
+    check("tenants", None, last_gone);
+    check("sources", None, first_gone);
+    check("numbers", None, last_gone);
+    // One row more, of an event that there is, under another time of the day.
+    check("time", Some(26), |rows| {
+        let (key, value) = {
+            let last = rows.last().unwrap().unwrap();
+            (last.0.value().to_vec(), last.1.value().to_vec())
+        };
+        let mut later = key;
+        let time = later.len() - 9;
+        later[time] ^= 1;
+        rows.insert(later.as_slice(), value.as_slice()).unwrap();
+    });
+}
+
+/// F7 e: one bit of any page that is in use, and the next start: the indexes are made again, to the same digest, and none answers before. A
+/// seeded sample of the bits. Broken to see it fail: the indexes opened without comparing the pages with their checksums.
+#[test]
+fn a_bit_that_flips_in_the_file_of_a_stopped_service_never_makes_an_answer_wrong() {
+    let mut kept = Kept::new();
+    for upon in ["one", "two", "three"] {
+        kept.take(&[("ann", upon, None), ("bob", upon, Some("a-role"))]);
+    }
+    kept.place(0);
+    let index = kept.index();
+    kept.fill(&index);
+    let digest = index.digest().unwrap();
+    drop(index);
+    let sound = std::fs::read(kept.path()).unwrap();
+    let (mut bits, mut renewed) = (7_u64, 0);
+    for _ in 0..60 {
+        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mut changed = sound.clone();
+        // Where something is written: an empty page tells nothing.
+        let place = (bits >> 20) as usize % sound.len();
+        let Some(place) = (place..sound.len()).find(|at| sound[*at] != 0) else { continue };
+        changed[place] ^= 1 << (bits >> 17 & 7);
+        std::fs::write(kept.path(), &changed).unwrap();
+        let index = kept.index();
+        renewed += u32::from(index.next().unwrap() == 0);
+        kept.fill(&index);
+        assert_eq!(index.digest().unwrap(), digest, "byte {place}");
+    }
+    assert!(renewed >= 5, "{renewed}");
 }
 
 #[tokio::test]
@@ -183,7 +282,7 @@ async fn events_are_taken_in_whatever_the_indexes_do() {
     let path = dir.path().join("index.redb");
     std::fs::create_dir(&path).unwrap();
     let following = Following::default();
-    let run = tokio::spawn(run(path, keeper.clone(), following.clone()));
+    let run = tokio::spawn(run(path, keeper.clone(), following.clone(), || ()));
     let batch = Batch::sign(&key, &tip, Vec::new(), NOW).unwrap();
     let tip = Tip::after(batch.signed());
     assert!(keeper.submit(batch).await.unwrap().await.unwrap().is_ok());
@@ -193,7 +292,8 @@ async fn events_are_taken_in_whatever_the_indexes_do() {
 
     // Where they can be made they follow, and go on as events come.
     let following = Following::default();
-    let run = tokio::spawn(super::run(dir.path().join("other.redb"), keeper.clone(), following.clone()));
+    let run =
+        tokio::spawn(super::run(dir.path().join("other.redb"), keeper.clone(), following.clone(), || ()));
     following.reached(1).await;
     let event = cloudtrail::decode(
         br#"{"eventName":"GetUser","eventSource":"iam.amazonaws.com"}"#,
