@@ -251,7 +251,7 @@ impl<'b> Taking<'_, 'b> {
         let core = event.core();
         let now_ms = i64::try_from(self.now.0).unwrap_or(i64::MAX);
         state.lag_ms = now_ms.saturating_sub(core.occurred_at_ns / 1_000_000);
-          if is_skewed(core.occurred_at_ns / 1_000_000, core.observed_at_ns / 1_000_000, now_ms) {
+        if is_skewed(core.occurred_at_ns / 1_000_000, core.observed_at_ns / 1_000_000, now_ms) {
             state.note(Kind::ClockSkew, self.now);
         }
     }
