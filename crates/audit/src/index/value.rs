@@ -22,7 +22,23 @@ pub(super) enum Symbol {
     Pseudonym(Pseudonym),
 }
 
+impl From<Word<'_>> for Symbol {
+    fn from(word: Word<'_>) -> Symbol {
+        match word {
+            Word::Text(text) => Symbol::Text(Arc::clone(text)),
+            Word::Pseudonym(pseudonym) => Symbol::Pseudonym(*pseudonym),
+        }
+    }
+}
+
 impl Symbol {
+    pub(super) fn word(&self) -> Word<'_> {
+        match self {
+            Symbol::Text(text) => Word::Text(text),
+            Symbol::Pseudonym(pseudonym) => Word::Pseudonym(pseudonym),
+        }
+    }
+
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Symbol> {
         match bytes.split_first()? {
             (0, text) => Some(Symbol::Text(std::str::from_utf8(text).ok()?.into())),
@@ -30,6 +46,16 @@ impl Symbol {
             _ => None,
         }
     }
+}
+
+/// The words of a row, in the order in which those that are new are given a number: the tenant first.
+pub(super) fn words(row: &Row) -> impl Iterator<Item = Word<'_>> {
+    let texts = [&row.tenant, &row.source, &row.source_kind, &row.action, &row.result_code];
+    let who = [&row.actor, &row.actor_name, &row.session, &row.address].into_iter().flatten();
+    let things = row.resources.iter().flat_map(|Touched { id, name, .. }| id.iter().chain(name));
+    let pseudonyms = who.chain(&row.on_behalf_of).chain(things).map(Word::Pseudonym);
+    let kinds = row.resources.iter().map(|Touched { kind, .. }| kind);
+    texts.map(Word::Text).into_iter().chain(pseudonyms).chain(kinds.map(Word::Text))
 }
 
 /// The bytes of a row. `number` gives the number of a word.
