@@ -3,7 +3,7 @@
 //! One quickstart with recorded events, asked by three: the quickstart's own client is an auditor; `developer` and `responder` see less.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::drill::is_documented;
 use crate::first_minute::Quickstart;
 use crate::support::{Ended, command, epigraph};
 
@@ -111,24 +112,24 @@ impl Asked {
 }
 
 /// `events tail --json`.
-struct Tail(Child, BufReader<std::process::ChildStdout>);
+pub struct Tail(Child, BufReader<std::process::ChildStdout>);
 
 impl Tail {
-    fn start(profile: &Path, args: &[&str]) -> Tail {
+    pub fn start(profile: &Path, args: &[&str]) -> Tail {
         let mut tail = command(&[&"events", &"tail", &"--json", &"--profile", &profile]);
         let mut child = tail.args(args).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         Tail(child, out)
     }
 
-    fn next(&mut self) -> Value {
+    pub fn next(&mut self) -> Value {
         let mut line = String::new();
         assert_ne!(self.1.read_line(&mut line).unwrap(), 0, "the tail has ended");
         serde_json::from_str(&line).unwrap()
     }
 
     /// The next event of this action.
-    fn says(&mut self, action: &str, resource: &str) -> Value {
+    pub fn says(&mut self, action: &str, resource: &str) -> Value {
         loop {
             let event = self.next();
             let values = &event["values"];
@@ -136,6 +137,16 @@ impl Tail {
                 return event;
             }
         }
+    }
+}
+
+impl Tail {
+    /// Waits for its end.
+    pub fn ended(mut self) -> Ended {
+        let (mut out, mut err) = (String::new(), String::new());
+        self.1.read_to_string(&mut out).unwrap();
+        self.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        Ended { code: self.0.wait().unwrap().code(), out, err }
     }
 }
 
@@ -198,6 +209,20 @@ fn everything_that_ships_finds_something(asked: &Asked) {
     let secret =
         "resource=arn:aws:ssm:cn-west-3r:933175858973:parameter/credentials/stratus-red-team/credentials-1";
     let answer = check("who-read", "2024-01-01", "2025-01-01", &[secret], 1);
+
+    is_documented("runbook, events tail", &listed);
+    for of in [
+        &listed["runbooks"][0],
+        &answer,
+        &answer["estimate"],
+        &answer["cost"],
+        &answer["rows"][0],
+        &answer["sources"][0],
+    ] {
+        is_documented("runbook, events tail", of);
+    }
+    let plan = ["--plan", "--from", "2024-07-15", "--to", "2024-08-10"];
+    is_documented("runbook, events tail", &asked.answer("", "failed-logins", &plan));
 
     // Each was on the record before it was read, and what it cost after: found by the id of the question.
     let mut tail = asked.record(before);
@@ -320,6 +345,7 @@ fn an_answer_is_proven_and_audited(asked: &Asked) {
     assert!(ended.out.ends_with('\n') && !fs::exists(&out).unwrap(), "{ended}");
     let audited = asked.answer("", "actor-activity", &[&question[..], &["--audit"]].concat());
     assert_eq!(audited["audit"]["complete"], true, "{audited}");
+    is_documented("runbook, events tail", &audited["audit"]);
     let audit = [&["runbook", "run", "repeated-failures"], &AUGUST[..], &["--audit"]].concat();
     let size = last_size(asked);
     asked.call("developer", &audit).refused(3, &["FORBIDDEN", "Ask an auditor"]);
