@@ -279,7 +279,7 @@ fn a_tail_takes_a_place_is_listed_and_is_ended() {
     asked.no_tail("responder", &["--from-leaf", "0"], &["WINDOW_TOO_LONG", "31 days"]);
 }
 
-/// Broken to see it fail: the bytes of an audit not counted; the audit allowed to every reader; the outcome left out where an audit ends early.
+/// Broken to see it fail: the bytes of an audit not counted; the audit allowed to every reader; the outcome of an audit left out.
 #[test]
 fn an_audit_of_a_window_is_planned_counted_and_on_the_record() {
     let mut asked = Asked::new();
@@ -351,7 +351,7 @@ fn an_audit_of_a_window_is_planned_counted_and_on_the_record() {
     }
 }
 
-/// Broken to see it fail: the answers of a runbook counted under the name that was asked for.
+/// Broken to see it fail: series under names that were asked for; an answer that is not counted.
 #[test]
 fn what_runbooks_took_and_read_is_told_by_their_names_alone() {
     let asked = Asked::new();
