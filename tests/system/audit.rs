@@ -138,6 +138,10 @@ tenants = ["*"]
 
     pub fn start(&mut self) {
         let audit = self.house.start("audit", "audit.toml").unwrap_or_else(|ended| panic!("{ended}"));
+        self.served_by(audit);
+    }
+
+    pub fn served_by(&mut self, audit: Serving) {
         self.to_audit.leads_to(&audit);
         self.audit = Some(audit);
     }

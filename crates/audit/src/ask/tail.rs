@@ -63,6 +63,9 @@ pub struct Tail {
     pub masked: Vec<String>,
 }
 
+/// What a tail begins with: its plan, what counts for it, and its first slot.
+type Begun = (Plan, Counting, u64);
+
 /// A part of a tail.
 pub enum Part {
     /// An event.
@@ -174,7 +177,7 @@ impl Asker {
         (who, limits): (&Principal, &Limits),
         request: &Request,
         (from, now): (Option<LeafIndex>, UnixMillis),
-    ) -> Result<Result<(Plan, Counting, u64), Box<Refusal>>, AskError> {
+    ) -> Result<Result<Begun, Box<Refusal>>, AskError> {
         let refused =
             |code, message: String, suggestion| Ok(Err(Box::new(Refusal::new(code, message, suggestion))));
         let Some(index) = self.following.index() else {

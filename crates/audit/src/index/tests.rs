@@ -91,7 +91,9 @@ fn entry(slot: u64) -> Entry {
             1 => format!("{:08x}-0000-4000-8000-000000000000", slot / 3).into(),
             _ => format!("request {}", slot / 3).into(),
         },
-        trace_id: TraceId::of(&if slot % 5 == 0 { u128::from(slot / 7 + 1) } else { 0 }.to_be_bytes()),
+        trace_id: TraceId::of(
+            &if slot.is_multiple_of(5) { u128::from(slot / 7 + 1) } else { 0 }.to_be_bytes(),
+        ),
         data_classes: dice.roll(8) as u32,
     };
     let name = EventName { source: Hash::from_bytes([slot as u8 % 2; 32]), epoch: 1, sequence: slot / 2 };

@@ -437,7 +437,7 @@ fn needed(approval: &Approval, reason: String) -> v1::ApprovalNeeded {
         approval_id: approval.id.to_string(),
         reason,
         estimate: Some(wire_estimate(&approval.ceiling)),
-        expires_at_ms: approval.asked_at.0.saturating_add(crate::guard::approval::ANSWER_WITHIN_MS),
+        expires_at_ms: approval.expires_at().0,
     }
 }
 
@@ -511,7 +511,7 @@ fn wire_approval(approval: &Approval, reason: &str) -> v1::Approval {
         purpose: approval.purpose.clone(),
         estimate: Some(wire_estimate(&approval.ceiling)),
         state: state.into(),
-        expires_at_ms: approval.asked_at.0.saturating_add(crate::guard::approval::ANSWER_WITHIN_MS),
+        expires_at_ms: approval.expires_at().0,
         decided_by: by,
         reason: reason.to_owned(),
     }
