@@ -66,16 +66,31 @@ impl Counts {
     }
 }
 
-/// Of a stem that is not counted: what its only row comes to, if there is one. Of the row no more than its key and its length is looked at.
-pub(super) fn of_one(rows: &impl Bytes, stem: &[u8]) -> Result<Option<Counts>, IndexError> {
-    let Some(row) = rows.range::<&[u8]>(stem..).map_err(disk("read"))?.next() else { return Ok(None) };
-    let (key, value) = row.map_err(disk("read"))?;
-    let (key, value) = (key.value(), value.value());
-    Ok(key::rest_of(key, stem).map(|rest_ns| {
-        let mut counts = Counts::default();
-        counts.add(rest_ns, key.len() + value.len());
-        counts
-    }))
+/// What rows say of a stem that may not be counted.
+pub(super) enum Met {
+    /// It has no row.
+    None,
+    /// It has one, which is not counted: what it comes to.
+    One(Counts),
+    /// It has several, which are counted.
+    More,
+}
+
+/// Looks for rows of a stem, and at no more of them than keys and a length.
+pub(super) fn met(rows: &impl Bytes, stem: &[u8]) -> Result<Met, IndexError> {
+    let mut met = Met::None;
+    for row in rows.range::<&[u8]>(stem..).map_err(disk("read"))?.take(2) {
+        let (key, value) = row.map_err(disk("read"))?;
+        let (key, value) = (key.value(), value.value());
+        let Some(rest_ns) = key::rest_of(key, stem) else { break };
+        if matches!(met, Met::One(_)) {
+            return Ok(Met::More);
+        }
+        let mut one = Counts::default();
+        one.add(rest_ns, key.len() + value.len());
+        met = Met::One(one);
+    }
+    Ok(met)
 }
 
 #[cfg(test)]

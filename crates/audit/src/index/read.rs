@@ -8,7 +8,7 @@ use std::sync::Arc;
 use epigraph_core::{Hash, LeafIndex};
 use redb::{Range, ReadTransaction};
 
-use super::counts::{Counts, of_one};
+use super::counts::{Counts, Met, met};
 use super::key::{self, Kind};
 use super::value::{Symbol, decode};
 use super::word::{MAX_NUMBERS, pseudonym_bytes, text_bytes};
@@ -355,11 +355,15 @@ fn stems(
             By::These(these) => {
                 for by in these {
                     let stem = key::stem(day, *tenant, by);
-                    let count = counts.get(stem.as_slice()).map_err(disk("read"))?;
-                    let count = match count {
-                        Some(count) => Some(counted(count.value())?),
-                        None if asked.kind.counts_one() => None,
-                        None => of_one(rows, &stem)?,
+                    let met = if asked.kind.counts_one() { Met::More } else { met(rows, &stem)? };
+                    let count = match met {
+                        Met::None => None,
+                        Met::One(one) => Some(one),
+                        Met::More => match counts.get(stem.as_slice()).map_err(disk("read"))? {
+                            Some(count) => Some(counted(count.value())?),
+                            None if asked.kind.counts_one() => None,
+                            None => return Err(damaged("the counts")),
+                        },
                     };
                     found.extend(count.map(|count| (stem, count)));
                 }

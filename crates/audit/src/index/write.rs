@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use epigraph_core::Hash;
 use redb::{CursorError, Durability, ReadableTable, Table as Writing, WriteTransaction};
 
-use super::counts::{Counts, of_one};
+use super::counts::{Counts, Met, met};
 use super::key::{self, Key, Kind};
 use super::value::{Symbol, encode, words};
 use super::word::{Known, Word};
@@ -239,27 +239,32 @@ impl Target {
                 self.progress.bytes += bytes as u64;
             }
             let group: Vec<_> = group.iter().map(|(key, place)| (key.bytes(), value(place))).collect();
-            let met = if self.kind.counts_one() { None } else { of_one(&rows, stem)? };
+            let before = if self.kind.counts_one() { Met::More } else { met(&rows, stem)? };
             insert(&mut rows, &group)?;
-            if met.is_some() || self.kind.counts_one() {
-                self.count(&mut counts, stem, new, met)?;
-            } else if group.len() > 1 {
-                self.insert_counts(&mut counts, stem, &new)?;
+            match before {
+                Met::None if group.len() == 1 => {}
+                Met::None => self.insert_counts(&mut counts, stem, &new)?,
+                Met::One(one) => {
+                    new.merge(&one);
+                    self.insert_counts(&mut counts, stem, &new)?;
+                }
+                Met::More => self.count(&mut counts, stem, new)?,
             }
         }
         Ok(())
     }
 
-    /// Adds to what is counted of a stem, or, where that is nothing, to the one row that was met.
+    /// Adds to what is counted of a stem.
     fn count(
         &mut self,
         counts: &mut Writing<'_, &'static [u8], &'static [u8]>,
         stem: &[u8],
         mut new: Counts,
-        met: Option<Counts>,
     ) -> Result<(), IndexError> {
         let Some(mut counted) = counts.get_mut(stem).map_err(disk("written"))? else {
-            new.merge(&met.unwrap_or_default());
+            if !self.kind.counts_one() {
+                return Err(damaged("the counts"));
+            }
             return self.insert_counts(counts, stem, &new);
         };
         let before = counted.value();

@@ -259,10 +259,10 @@ fn a_bit_that_flips_in_the_file_of_a_stopped_service_never_makes_an_answer_wrong
     let digest = index.digest().unwrap();
     drop(index);
     let sound = std::fs::read(kept.path()).unwrap();
-    // Where something is written: an empty page tells nothing.
+    // An empty page tells nothing.
     let written: Vec<_> = (0..sound.len()).filter(|at| sound[*at] != 0).collect();
     let (mut bits, mut renewed) = (7_u64, 0);
-    for _ in 0..60 {
+    for _ in 0..120 {
         bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let mut changed = sound.clone();
         let place = written[(bits >> 20) as usize % written.len()];
