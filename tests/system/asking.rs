@@ -228,8 +228,8 @@ fn what_was_read_today_outlives_the_process_and_ends_with_the_day() {
     is_spent(&asked);
 }
 
-/// Broken to see it fail: no place counted for a tail; a tail that waits on when it is ended; one that is not taken out of the list; the
-/// look at the first event left out.
+/// Broken to see it fail: no place counted for a tail; a tail that is not told when it is ended; one that is not taken out of the list;
+/// the look at the first event left out.
 #[test]
 fn a_tail_takes_a_place_is_listed_and_is_ended() {
     let mut asked = Asked::new();
