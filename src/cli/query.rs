@@ -147,7 +147,7 @@ pub fn running(args: &QueryRunning, terminal: Terminal) -> Outcome {
             plain(&query.runbook),
             plain(&query.principal),
             ago(now, UnixMillis(query.started_at_ms)),
-            estimated(&query.estimate.unwrap_or_default()),
+            query.estimate.as_ref().map_or_else(|| "new events as they come".to_owned(), estimated),
             cost.rows_examined
         ));
     }
@@ -244,7 +244,9 @@ fn block<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
 }
 
 fn state(approval: &Approval) -> &'static str {
+    let is_over = approval.expires_at_ms <= runtime::clock().now().0;
     match approval.state() {
+        ApprovalState::Waiting | ApprovalState::Granted if is_over => "expired",
         ApprovalState::Waiting => "waiting",
         ApprovalState::Granted => "granted",
         ApprovalState::Denied => "denied",

@@ -98,6 +98,10 @@ pub struct RunbookRun {
     /// An approval that somebody else granted for exactly this
     #[arg(long, value_name = "ID")]
     pub approval: Option<String>,
+
+    /// The same for what --audit fetches: it is a question of its own, and costs more
+    #[arg(long, value_name = "ID", requires = "audit")]
+    pub audit_approval: Option<String>,
 }
 
 fn parameter(text: &str) -> Result<QuestionParameter, String> {
@@ -204,7 +208,9 @@ pub fn run(args: &RunbookRun, terminal: Terminal) -> Outcome {
             None => None,
         };
         let audited = match args.audit {
-            true => Some(audit::run(&profile, &question, args.approval.as_deref(), &answer, terminal).await?),
+            true => Some(
+                audit::run(&profile, &question, args.audit_approval.as_deref(), &answer, terminal).await?,
+            ),
             false => None,
         };
         answer.show(kept, args.proofs.as_deref(), audited.as_ref(), terminal);

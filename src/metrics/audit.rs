@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use epigraph_audit::ask::Asker;
+use epigraph_audit::ask::tally::{CLASSES_MS, Tally};
 use epigraph_audit::audit::Audit;
+use epigraph_audit::guard::refusal::Code;
 use epigraph_audit::source::{Enrolled, Kind, State};
 use epigraph_core::UnixMillis;
 use prometheus_client::collector::Collector;
@@ -152,10 +154,32 @@ impl Collector for Auditing {
         out.value("audit_running_queries", "Questions that are being answered", None, running as f64)?;
         let refused = self.asker.refused().into_iter().map(|(code, count)| ([("code", code)], count));
         out.counter("audit_refused_queries", "Questions that were refused", refused)?;
+        of_runbooks(&mut out, &self.asker.answered())?;
         let sources = Arc::clone(&self.sources.borrow());
         all_of(&mut out, &sources)?;
         each_of(&mut out, &sources)
     }
+}
+
+/// Named by the runbooks that there are: nobody who asks makes a series.
+fn of_runbooks(out: &mut Samples<'_>, runbooks: &[(String, Tally)]) -> fmt::Result {
+    let took = runbooks.iter().map(|(id, tally)| {
+        let ends = CLASSES_MS.iter().map(|ms| *ms as f64 / 1_000.0).chain([f64::INFINITY]);
+        ([("runbook", id.as_str())], (tally.took_ms as f64 / 1_000.0, ends.zip(tally.took).collect()))
+    });
+    let help = "From a question to the end of its answer, the record of both included";
+    out.histogram("audit_runbook_duration", help, &Unit::Seconds, took)?;
+    let each = |value: fn(&Tally) -> u64| {
+        runbooks.iter().map(move |(id, tally)| ([("runbook", id.as_str())], value(tally)))
+    };
+    let help = "Rows of the indexes that were looked at for answers";
+    out.counter("audit_runbook_examined_rows", help, each(|tally| tally.rows_examined))?;
+    out.counter("audit_runbook_answered_rows", "Rows of answers", each(|tally| tally.rows_answered))?;
+    let refused = runbooks.iter().flat_map(|(id, tally)| {
+        let labels = |code: &Code| [("runbook", id.as_str()), ("code", code.as_str())];
+        tally.refused.iter().map(move |(code, count)| (labels(code), *count))
+    });
+    out.counter("audit_runbook_refused_queries", "Questions that were refused", refused)
 }
 
 fn all_of(out: &mut Samples<'_>, sources: &Sources) -> fmt::Result {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -38,6 +38,22 @@ impl Samples<'_> {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in samples {
             ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    /// What fell into each class, by its upper end, in order; the last one has none.
+    pub fn histogram<'s, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: &Unit,
+        samples: impl IntoIterator<Item = Sample<'s, N, (f64, Vec<(f64, u64)>)>>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, Some(unit), MetricType::Histogram)?;
+        for (labels, (sum, classes)) in samples {
+            let count = classes.iter().map(|(_, count)| count).sum();
+            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &classes, None)?;
         }
         Ok(())
     }

@@ -34,6 +34,7 @@ use desk::{Counting, Desk};
 use record::{By, Entry};
 use run::Run;
 use running::{Running, Slot};
+use tally::{Tallies, Tally};
 
 mod consent;
 pub mod desk;
@@ -45,6 +46,7 @@ pub mod run;
 pub mod running;
 pub mod show;
 pub mod tail;
+pub mod tally;
 pub mod window;
 
 /// How long a question waits for what was taken before it: longer than a start takes, shorter than a call.
@@ -102,6 +104,8 @@ pub struct Asker {
     running: Running,
     /// Refusals since the start, by code.
     refused: Mutex<BTreeMap<Code, u64>>,
+    /// Since the start, by runbook.
+    tallies: Mutex<Tallies>,
     pages: PageKey,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -154,6 +158,12 @@ pub enum AskError {
     /// The indexes.
     #[error(transparent)]
     Index(#[from] crate::index::IndexError),
+    /// Somebody ended it.
+    #[error("the question was cancelled")]
+    Cancelled,
+    /// It may not go on.
+    #[error(transparent)]
+    Refused(#[from] Box<Refusal>),
     /// There is no question, or no request, of this id for the caller.
     #[error("there is none of this id for you")]
     NotFound,
@@ -188,6 +198,7 @@ impl Asker {
             answering: tokio::sync::Mutex::default(),
             running: Running::default(),
             refused: Mutex::default(),
+            tallies: Mutex::default(),
             pages: PageKey::from_bytes(key),
             clock,
             entropy,
@@ -196,6 +207,7 @@ impl Asker {
 
     /// Puts other rules in force, for questions that are asked from now on.
     pub fn replace(&self, rules: Rules) {
+        self.tallies().keep(&rules.guard.runbooks);
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
 
@@ -218,6 +230,15 @@ impl Asker {
     pub fn refused(&self) -> Vec<(&'static str, u64)> {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         Code::ALL.into_iter().map(|code| (code.as_str(), refused.get(&code).copied().unwrap_or(0))).collect()
+    }
+
+    /// How each runbook that there is was answered since the start.
+    pub fn answered(&self) -> Vec<(String, Tally)> {
+        self.tallies().of_all(&self.rules().guard.runbooks)
+    }
+
+    fn tallies(&self) -> MutexGuard<'_, Tallies> {
+        self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn count_refusal(&self, refusal: &Refusal) {
@@ -267,6 +288,7 @@ impl Asker {
         request: Request,
         plan_only: bool,
     ) -> Result<Asked, AskError> {
+        let begun = self.clock.now();
         let rules = self.rules();
         let Some(principal) = rules.principal(who) else {
             let refusal = stranger();
@@ -307,6 +329,8 @@ impl Asker {
                     counting: Some(counting),
                     slot: None,
                     plan,
+                    begun,
+                    answered: 0,
                 };
                 if let Err(error) = self.begin(&run).await {
                     self.settle(&mut run).await?;
@@ -407,8 +431,9 @@ impl Asker {
             runbook: run.planned.runbook.id.clone(),
             streams: run.plan.streams.clone(),
             started_at: self.clock.now(),
-            estimate: run.plan.estimate,
+            estimate: Some(run.plan.estimate),
             meter: Arc::clone(&run.meter),
+            ended: Arc::default(),
         })
     }
 
@@ -430,7 +455,7 @@ impl Asker {
     pub async fn cancel(&self, who: &SpiffeId, id: &str) -> Result<(), AskError> {
         let query = self.queries(who).into_iter().find(|query| query.id == id).ok_or(AskError::NotFound)?;
         let by = self.rules().principal(who).map_or(By::Service, |principal| by(principal.kind));
-        query.meter.cancel();
+        query.end();
         let entry = Entry {
             action: "query.cancelled",
             who: who.as_str().to_owned(),

@@ -82,7 +82,7 @@ const COUNTS: [Definition; 5] = [
     TableDefinition::new("outcome-counts"),
 ];
 
-const FORMAT: &[u8] = b"epigraph-audit-index/v2";
+const FORMAT: &[u8] = b"epigraph-audit-index/v3";
 
 /// The cache of the file's pages, in bytes: the pages of the day that is being filled.
 const CACHE_BYTES: usize = 64 << 20;

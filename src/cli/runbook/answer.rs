@@ -7,8 +7,8 @@ use epigraph_core::{Checkpoint, Hash};
 use epigraph_event::Bundle;
 use epigraph_event::bundle::Proven;
 use epigraph_rpc::peer::query::{
-    Part, Planned, QueryCost, QueryEstimate, QueryFinished, QueryRefused, QueryRow, Question, Run,
-    SourceWindow,
+    ApprovalNeeded, Part, Planned, QueryCost, QueryEstimate, QueryFinished, QueryRefused, QueryRow, Question,
+    Run, SourceWindow,
 };
 use serde_json::{Value, json};
 
@@ -47,25 +47,7 @@ pub async fn fetch(
         Some(Part::Planned(planned)) => planned,
         Some(Part::Refused(refused)) => return Err(refusal(&refused)),
         Some(Part::ApprovalNeeded(needed)) => {
-            terminal.object(&json!({
-                "approval_needed": needed.approval_id,
-                "reason": needed.reason,
-                "estimate": needed.estimate.as_ref().map(estimate_object),
-                "expires_at_ms": needed.expires_at_ms,
-            }));
-            return Err(Failure::new(
-                Kind::Refused,
-                format_args!(
-                    "{}: this needs the approval of somebody else. Ask for {id}: `epigraph approval grant {id}`; once it is \
-                     granted, run the same again with --approval {id}{}",
-                    plain(&needed.reason),
-                    needed
-                        .estimate
-                        .as_ref()
-                        .map_or_else(String::new, |estimate| format!(" (estimate: {})", estimated(estimate))),
-                    id = plain(&needed.approval_id),
-                ),
-            ));
+            return Err(approval_needed(&needed, "--approval", terminal));
         }
         _ => return Err(garbled("it began with something else than a plan")),
     };
@@ -277,6 +259,27 @@ pub fn open(bytes: &[u8], profile: &Profile) -> Outcome<(Bundle, Proven)> {
     Ok((bundle, proven))
 }
 
+/// Says that somebody else has to agree, and with which option to come back.
+pub fn approval_needed(needed: &ApprovalNeeded, option: &str, terminal: Terminal) -> Failure {
+    let estimate = needed.estimate.as_ref();
+    terminal.object(&json!({
+        "approval_needed": needed.approval_id,
+        "reason": needed.reason,
+        "estimate": estimate.map(estimate_object),
+        "expires_at_ms": needed.expires_at_ms,
+    }));
+    Failure::new(
+        Kind::Refused,
+        format_args!(
+            "{}: this needs the approval of somebody else. Ask for {id}: `epigraph approval grant {id}`; once it is granted, run \
+             the same again with {option} {id}{}",
+            plain(&needed.reason),
+            estimate.map_or_else(String::new, |estimate| format!(" (estimate: {})", estimated(estimate))),
+            id = plain(&needed.approval_id),
+        ),
+    )
+}
+
 pub fn refusal(refused: &QueryRefused) -> Failure {
     let estimate = refused.estimate.as_ref();
     let estimate =
@@ -307,7 +310,7 @@ pub fn estimated(estimate: &QueryEstimate) -> String {
     format!("at most {} rows and {} of {days}", estimate.rows, bytes(estimate.bytes))
 }
 
-fn bytes(count: u64) -> String {
+pub fn bytes(count: u64) -> String {
     match count {
         0..10_000 => format!("{count} bytes"),
         10_000..10_240_000 => format!("{} KiB", count >> 10),

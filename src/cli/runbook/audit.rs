@@ -10,10 +10,10 @@ use epigraph_audit::runbook::bind::{Bound, Given, Wanted};
 use epigraph_audit::runbook::{Runbook, file};
 use epigraph_core::Hash;
 use epigraph_event::bundle::Proven;
-use epigraph_rpc::peer::query::{Part, Question};
+use epigraph_rpc::peer::query::{Part, QueryCost, QueryEstimate, Question};
 use serde_json::{Value, json};
 
-use super::answer::{Answer, open, refusal};
+use super::answer::{Answer, approval_needed, bytes, cost_object, estimate_object, open, refusal};
 use crate::failure::{Failure, Outcome};
 use crate::profile::{self, Profile};
 use crate::terminal::Terminal;
@@ -28,6 +28,9 @@ pub struct Audited {
     left_out: Vec<u64>,
     /// Leaves in the answer that the runbook does not find.
     unfounded: Vec<u64>,
+    /// What it costs at most, and what it did cost.
+    estimate: QueryEstimate,
+    cost: QueryCost,
 }
 
 impl Audited {
@@ -66,6 +69,13 @@ impl Audited {
             self.unfounded.len(),
             self.missing
         ));
+        terminal.line(format_args!(
+            "the audit read {} of at most {} events, and {} of at most {} of them",
+            self.cost.rows_examined,
+            self.estimate.rows,
+            bytes(self.cost.bytes_read),
+            bytes(self.estimate.bytes)
+        ));
     }
 
     pub fn object(&self) -> Value {
@@ -76,6 +86,8 @@ impl Audited {
             "missing": self.missing,
             "left_out": self.left_out,
             "unfounded": self.unfounded,
+            "estimate": estimate_object(&self.estimate),
+            "cost": cost_object(&self.cost),
         })
     }
 }
@@ -104,14 +116,16 @@ pub async fn run(
     }
 
     let mut parts = query.audit(origin, question.clone(), approval).await.map_err(failed)?;
-    let mut rows = Vec::new();
+    let (mut rows, mut estimate) = (Vec::new(), QueryEstimate::default());
     let mut numbers: BTreeMap<(Hash, u64), BTreeSet<u64>> = BTreeMap::new();
     let mut keys = Keys::default();
-    loop {
+    let cost = loop {
         match parts.next().await.map_err(failed)? {
-            Some(Part::Planned(_)) => {}
+            Some(Part::Planned(planned)) => estimate = planned.estimate.unwrap_or_default(),
             Some(Part::Refused(refused)) => return Err(refusal(&refused)),
-            Some(Part::ApprovalNeeded(needed)) => return Err(Failure::no(needed.reason)),
+            Some(Part::ApprovalNeeded(needed)) => {
+                return Err(approval_needed(&needed, "--audit-approval", terminal));
+            }
             Some(Part::Bundle(bytes)) => {
                 let (_, proven) = open(&bytes, profile)?;
                 let Proven { leaf, .. } = &proven;
@@ -125,11 +139,11 @@ pub async fn run(
                 rows.push(row);
                 terminal.progress(format_args!("{} events verified", rows.len()));
             }
-            Some(Part::Finished(_)) => break,
+            Some(Part::Finished(finished)) => break finished.cost.unwrap_or_default(),
             Some(_) => return Err(Failure::no("the service sent something that is no part of an audit")),
             None => return Err(Failure::unreachable("the audit ended before its end")),
         }
-    }
+    };
     let missing = numbers.values().map(|of| {
         let (first, last) = (of.first().copied().unwrap_or(0), of.last().copied().unwrap_or(0));
         (last - first + 1).saturating_sub(of.len() as u64)
@@ -145,6 +159,8 @@ pub async fn run(
         // What was published after the answer was begun could not be in it.
         left_out: found.difference(&answered).copied().filter(|leaf| *leaf < answer.size).collect(),
         unfounded: answered.difference(&found).copied().collect(),
+        estimate,
+        cost,
     })
 }
 

@@ -10,7 +10,9 @@ use thiserror::Error;
 
 use crate::guard::Stream;
 use crate::guard::approval::{Approval, ApprovalId, MAX_OPEN, State};
+use crate::guard::limits::Limits;
 use crate::guard::quota::{Counted, Ledger};
+use crate::guard::refusal::Refusal;
 use crate::keeper::{Ended, Keeper};
 use crate::query::{Estimate, Meter};
 use crate::store::{Reader, StoreError};
@@ -43,6 +45,8 @@ pub struct Counting {
     clock: Arc<dyn Clock>,
     counted: Option<Counted>,
     meter: Arc<Meter>,
+    /// Of a question without an end: what was counted for it and is not read yet.
+    ahead: Option<u64>,
 }
 
 impl Counting {
@@ -53,7 +57,30 @@ impl Counting {
         counted: Counted,
         meter: Arc<Meter>,
     ) -> Counting {
-        Counting { desk, clock, counted: Some(counted), meter }
+        Counting { desk, clock, counted: Some(counted), meter, ahead: None }
+    }
+
+    /// Of a question without an end, for which `ahead` bytes were counted.
+    pub fn without_end(mut self, ahead: u64) -> Counting {
+        self.ahead = Some(ahead);
+        self
+    }
+
+    /// Counts what a question without an end has read, before anybody is shown it: out of what was counted ahead, or out of one more
+    /// portion. Says whether there was one, which has to be made durable.
+    pub fn read_on(&mut self, bytes: u64, portion: u64, limits: &Limits) -> Result<bool, Refusal> {
+        let ahead = self.ahead.unwrap_or_default();
+        if let Some(left) = ahead.checked_sub(bytes) {
+            self.ahead = Some(left);
+            return Ok(false);
+        }
+        let more = (bytes - ahead).max(portion);
+        if let Some(counted) = &mut self.counted {
+            let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+            desk.ledger.grow(counted, more, limits, self.clock.now())?;
+        }
+        self.ahead = Some(ahead.saturating_add(more).saturating_sub(bytes));
+        Ok(true)
     }
 
     /// What the question reads.
@@ -66,7 +93,11 @@ impl Drop for Counting {
     fn drop(&mut self) {
         let Some(counted) = self.counted.take() else { return };
         let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
-        desk.ledger.settle(counted, self.meter.cost().bytes_read, self.clock.now());
+        let now = self.clock.now();
+        match self.ahead {
+            Some(unread) => desk.ledger.release(counted, unread, now),
+            None => desk.ledger.settle(counted, self.meter.cost().bytes_read, now),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ impl Asker {
         refusal: &Refusal,
     ) -> Result<(), AskError> {
         self.count_refusal(refusal);
+        self.tallies().refused(&request.question, &self.rules().guard.runbooks, refusal);
         let (action, about) = named(request);
         let entry = Entry {
             action: if action == "tail" { "tail.refused" } else { "runbook.refused" },
@@ -115,6 +116,7 @@ fn asked(request: &Request) -> serde_json::Value {
         "ticket": cut(&request.ticket),
         "unmask": request.unmask,
         "body": request.body,
+        "audit": request.audit,
     })
 }
 

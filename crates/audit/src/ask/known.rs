@@ -70,6 +70,11 @@ impl Known for Sight<'_> {
         Ok(found)
     }
 
+    fn numbered(&self, window: &Window) -> Result<u64, Unavailable> {
+        let spans = self.view.sources(window).map_err(|error| Unavailable(error.to_string()))?;
+        Ok(spans.iter().map(|span| (span.last - span.first).saturating_add(1)).fold(0, u64::saturating_add))
+    }
+
     fn approval(&self, id: &ApprovalId) -> Result<Option<Approval>, Unavailable> {
         Ok(self.approvals.get(id).cloned())
     }

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use epigraph_core::{Checkpoint, Hash, LeafIndex, Verified};
+use epigraph_core::{Checkpoint, Hash, LeafIndex, UnixMillis, Verified};
 use epigraph_event::v1::{IdentitySegment, Result as Outcome};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -52,6 +52,10 @@ pub struct Run {
     pub(super) meter: Arc<Meter>,
     pub(super) counting: Option<Counting>,
     pub(super) slot: Option<Slot>,
+    /// When it was asked.
+    pub(super) begun: UnixMillis,
+    /// Rows that were answered.
+    pub(super) answered: u64,
 }
 
 /// A part of an answer.
@@ -114,7 +118,14 @@ impl Asker {
         parts: mpsc::Sender<Result<Part, AskError>>,
     ) {
         let ended = self.carry_out(&mut run, proofs, &parts).await;
+        let (runbook, begun, answered) = (run.planned.runbook.id.clone(), run.begun, run.answered);
         let ended = self.end(run, ended).await;
+        if let Ok(finished) = &ended
+            && finished.stopped != Some(Stopped::Cancelled)
+        {
+            let took_ms = self.clock.now().0.saturating_sub(begun.0);
+            self.tallies().answered(&runbook, took_ms, finished.cost.rows_examined, answered);
+        }
         give(&parts, ended.map(|finished| Part::Finished(Box::new(finished)))).await;
     }
 
@@ -171,6 +182,7 @@ impl Asker {
                 digest.row(&leaves, &values);
                 rows.push(AnswerRow { leaves, values, bundles });
             }
+            run.answered = run.answered.saturating_add(rows.len() as u64);
             if !give(parts, Ok(Part::Rows(rows))).await {
                 run.meter.cancel();
             }

@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use epigraph_core::UnixMillis;
+use tokio::sync::Notify;
 
 use crate::guard::Stream;
 use crate::query::{Estimate, Meter};
+
+/// What a tail is called where others are called by their runbook: no runbook's name has such letters.
+pub const TAIL: &str = "(tail)";
 
 /// A question under way.
 #[derive(Clone, Debug)]
@@ -15,16 +19,26 @@ pub struct Query {
     pub id: String,
     /// Who asked.
     pub principal: String,
-    /// What.
+    /// What: a runbook's name, or [`TAIL`].
     pub runbook: String,
     /// Of what.
     pub streams: Vec<Stream>,
     /// Since when.
     pub started_at: UnixMillis,
-    /// What it costs at most.
-    pub estimate: Estimate,
-    /// What it has cost so far; with it, it is ended.
+    /// What it costs at most; none of a tail, which goes on for as long as somebody looks.
+    pub estimate: Option<Estimate>,
+    /// What it has cost so far.
     pub meter: Arc<Meter>,
+    /// Told when it is to end, for those who wait for something else.
+    pub ended: Arc<Notify>,
+}
+
+impl Query {
+    /// Ends it, wherever it is.
+    pub fn end(&self) {
+        self.meter.cancel();
+        self.ended.notify_one();
+    }
 }
 
 /// All of them. Cheap to clone; clones are one list.

@@ -1,5 +1,7 @@
 //! How far a read may go: whose events, from when to when, how many rows, how many bytes, and how small a group may be told of.
 
+use epigraph_event::segment::MAX_FIELDS_BYTES;
+
 use super::limits::Limits;
 use super::mask::Sight;
 use super::plan::{Budget, Request, unknown_stream};
@@ -7,6 +9,12 @@ use super::refusal::{Code, Refusal};
 use super::{Principal, Tenants};
 use crate::query::{Estimate, Reduce, Window, scan};
 use crate::runbook::Runbook;
+
+/// The most events of one audit: each is opened, proven and sent, so this is minutes of work.
+const MAX_AUDITED_EVENTS: u64 = 100_000;
+
+/// The most bytes that are read of one of them: what happened and who it was, without its record and what proves it.
+const MAX_AUDITED_BYTES: u64 = 2 * MAX_FIELDS_BYTES as u64;
 
 /// Whose events are read: none if everybody's.
 pub(super) fn tenant_of(who: &Principal, request: &Request) -> Result<Option<String>, Refusal> {
@@ -72,6 +80,20 @@ pub(super) fn rows_of(request: &Request, limits: &Limits, whole: bool) -> Result
         Some(rows) if !whole => Ok(rows.min(limits.rows)),
         _ => Ok(limits.rows),
     }
+}
+
+/// What an audit costs at most.
+pub(super) fn audited(events: u64, window: &Window) -> Result<Estimate, Refusal> {
+    let days = u32::try_from(window.days().len()).unwrap_or(u32::MAX);
+    let estimate = Estimate { rows: events, bytes: events.saturating_mul(MAX_AUDITED_BYTES), days };
+    if events > MAX_AUDITED_EVENTS {
+        let message = format!(
+            "the sources have {events} events in the days of the window, and an audit goes through at most {MAX_AUDITED_EVENTS}"
+        );
+        let suggestion = "Audit a shorter window at a time.";
+        return Err(Refusal::new(Code::OverBudget, message, suggestion).costing(estimate));
+    }
+    Ok(estimate)
 }
 
 pub(super) fn within_budget(

@@ -15,7 +15,7 @@ use super::page::{PageKey, Place};
 use super::policy::{Action, Facts, Group, Object, Policies, Verdict};
 use super::quota::Standing;
 use super::refusal::{Code, Refusal};
-use super::{Principal, Stream, bounds, question};
+use super::{Principal, Stream, Tenants, bounds, question};
 use crate::index::MAX_RUNS;
 use crate::query::row::Value;
 use crate::query::scan::{self, Clause};
@@ -69,6 +69,8 @@ pub struct Request {
     pub approval: Option<ApprovalId>,
     /// The token of the page to go on with.
     pub page: Option<Vec<u8>>,
+    /// Whether every event of the window is given in the place of an answer, for whoever wants to see that none was left out.
+    pub audit: bool,
 }
 
 /// What is asked.
@@ -108,6 +110,10 @@ pub trait Known {
         column: Column,
         id: &str,
     ) -> Result<Vec<Pseudonym>, Unavailable>;
+
+    /// How many events an audit of a window goes through at most: those from the first to the last number that each source has in its
+    /// days.
+    fn numbered(&self, window: &Window) -> Result<u64, Unavailable>;
 
     /// A request for approval.
     fn approval(&self, id: &ApprovalId) -> Result<Option<Approval>, Unavailable>;
@@ -232,7 +238,10 @@ impl Guard {
         };
         question::check_texts(request)?;
         let tenant = bounds::tenant_of(who, request)?;
-        let streams = self.catalogue(who, request, tenant.as_deref().unwrap_or_default())?;
+        let streams = match request.audit {
+            true => self.everything(who)?,
+            false => self.catalogue(who, request, tenant.as_deref().unwrap_or_default())?,
+        };
         let runbook = question::resolve(self, who, request)?;
         let limits = self.limits.of(who);
         let window = bounds::window_of(request, &limits, runbook.as_deref())?;
@@ -294,11 +303,16 @@ impl Guard {
             estimate.bytes = estimate.bytes.saturating_add(one.bytes);
             estimate.days = estimate.days.max(one.days);
         }
+        let mut runbook_bounds = asked.runbook().map(|runbook| &**runbook);
+        if request.audit {
+            // Events cost more than rows of an index: what a runbook may cost is about those.
+            runbook_bounds = None;
+            estimate = bounds::audited(known.numbered(&window).map_err(unavailable)?, &window)?;
+        }
         facts.estimate_rows = estimate.rows;
         facts.estimate_bytes = estimate.bytes;
 
-        let budget =
-            bounds::within_budget(&limits, asked.runbook().map(|runbook| &**runbook), &window, &estimate)?;
+        let budget = bounds::within_budget(&limits, runbook_bounds, &window, &estimate)?;
         standing.allows(estimate.bytes, &limits).map_err(|refusal| refusal.costing(estimate))?;
 
         let mut used = None;
@@ -326,7 +340,7 @@ impl Guard {
                 ceiling: estimate,
                 requester: who.name.clone(),
                 streams: asking.streams,
-                question: asked.describe(&window),
+                question: asked.describe(&window, request.audit),
                 purpose: request.purpose.clone(),
                 reason,
             })));
@@ -355,6 +369,13 @@ impl Guard {
             approval: used,
             approved,
         })))
+    }
+
+    /// All that there is, for an audit: it follows the numbers of whole sources, whoever and whatever their events are about.
+    fn everything(&self, who: &Principal) -> Result<Vec<Stream>, Refusal> {
+        let streams = self.streams_of(who, "");
+        let all = who.tenants == Tenants::Every && streams.len() > STREAMS.len();
+        if all { Ok(streams) } else { Err(no_audit("some of them are not for you")) }
     }
 
     /// What exists for this reader: what it may not see is answered like what is not there.
@@ -411,6 +432,9 @@ impl Asking<'_> {
         } else {
             Sight::Tokens
         };
+        if self.request.audit && identity != Sight::Clear {
+            return Err(no_audit("you see tokens"));
+        }
         if self.request.body {
             refuse_unless(may(Action::ReadBody, Object::Columns(Group::Body)), "see records here")?;
         }
@@ -463,7 +487,7 @@ impl Asking<'_> {
             .with(asked.runbook().map_or([0; Hash::LEN], |runbook| *runbook.hash.as_bytes()))
             .with(window.from_ns().to_le_bytes())
             .with(window.to_ns().to_le_bytes())
-            .with([u8::from(request.unmask), u8::from(request.body), u8::from(tenant.is_some())])
+            .with([request.unmask, request.body, request.audit, tenant.is_some()].map(u8::from))
             .with(tenant.unwrap_or_default())
             .with(&request.purpose)
             .with(&request.ticket)
@@ -527,6 +551,11 @@ fn refuse_unless(verdict: Verdict, what: &str) -> Result<(), Refusal> {
         sentence,
     );
     Err(Refusal { policies: verdict.policies, ..Refusal::new(verdict.code, message, suggestion) })
+}
+
+fn no_audit(why: &str) -> Refusal {
+    let message = format!("an audit shows every event of the window with its names, and {why}");
+    Refusal::new(Code::Forbidden, message, "Ask an auditor.")
 }
 
 /// A suggestion of a policy, as a sentence.

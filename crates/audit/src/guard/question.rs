@@ -162,7 +162,7 @@ impl Asked {
     }
 
     /// In words, for the one who is asked to agree.
-    pub(super) fn describe(&self, window: &Window) -> String {
+    pub(super) fn describe(&self, window: &Window, audit: bool) -> String {
         let name = self.runbook().map_or_else(
             || "tail".to_owned(),
             |runbook| format!("{} version {}", runbook.id, runbook.version),
@@ -170,7 +170,8 @@ impl Asked {
         let given: Vec<String> =
             self.canonical().iter().map(|(name, value)| format!("{name}={value}")).collect();
         let [from, to] = [window.from_ns(), window.to_ns()].map(bind::instant);
-        format!("{name} {} from {from} to {to}", given.join(" "))
+        let what = if audit { "every event of the window of " } else { "" };
+        format!("{what}{name} {} from {from} to {to}", given.join(" "))
     }
 }
 

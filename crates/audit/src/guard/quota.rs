@@ -32,18 +32,16 @@ impl Standing {
             ));
         }
         let left = limits.day_bytes.saturating_sub(self.bytes_today);
-        if bytes > left {
-            return Err(Refusal::new(
-                Code::QuotaSpent,
-                format!(
-                    "it may read {bytes} bytes, and of today's {} there are {left} left",
-                    limits.day_bytes
-                ),
-                "Ask for a shorter window, or again after 00:00 UTC.",
-            ));
-        }
-        Ok(())
+        if bytes > left { Err(spent(bytes, left, limits)) } else { Ok(()) }
     }
+}
+
+fn spent(bytes: u64, left: u64, limits: &Limits) -> Refusal {
+    Refusal::new(
+        Code::QuotaSpent,
+        format!("it may read {bytes} bytes, and of today's {} there are {left} left", limits.day_bytes),
+        "Ask for a shorter window, or again after 00:00 UTC.",
+    )
 }
 
 /// Of all readers. Whoever plans a query holds it until the query is counted in it: two that are planned at once must not both find the
@@ -99,6 +97,33 @@ impl Ledger {
         standing.bytes_today = standing.bytes_today.saturating_add(bytes);
     }
 
+    /// Counts so many bytes more for a query that has no end: of the day on which they are read.
+    pub fn grow(
+        &mut self,
+        counted: &mut Counted,
+        bytes: u64,
+        limits: &Limits,
+        now: UnixMillis,
+    ) -> Result<(), Refusal> {
+        let left = limits.day_bytes.saturating_sub(self.standing(&counted.reader, now).bytes_today);
+        if bytes > left {
+            return Err(spent(bytes, left, limits));
+        }
+        if counted.day != self.day {
+            (counted.day, counted.bytes) = (self.day, 0);
+        }
+        counted.bytes = counted.bytes.saturating_add(bytes);
+        let standing = self.standings.entry(counted.reader.clone()).or_default();
+        standing.bytes_today = standing.bytes_today.saturating_add(bytes);
+        Ok(())
+    }
+
+    /// A query has ended and has read so many bytes less than it was counted for.
+    pub fn release(&mut self, counted: Counted, unread: u64, now: UnixMillis) {
+        let read = counted.bytes.saturating_sub(unread);
+        self.settle(counted, read, now);
+    }
+
     /// A query has ended and has read so many bytes.
     pub fn settle(&mut self, counted: Counted, read: u64, now: UnixMillis) {
         self.turn(now);
@@ -145,6 +170,19 @@ mod tests {
         let _one = ledger.count("ann", 90, &LIMITS, NOON).unwrap();
         let _two = ledger.count("ann", 0, &LIMITS, NOON).unwrap();
         assert_eq!(code(ledger.count("ann", 0, &LIMITS, NOON)), Some(Code::TooManyRunning));
+    }
+
+    #[test]
+    fn a_query_without_an_end_is_counted_as_it_goes_on_each_day_for_itself() {
+        let mut ledger = Ledger::default();
+        let mut tail = ledger.count("ann", 40, &LIMITS, NOON).unwrap();
+        ledger.grow(&mut tail, 40, &LIMITS, NOON).unwrap();
+        assert_eq!(ledger.grow(&mut tail, 40, &LIMITS, NOON).unwrap_err().code, Code::QuotaSpent);
+        let tomorrow = UnixMillis(NOON.0 + DAY_MS);
+        ledger.grow(&mut tail, 40, &LIMITS, tomorrow).unwrap();
+        assert_eq!(ledger.standing("ann", tomorrow), Standing { bytes_today: 40, running: 1 });
+        ledger.release(tail, 15, tomorrow);
+        assert_eq!(ledger.standing("ann", tomorrow), Standing { bytes_today: 25, running: 0 });
     }
 
     #[test]

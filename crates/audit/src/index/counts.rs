@@ -1,7 +1,9 @@
 //! How many rows lie under one stem on one day, hour by hour, and how many bytes: what an estimate is made of. Every row that a scan can
-//! meet is counted here, in the transaction that wrote it, so that an estimate is never below what the scan costs.
+//! meet is counted here, in the transaction that wrote it, or is the only one of its stem, so that an estimate is never below what the scan
+//! costs.
 
 use super::value::{put, take};
+use super::{Bytes, IndexError, disk, key};
 
 /// Hours of a day.
 const HOURS: usize = 24;
@@ -62,6 +64,18 @@ impl Counts {
         }
         Some(counts)
     }
+}
+
+/// Of a stem that is not counted: what its only row comes to, if there is one. Of the row no more than its key and its length is looked at.
+pub(super) fn of_one(rows: &impl Bytes, stem: &[u8]) -> Result<Option<Counts>, IndexError> {
+    let Some(row) = rows.range::<&[u8]>(stem..).map_err(disk("read"))?.next() else { return Ok(None) };
+    let (key, value) = row.map_err(disk("read"))?;
+    let (key, value) = (key.value(), value.value());
+    Ok(key::rest_of(key, stem).map(|rest_ns| {
+        let mut counts = Counts::default();
+        counts.add(rest_ns, key.len() + value.len());
+        counts
+    }))
 }
 
 #[cfg(test)]

@@ -19,10 +19,10 @@ use crate::store::{Follow, Placed, Reader, StoreError};
 
 /// Events that are taken in at a time at the most: some tens of megabytes of rows, and a transaction of some hundred milliseconds. The more
 /// there are, the more of their rows share a page.
-pub const STEP: u64 = 8_192;
+pub const STEP: u64 = 16_384;
 
 /// So many events are made durable together: what a crash takes is filled in again in a second or two.
-pub const SYNC: u64 = 32_768;
+pub const SYNC: u64 = 65_536;
 
 /// How long events gather before they are taken in, as long as nobody asks about them: a step of a few events costs each of them much more
 /// than a step of many.
@@ -107,7 +107,7 @@ fn entry(
     follow: &mut Follow,
     texts: &mut HashSet<Arc<str>>,
 ) -> Result<Entry, StoreError> {
-    let Placed { leaf, name, ingested_s, core, identity } = placed;
+    let Placed { leaf, name, ingested_s, core, identity, bytes: _ } = placed;
     let intern = |text: &str| match texts.get(text) {
         Some(text) => Arc::clone(text),
         None => {

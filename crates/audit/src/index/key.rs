@@ -43,6 +43,16 @@ impl Kind {
         Kind::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
+    /// Whether a stem is counted that has one row only. Where most have, their rows are looked for instead: who and what is seldom met, and
+    /// almost every request.
+    pub(super) const fn counts_one(self) -> bool {
+        match self {
+            // A result is asked for with all of its actions, which are found by their counts.
+            Kind::Time | Kind::Outcome => true,
+            Kind::Actor | Kind::Resource | Kind::Request => false,
+        }
+    }
+
     /// Its place in [`Kind::ALL`].
     pub const fn place(self) -> usize {
         self as usize
@@ -86,6 +96,12 @@ pub(super) fn key(stem: &[u8], rest_ns: u64, leaf: u64) -> Vec<u8> {
     [stem, &time, &leaf.to_be_bytes()].concat()
 }
 
+/// The nanoseconds of the day in a key, if it is one of this stem.
+pub(super) fn rest_of(key: &[u8], stem: &[u8]) -> Option<u64> {
+    let place: &[u8; PLACE] = key.strip_prefix(stem)?.try_into().ok()?;
+    Some(place.iter().take(6).fold(0, |rest, byte| rest << 8 | u64::from(*byte)))
+}
+
 /// The longest key: that of a request.
 const MAX_KEY: usize = DAY_AND_TENANT + 16 + PLACE;
 
@@ -123,8 +139,7 @@ impl Key {
 
     /// Nanoseconds of the day.
     pub(super) fn rest_ns(&self) -> u64 {
-        let time = self.bytes().iter().skip(self.stem().len()).take(6);
-        time.fold(0, |rest, byte| rest << 8 | u64::from(*byte))
+        rest_of(self.bytes(), self.stem()).unwrap_or_default()
     }
 }
 

@@ -6,7 +6,7 @@ use epigraph_event::v1::{ActorType, Category, Operation, Result as Outcome, Seve
 use tempfile::TempDir;
 
 use super::*;
-use crate::query::row::{Pseudonym, Touched, Value};
+use crate::query::row::{Pseudonym, Touched, TraceId, Value};
 use crate::query::scan::{Access, Clause, DAY_NS, Estimate, Filter, Meter, Scan, Stopped, Window};
 use crate::query::{Column, Row};
 use crate::tests::Counting;
@@ -91,6 +91,9 @@ fn entry(slot: u64) -> Entry {
             1 => format!("{:08x}-0000-4000-8000-000000000000", slot / 3).into(),
             _ => format!("request {}", slot / 3).into(),
         },
+        trace_id: TraceId::of(
+            &if slot.is_multiple_of(5) { u128::from(slot / 7 + 1) } else { 0 }.to_be_bytes(),
+        ),
         data_classes: dice.roll(8) as u32,
     };
     let name = EventName { source: Hash::from_bytes([slot as u8 % 2; 32]), epoch: 1, sequence: slot / 2 };
@@ -138,6 +141,7 @@ fn scan(dice: &mut Dice) -> Scan {
         1 => Access::Actor(subjects(dice, actor, 52)),
         2 => Access::Actor(vec![thing(1_000 + dice.roll(10))]),
         3 => Access::Resource(subjects(dice, thing, 210)),
+        4 if dice.roll(2) == 0 => Access::Request(format!("{:032x}", dice.roll(400))),
         4 => Access::Request(format!("request {}", dice.roll(800))),
         _ => Access::Outcome {
             result: [Outcome::Denied, Outcome::Failure, Outcome::Partial][dice.roll(3) as usize],
@@ -174,7 +178,9 @@ fn searched(entries: &[Entry], scan: &Scan) -> Vec<Row> {
         Access::Time => true,
         Access::Actor(some) => row.actors().iter().any(|actor| some.contains(actor)),
         Access::Resource(some) => row.things().iter().any(|thing| some.contains(thing)),
-        Access::Request(id) => *row.request_id == **id,
+        Access::Request(id) => {
+            *row.request_id == **id || row.trace_id.is_some_and(|of| of.to_string() == *id)
+        }
         Access::Outcome { result, action } => {
             row.result == *result && action.as_ref().is_none_or(|action| *row.action == **action)
         }
@@ -235,7 +241,8 @@ fn a_scan_finds_what_a_search_from_end_to_end_finds() {
     assert!(found > 2_000 && paged > 500, "the questions found {found} rows on {paged} further pages");
 }
 
-// Broken to see it fail: only the hours that begin in the window counted; the first rows of runs left out under a limit.
+// Broken to see it fail: only the hours that begin in the window counted; the first rows of runs left out under a limit; the only row of a
+// stem not counted when the second comes.
 #[test]
 fn no_scan_costs_more_than_its_estimate() {
     let entries = entries(1_500);

@@ -8,7 +8,12 @@ use epigraph_event::v1::{ActorType, Category, Operation, Result as Outcome, Seve
 
 use super::IndexError;
 use super::word::Word;
-use crate::query::row::{Pseudonym, Row, Touched};
+use crate::query::row::{Pseudonym, Row, Touched, TraceId};
+
+/// A row's request id is a UUID, of 16 bytes in the place of its text.
+const UUID: u8 = 1;
+/// The 16 bytes of a trace id come before the request id.
+const TRACE: u8 = 2;
 
 /// An entry of the dictionary.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -17,7 +22,23 @@ pub(super) enum Symbol {
     Pseudonym(Pseudonym),
 }
 
+impl From<Word<'_>> for Symbol {
+    fn from(word: Word<'_>) -> Symbol {
+        match word {
+            Word::Text(text) => Symbol::Text(Arc::clone(text)),
+            Word::Pseudonym(pseudonym) => Symbol::Pseudonym(*pseudonym),
+        }
+    }
+}
+
 impl Symbol {
+    pub(super) fn word(&self) -> Word<'_> {
+        match self {
+            Symbol::Text(text) => Word::Text(text),
+            Symbol::Pseudonym(pseudonym) => Word::Pseudonym(pseudonym),
+        }
+    }
+
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Symbol> {
         match bytes.split_first()? {
             (0, text) => Some(Symbol::Text(std::str::from_utf8(text).ok()?.into())),
@@ -25,6 +46,16 @@ impl Symbol {
             _ => None,
         }
     }
+}
+
+/// The words of a row, in the order in which those that are new are given a number: the tenant first.
+pub(super) fn words(row: &Row) -> impl Iterator<Item = Word<'_>> {
+    let texts = [&row.tenant, &row.source, &row.source_kind, &row.action, &row.result_code];
+    let who = [&row.actor, &row.actor_name, &row.session, &row.address].into_iter().flatten();
+    let things = row.resources.iter().flat_map(|Touched { id, name, .. }| id.iter().chain(name));
+    let pseudonyms = who.chain(&row.on_behalf_of).chain(things).map(Word::Pseudonym);
+    let kinds = row.resources.iter().map(|Touched { kind, .. }| kind);
+    texts.map(Word::Text).into_iter().chain(pseudonyms).chain(kinds.map(Word::Text))
 }
 
 /// The bytes of a row. `number` gives the number of a word.
@@ -67,15 +98,13 @@ pub(super) fn encode<E>(row: &Row, mut number: impl FnMut(Word<'_>) -> Result<u3
     for Touched { kind, .. } in &row.resources {
         put(&mut out, u64::from(number(Word::Text(kind))?));
     }
-    match uuid(&row.request_id) {
-        Some(uuid) => {
-            out.push(1);
-            out.extend_from_slice(&uuid.to_be_bytes());
-        }
-        None => {
-            out.push(0);
-            out.extend_from_slice(row.request_id.as_bytes());
-        }
+    let uuid = uuid(&row.request_id);
+    let flags = if uuid.is_some() { UUID } else { 0 } | if row.trace_id.is_some() { TRACE } else { 0 };
+    out.push(flags);
+    out.extend_from_slice(row.trace_id.as_ref().map_or(&[][..], |trace| &trace.as_bytes()[..]));
+    match uuid {
+        Some(uuid) => out.extend_from_slice(&uuid.to_be_bytes()),
+        None => out.extend_from_slice(row.request_id.as_bytes()),
     }
     Ok(out)
 }
@@ -131,9 +160,15 @@ pub(super) fn decode(
     for kind in kinds {
         resources.push(Touched { kind, id: next()?, name: next()? });
     }
-    let request_id: Arc<str> = match rest.split_first().ok_or_else(damaged)? {
-        (1, uuid) => uuid_text(u128::from_be_bytes(uuid.try_into().map_err(|_| damaged())?)).into(),
-        (0, text) => std::str::from_utf8(text).map_err(|_| damaged())?.into(),
+    let (flags, mut ids) = rest.split_first().ok_or_else(damaged)?;
+    let mut trace_id = None;
+    if flags & TRACE != 0 {
+        let (trace, rest) = ids.split_at_checked(TraceId::LEN).ok_or_else(damaged)?;
+        (trace_id, ids) = (Some(TraceId::of(trace).ok_or_else(damaged)?), rest);
+    }
+    let request_id: Arc<str> = match flags & !TRACE {
+        UUID => uuid_text(u128::from_be_bytes(ids.try_into().map_err(|_| damaged())?)).into(),
+        0 => std::str::from_utf8(ids).map_err(|_| damaged())?.into(),
         _ => return Err(damaged()),
     };
     Ok(Row {
@@ -158,6 +193,7 @@ pub(super) fn decode(
         address,
         resources,
         request_id,
+        trace_id,
         data_classes,
     })
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::query::row::Pseudonym;
 
-/// Numbers that are kept in memory: the actors, actions and things of a busy day. Those that were not met among the last half of so many are
-/// looked up anew.
+/// Numbers that are kept in memory: the actors, actions and things of a busy day, and those of one step beyond. Those that were not met among
+/// the last half of so many are looked up anew.
 pub(super) const MAX_NUMBERS: usize = 1 << 17;
 
 /// What a number of the dictionary stands for.
@@ -59,10 +59,14 @@ impl Known {
         Some(number)
     }
 
-    pub(super) fn insert(&mut self, word: Word<'_>, number: u32) {
+    /// Forgets what was not met for long. What is met from here on is known until the next time.
+    pub(super) fn settle(&mut self) {
         if self.young.texts.len() + self.young.pseudonyms.len() >= MAX_NUMBERS / 2 {
             self.old = std::mem::take(&mut self.young);
         }
+    }
+
+    pub(super) fn insert(&mut self, word: Word<'_>, number: u32) {
         match word {
             Word::Text(text) => self.young.texts.insert(Arc::clone(text), number),
             Word::Pseudonym(pseudonym) => self.young.pseudonyms.insert(*pseudonym, number),
@@ -96,6 +100,7 @@ mod tests {
         let text = Arc::from("again");
         known.insert(Word::Text(&text), 7);
         for number in 0..3 * MAX_NUMBERS as u32 {
+            known.settle();
             known.insert(Word::Pseudonym(&pseudonym(number)), number);
             assert_eq!(known.get(Word::Text(&text)), Some(7));
         }

@@ -1,15 +1,15 @@
 //! Rows into the indexes: a run of slots at a time, with their counts, their symbols and how far it has come, in one transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 use std::sync::PoisonError;
 
 use epigraph_core::Hash;
 use redb::{CursorError, Durability, ReadableTable, Table as Writing, WriteTransaction};
 
-use super::counts::Counts;
+use super::counts::{Counts, of_one};
 use super::key::{self, Key, Kind};
-use super::value::encode;
+use super::value::{Symbol, encode, words};
 use super::word::{Known, Word};
 use super::{
     COUNTS, Index, IndexError, LAST, META, NUMBERS, Progress, ROW, ROWS, SOURCES, SYMBOL, SYMBOLS, TENANTS,
@@ -32,14 +32,10 @@ pub struct Entry {
     pub name: EventName,
 }
 
-/// The table of the symbols' numbers, and those that were met last.
-struct Numbers<'t, 'n> {
-    symbols: Writing<'t, &'static [u8], &'static [u8]>,
-    numbers: Writing<'t, &'static [u8], &'static [u8]>,
+/// The dictionary as a step needs it: every word of its rows has a number in it.
+struct Numbers<'n> {
     cover: &'n Cover,
     known: &'n mut Known,
-    /// Whether symbols that are new are given a number: only whoever is the first to meet an event gives them.
-    gives: bool,
 }
 
 /// Where the rows of one index go.
@@ -97,13 +93,10 @@ fn fill(
     if !(is_new || last.slot < next) || entries.iter().zip(first..).any(|(entry, slot)| entry.slot != slot) {
         return Err(damaged(format!("the order of slots at {first}")));
     }
-    let mut numbers = Numbers {
-        symbols: transaction.open_table(SYMBOLS).map_err(disk("written"))?,
-        numbers: transaction.open_table(NUMBERS).map_err(disk("written"))?,
-        cover,
-        known,
-        gives: is_new,
-    };
+    known.settle();
+    let mut numbers = Numbers { cover, known };
+    // Only whoever is the first to meet an event gives numbers.
+    numbers.learn(transaction, entries, is_new)?;
     let mut values = Vec::new();
     for row in entries.iter().filter_map(|entry| entry.row.as_ref()) {
         let tenant = numbers.of(Word::Text(&row.tenant))?;
@@ -132,35 +125,68 @@ fn fill(
     Ok(())
 }
 
-impl Numbers<'_, '_> {
+impl Numbers<'_> {
     fn of(&mut self, word: Word<'_>) -> Result<u32, IndexError> {
-        if let Some(number) = self.known.get(word) {
-            return Ok(number);
-        }
-        let symbol = word.bytes();
-        let name = self.cover.name(&symbol);
-        let there = self.numbers.get(&name[..]).map_err(disk("read"))?;
-        let there = there.map(|number| number.value().try_into().map(u32::from_be_bytes));
-        let number = match there.transpose().map_err(|_| damaged("the dictionary"))? {
-            Some(number) => number,
-            None if self.gives => {
-                let last = self.symbols.last().map_err(disk("read"))?;
-                let last = last.map(|(number, _)| number.value().try_into().map(u32::from_be_bytes));
-                let last = last.transpose().map_err(|_| damaged("the dictionary"))?;
-                let number = last.map_or(Some(0), |last| last.checked_add(1));
-                let number = number.ok_or_else(|| damaged("the last number of the dictionary"))?;
-                let bytes = number.to_be_bytes();
-                let sealed = self.cover.seal((SYMBOL, number.into()), &[], &symbol);
-                let sealed = sealed.map_err(|_| damaged("a word of the dictionary"))?;
-                self.symbols.insert(&bytes[..], sealed.as_slice()).map_err(disk("written"))?;
-                self.numbers.insert(&name[..], &bytes[..]).map_err(disk("written"))?;
-                number
-            }
-            None => return Err(damaged("the dictionary: it lacks a word of an event that was taken in")),
-        };
-        self.known.insert(word, number);
-        Ok(number)
+        self.known.get(word).ok_or_else(|| damaged("the list of words of an event"))
     }
+
+    /// Finds the number of each word of these events, and gives one to those that have none. All at once, because they lie far from each
+    /// other in the dictionary: so they are met in its order.
+    fn learn(
+        &mut self,
+        transaction: &WriteTransaction,
+        entries: &[Entry],
+        gives: bool,
+    ) -> Result<(), IndexError> {
+        let (mut met, mut unknown) = (HashSet::new(), Vec::new());
+        for word in entries.iter().filter_map(|entry| entry.row.as_ref()).flat_map(words) {
+            if self.known.get(word).is_none() && met.insert(Symbol::from(word)) {
+                unknown.push(Symbol::from(word));
+            }
+        }
+        let name = |symbol: &Symbol| self.cover.name(&symbol.word().bytes());
+        let mut named: Vec<_> = unknown.iter().map(name).zip(0_usize..).collect();
+        named.sort_unstable();
+        let mut numbers = transaction.open_table(NUMBERS).map_err(disk("written"))?;
+        let mut found = vec![None; unknown.len()];
+        for (name, at) in &named {
+            let number = numbers.get(&name[..]).map_err(disk("read"))?;
+            found[*at] = number.map(|number| number_of(number.value())).transpose()?;
+        }
+        let mut symbols = transaction.open_table(SYMBOLS).map_err(disk("written"))?;
+        let last = symbols.last().map_err(disk("read"))?;
+        let last = last.map(|(number, _)| number_of(number.value())).transpose()?;
+        let mut next = last.map_or(Some(0), |last| last.checked_add(1));
+        let (mut all, mut new) = (Vec::with_capacity(found.len()), Vec::new());
+        for (symbol, found) in unknown.iter().zip(&found) {
+            let number = match *found {
+                Some(number) => number,
+                None if gives => {
+                    let number = next.ok_or_else(|| damaged("the last number of the dictionary"))?;
+                    next = number.checked_add(1);
+                    let sealed = self.cover.seal((SYMBOL, number.into()), &[], &symbol.word().bytes());
+                    new.push((
+                        number.to_be_bytes(),
+                        sealed.map_err(|_| damaged("a word of the dictionary"))?,
+                    ));
+                    number
+                }
+                None => return Err(damaged("the dictionary: it lacks a word of an event that was taken in")),
+            };
+            self.known.insert(symbol.word(), number);
+            all.push(number);
+        }
+        let new: Vec<_> = new.iter().map(|(number, sealed)| (&number[..], sealed.as_slice())).collect();
+        insert(&mut symbols, &new)?;
+        for (name, at) in named.iter().filter(|(_, at)| found[*at].is_none()) {
+            numbers.insert(&name[..], &all[*at].to_be_bytes()[..]).map_err(disk("written"))?;
+        }
+        Ok(())
+    }
+}
+
+fn number_of(bytes: &[u8]) -> Result<u32, IndexError> {
+    bytes.try_into().map(u32::from_be_bytes).map_err(|_| damaged("the dictionary"))
 }
 
 impl Target {
@@ -170,7 +196,7 @@ impl Target {
         row: &Row,
         tenant: u32,
         place: usize,
-        numbers: &mut Numbers<'_, '_>,
+        numbers: &mut Numbers<'_>,
     ) -> Result<(), IndexError> {
         let at = (row.occurred_at_ns, row.leaf.get());
         let mut add = |by: &[u8]| self.keys.push((Key::new(tenant, by, at), place));
@@ -186,8 +212,11 @@ impl Target {
                     add(&numbers.of(Word::Pseudonym(&thing))?.to_be_bytes());
                 }
             }
-            Kind::Request if row.request_id.is_empty() => {}
-            Kind::Request => add(&key::of_request(numbers.cover, &row.request_id)),
+            Kind::Request => {
+                for id in row.requests() {
+                    add(&key::of_request(numbers.cover, &id));
+                }
+            }
             Kind::Outcome => add(&key::of_outcome(row.result, numbers.of(Word::Text(&row.action))?)),
         }
         Ok(())
@@ -199,7 +228,8 @@ impl Target {
         let value = |place: &usize| values.get(*place).map_or(&[][..], Vec::as_slice);
         let mut rows = transaction.open_table(ROWS[self.kind.place()]).map_err(disk("written"))?;
         let mut counts = transaction.open_table(COUNTS[self.kind.place()]).map_err(disk("written"))?;
-        for group in self.keys.chunk_by(|(one, _), (other, _)| one.stem() == other.stem()) {
+        let keys = std::mem::take(&mut self.keys);
+        for group in keys.chunk_by(|(one, _), (other, _)| one.stem() == other.stem()) {
             let Some((first, _)) = group.first() else { continue };
             let (stem, mut new) = (first.stem(), Counts::default());
             for (key, place) in group {
@@ -209,16 +239,52 @@ impl Target {
                 self.progress.bytes += bytes as u64;
             }
             let group: Vec<_> = group.iter().map(|(key, place)| (key.bytes(), value(place))).collect();
+            let met = if self.kind.counts_one() { None } else { of_one(&rows, stem)? };
             insert(&mut rows, &group)?;
-            if let Some(before) = counts.get(stem).map_err(disk("read"))? {
-                let bytes = before.value();
-                self.progress.bytes = self.progress.bytes.saturating_sub((stem.len() + bytes.len()) as u64);
-                new.merge(&Counts::decode(bytes).ok_or_else(|| damaged("the counts"))?);
+            if met.is_some() || self.kind.counts_one() {
+                self.count(&mut counts, stem, new, met)?;
+            } else if group.len() > 1 {
+                self.insert_counts(&mut counts, stem, &new)?;
             }
-            let bytes = new.encode();
-            self.progress.bytes += (stem.len() + bytes.len()) as u64;
-            counts.insert(stem, bytes.as_slice()).map_err(disk("written"))?;
         }
+        Ok(())
+    }
+
+    /// Adds to what is counted of a stem, or, where that is nothing, to the one row that was met.
+    fn count(
+        &mut self,
+        counts: &mut Writing<'_, &'static [u8], &'static [u8]>,
+        stem: &[u8],
+        mut new: Counts,
+        met: Option<Counts>,
+    ) -> Result<(), IndexError> {
+        let Some(mut counted) = counts.get_mut(stem).map_err(disk("written"))? else {
+            new.merge(&met.unwrap_or_default());
+            return self.insert_counts(counts, stem, &new);
+        };
+        let before = counted.value();
+        new.merge(&Counts::decode(before).ok_or_else(|| damaged("the counts"))?);
+        let bytes = new.encode();
+        self.progress.bytes = self.progress.bytes.saturating_sub(before.len() as u64);
+        self.progress.bytes += bytes.len() as u64;
+        // In its place it is written only where its page does not grow by that: a page that does is not split there.
+        if bytes.len() == before.len() {
+            return counted.insert(bytes.as_slice()).map_err(disk("written"));
+        }
+        drop(counted);
+        counts.insert(stem, bytes.as_slice()).map_err(disk("written"))?;
+        Ok(())
+    }
+
+    fn insert_counts(
+        &mut self,
+        counts: &mut Writing<'_, &'static [u8], &'static [u8]>,
+        stem: &[u8],
+        new: &Counts,
+    ) -> Result<(), IndexError> {
+        let bytes = new.encode();
+        self.progress.bytes += (stem.len() + bytes.len()) as u64;
+        counts.insert(stem, bytes.as_slice()).map_err(disk("written"))?;
         Ok(())
     }
 }
@@ -238,7 +304,7 @@ fn insert(
     }
     for (key, value) in left {
         if rows.insert(*key, *value).map_err(disk("written"))?.is_some() {
-            return Err(damaged("the list of leaves: one was taken in twice"));
+            return Err(damaged("the list of leaves, or of words: one was taken in twice"));
         }
     }
     Ok(())
@@ -266,7 +332,7 @@ fn insert_run(
 /// Counts the events of each day and tenant.
 fn count_tenants(
     transaction: &WriteTransaction,
-    numbers: &mut Numbers<'_, '_>,
+    numbers: &mut Numbers<'_>,
     entries: &[Entry],
 ) -> Result<(), IndexError> {
     let mut new = BTreeMap::<_, u64>::new();

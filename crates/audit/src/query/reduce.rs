@@ -306,6 +306,7 @@ mod tests {
             address: None,
             resources: Vec::new(),
             request_id: "".into(),
+            trace_id: None,
             data_classes: 0,
         }
     }

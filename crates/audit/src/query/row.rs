@@ -41,6 +41,39 @@ impl fmt::Debug for Pseudonym {
     }
 }
 
+/// The id of a trace, which services hand on from one to the next: 16 bytes, not all zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TraceId([u8; TraceId::LEN]);
+
+impl TraceId {
+    /// Its length in bytes.
+    pub const LEN: usize = 16;
+
+    /// Takes the bytes, if they are an id: of another length, or all zero, they are none.
+    pub fn of(bytes: &[u8]) -> Option<TraceId> {
+        let bytes: [u8; TraceId::LEN] = bytes.try_into().ok()?;
+        (bytes != [0; TraceId::LEN]).then_some(TraceId(bytes))
+    }
+
+    /// The bytes.
+    pub const fn as_bytes(&self) -> &[u8; TraceId::LEN] {
+        &self.0
+    }
+}
+
+impl fmt::Display for TraceId {
+    /// 32 lower-case hexadecimal digits, as in a `traceparent`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// A thing that was acted on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Touched {
@@ -97,6 +130,8 @@ pub struct Row {
     pub resources: Vec<Touched>,
     /// By which id other records of the same request are found; empty if there is none.
     pub request_id: Arc<str>,
+    /// To which trace (W3C trace context) it belongs: a request may be part of one that goes through many services; none if it says none.
+    pub trace_id: Option<TraceId>,
     /// What its record was found to hold: a bit for each [`DataClass`], `1 << (number - 1)`.
     pub data_classes: u32,
 }
@@ -382,8 +417,18 @@ impl Row {
             address: some(address, |address| pseudonyms.address(address))?,
             resources,
             request_id: core.request_id.as_str().into(),
+            trace_id: TraceId::of(&core.trace_id),
             data_classes: core.data_classes,
         })
+    }
+
+    /// By which ids it is found as part of a request: the request's own and its trace's, each once.
+    pub fn requests(&self) -> Vec<Arc<str>> {
+        let trace = self.trace_id.map(|trace| Arc::from(trace.to_string()));
+        let own = Some(&self.request_id).filter(|id| !id.is_empty()).cloned();
+        let mut ids: Vec<Arc<str>> = own.into_iter().chain(trace).collect();
+        ids.dedup();
+        ids
     }
 
     /// Where it stands in the order of time: no two rows are at one place.

@@ -75,7 +75,7 @@ pub enum Access {
     Actor(Vec<Pseudonym>),
     /// In which one of these was acted on.
     Resource(Vec<Pseudonym>),
-    /// Of one request.
+    /// Of one request, or of one trace.
     Request(String),
     /// That ended like this.
     Outcome {
@@ -142,7 +142,7 @@ impl Scan {
             Access::Time => true,
             Access::Actor(whom) => row.actors().iter().any(|actor| whom.contains(actor)),
             Access::Resource(what) => row.things().iter().any(|thing| what.contains(thing)),
-            Access::Request(id) => *row.request_id == **id,
+            Access::Request(id) => row.requests().iter().any(|of| **of == **id),
             Access::Outcome { result, action } => {
                 row.result == *result && action.as_ref().is_none_or(|action| *row.action == **action)
             }

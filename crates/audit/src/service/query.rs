@@ -133,10 +133,10 @@ impl QueryService for QueryServer {
         self.authorize(&caller, &request.get_ref().origin)?;
         let share = self.share(&caller)?;
         let v1::AuditWindowRequest { question, approval_id, .. } = request.into_inner();
-        let asking = Asking { approval: approval(&approval_id)?, ..asking(question)? };
+        let asking = Asking { approval: approval(&approval_id)?, audit: true, ..asking(question)? };
         let one = |answer| Ok(v1::AuditWindowResponse { answer: Some(answer) });
         let (asker, who) = (Arc::clone(&self.asker), caller.identity().clone());
-        let asked = to_its_end(async move { asker.ask_audit(&who, asking).await });
+        let asked = to_its_end(async move { asker.ask(&who, asking, false).await });
         let run = match to_run(asked.await.map_err(failed)?) {
             Ok(run) => run,
             Err(instead) => {
@@ -178,12 +178,14 @@ impl QueryService for QueryServer {
             false => None::<LeafIndex>,
         };
         let one = |answer| Ok(v1::TailEventsResponse { answer: Some(answer) });
-        let asked = self.asker.ask_tail(caller.identity(), filter(filters)?, purpose, from).await;
-        let tail = match asked.map_err(failed)? {
+        let (asker, who, filter) = (Arc::clone(&self.asker), caller.identity().clone(), filter(filters)?);
+        let asked = to_its_end(async move { asker.ask_tail(&who, filter, purpose, from).await });
+        let tail = match asked.await.map_err(failed)? {
             Ok(tail) => tail,
             Err(refused) => return Ok(only(one(Answer::Refused(wire_refusal(&refused))))),
         };
         let planned = one(Answer::Planned(v1::Planned {
+            query_id: tail.id.clone(),
             columns: tail::COLUMNS.iter().map(|column| column.as_str().to_owned()).collect(),
             masked: tail.masked.clone(),
             ..v1::Planned::default()
@@ -193,9 +195,11 @@ impl QueryService for QueryServer {
         tokio::spawn(async move { asker.follow_tail(tail, leave_by, parts).await });
         let answers = ReceiverStream::new(answers).map(move |part| {
             let _share = &share;
-            one(match part.map_err(failed)? {
-                tail::Part::Row(row) => Answer::Row(wire_row(row)),
-                tail::Part::Cursor(leaf) => Answer::Cursor(leaf),
+            one(match part {
+                Ok(tail::Part::Row(row)) => Answer::Row(wire_row(row)),
+                Ok(tail::Part::Cursor(leaf)) => Answer::Cursor(leaf),
+                Err(AskError::Refused(refused)) => Answer::Refused(wire_refusal(&refused)),
+                Err(error) => return Err(failed(error)),
             })
         });
         Ok(Response::new(Box::pin(tokio_stream::once(planned).chain(answers))))
@@ -213,7 +217,7 @@ impl QueryService for QueryServer {
             principal: query.principal,
             runbook: query.runbook,
             started_at_ms: query.started_at.0,
-            estimate: Some(wire_estimate(&query.estimate)),
+            estimate: query.estimate.as_ref().map(wire_estimate),
         };
         let queries = self.asker.queries(caller.identity()).into_iter().take(MAX_LISTED_QUERIES).map(query);
         Ok(Response::new(v1::ListQueriesResponse { queries: queries.collect() }))
@@ -325,6 +329,7 @@ fn asking(question: Option<v1::Question>) -> Result<Asking, Refusal> {
         body: false,
         approval: None,
         page: None,
+        audit: false,
     })
 }
 
@@ -432,7 +437,7 @@ fn needed(approval: &Approval, reason: String) -> v1::ApprovalNeeded {
         approval_id: approval.id.to_string(),
         reason,
         estimate: Some(wire_estimate(&approval.ceiling)),
-        expires_at_ms: approval.asked_at.0.saturating_add(crate::guard::approval::ANSWER_WITHIN_MS),
+        expires_at_ms: approval.expires_at().0,
     }
 }
 
@@ -506,7 +511,7 @@ fn wire_approval(approval: &Approval, reason: &str) -> v1::Approval {
         purpose: approval.purpose.clone(),
         estimate: Some(wire_estimate(&approval.ceiling)),
         state: state.into(),
-        expires_at_ms: approval.asked_at.0.saturating_add(crate::guard::approval::ANSWER_WITHIN_MS),
+        expires_at_ms: approval.expires_at().0,
         decided_by: by,
         reason: reason.to_owned(),
     }
@@ -534,6 +539,8 @@ fn failed_as(error: AskError) -> Refusal {
     match error {
         AskError::Read(error) => super::refusal(error),
         AskError::Store(_) | AskError::Index(_) => Refusal::new(Reason::DataLoss, message),
+        AskError::Cancelled => Refusal::new(Reason::Draining, message),
+        AskError::Refused(refused) => not_given(*refused),
         AskError::Ended(_) | AskError::NotFound => Refusal::new(Reason::Internal, message),
     }
 }

@@ -60,6 +60,8 @@ pub struct Placed {
     pub core: Option<CoreSegment>,
     /// Who it was; none if that was erased.
     pub identity: Option<IdentitySegment>,
+    /// The bytes of both.
+    pub bytes: usize,
 }
 
 impl Reader {
@@ -111,6 +113,7 @@ impl Follow {
         let key = |name: &KeyName| keys.named(name).map_err(OpenOrStore::Store);
         let opened = open_segments(&sealed, &wanted, key).map_err(|error| error.of(&name))?;
         let [core, identity, _] = opened.segments;
+        let bytes = [&core, &identity].into_iter().flatten().map(|(_, bytes)| bytes.len()).sum();
         let core = core.map(|(_, core)| message(Segment::Core, &core)).transpose();
         let identity = identity.map(|(_, identity)| message(Segment::Identity, &identity)).transpose();
         Ok(Some(Placed {
@@ -119,6 +122,7 @@ impl Follow {
             ingested_s: opened.leaf.ingested,
             core: core.map_err(|_| damaged())?,
             identity: identity.map_err(|_| damaged())?,
+            bytes,
         }))
     }
 }

@@ -61,6 +61,10 @@ impl Known for List {
         Ok(found.unwrap_or_default().into_iter().collect())
     }
 
+    fn numbered(&self, _: &Window) -> Result<u64, Unavailable> {
+        Ok(self.0.len() as u64)
+    }
+
     fn approval(&self, _: &ApprovalId) -> Result<Option<Approval>, Unavailable> {
         Ok(None)
     }
@@ -94,7 +98,9 @@ impl List {
                 Access::Time => true,
                 Access::Actor(these) => row.actors().iter().any(|actor| these.contains(actor)),
                 Access::Resource(these) => row.things().iter().any(|thing| these.contains(thing)),
-                Access::Request(id) => *row.request_id == **id,
+                Access::Request(id) => {
+                    *row.request_id == **id || row.trace_id.is_some_and(|of| of.to_string() == *id)
+                }
                 Access::Outcome { result, action } => {
                     row.result == *result && action.as_ref().is_none_or(|action| *row.action == **action)
                 }

@@ -10,6 +10,7 @@
 )]
 
 mod answers;
+mod audits;
 mod bad_queries;
 mod documented;
 mod matrix;

@@ -204,6 +204,7 @@ fn row(actor: &str) -> Row {
         address: some(Column::Address, "::1"),
         resources: vec![Touched { kind: "pods".into(), id: some(Column::Resource, "p"), name: None }],
         request_id: "r".into(),
+        trace_id: None,
         data_classes: 0,
     }
 }

@@ -60,6 +60,7 @@ pub(crate) fn run(id: &str, given: &[(&str, &str)]) -> Request {
         body: false,
         approval: None,
         page: None,
+        audit: false,
     }
 }
 
@@ -71,6 +72,8 @@ pub(crate) struct World {
     pub(crate) is_down: bool,
     /// Of which kinds of scans it is too much what they ask for.
     pub(crate) too_much: Vec<Discriminant<Access>>,
+    /// The events that an audit would go through.
+    pub(crate) numbered: u64,
     /// How often a name was looked up.
     pub(crate) lookups: Cell<u32>,
 }
@@ -93,6 +96,10 @@ impl Known for World {
     ) -> Result<Vec<Pseudonym>, Unavailable> {
         self.lookups.set(self.lookups.get() + 1);
         Ok(vec![token(column, id)])
+    }
+
+    fn numbered(&self, _: &Window) -> Result<u64, Unavailable> {
+        Ok(self.numbered)
     }
 
     fn approval(&self, id: &ApprovalId) -> Result<Option<Approval>, Unavailable> {
