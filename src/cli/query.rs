@@ -244,7 +244,9 @@ fn block<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
 }
 
 fn state(approval: &Approval) -> &'static str {
+    let is_over = approval.expires_at_ms <= runtime::clock().now().0;
     match approval.state() {
+        ApprovalState::Waiting | ApprovalState::Granted if is_over => "expired",
         ApprovalState::Waiting => "waiting",
         ApprovalState::Granted => "granted",
         ApprovalState::Denied => "denied",

@@ -1,10 +1,11 @@
 //! The audit service as a process: batches in from a collector, events out with everything that proves them.
 
 use std::fs;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use epigraph_core::proof::verify_run;
-use epigraph_core::{Checkpoint, Entropy, SourceKey, SourceVKey, UnixMillis};
+use epigraph_core::{Checkpoint, Clock, Entropy, SourceKey, SourceVKey, UnixMillis};
 use epigraph_event::batch::Batch;
 use epigraph_event::chain::Tip;
 use epigraph_event::decode::{Context, cloudtrail, k8s};
@@ -14,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::metrics::{are_documented, get, sample};
 use crate::signer::Door;
-use crate::support::{House, Serving, block_on, epigraph};
+use crate::support::{House, Serving, Then, block_on, epigraph};
 use crate::waiting::until;
 
 pub const NAME: &str = "spiffe://epigraph.quickstart/epigraph";
@@ -137,6 +138,10 @@ tenants = ["*"]
 
     pub fn start(&mut self) {
         let audit = self.house.start("audit", "audit.toml").unwrap_or_else(|ended| panic!("{ended}"));
+        self.served_by(audit);
+    }
+
+    pub fn served_by(&mut self, audit: Serving) {
         self.to_audit.leads_to(&audit);
         self.audit = Some(audit);
     }
@@ -207,9 +212,13 @@ pub fn key() -> SourceKey {
     SourceKey::from_seed("a-cluster".parse().unwrap(), &Zeroizing::new([7; 32]))
 }
 
+/// When the tests began: what is seen long before it is handed in has come from a clock that is wrong.
+static BEGUN: LazyLock<Then> = LazyLock::new(|| Then::of(tempfile::NamedTempFile::new().unwrap().path()));
+
+/// Two events, the same each time.
 pub fn collected(entropy: &dyn Entropy) -> Vec<Collected> {
     let context = Context {
-        observed_at: UnixMillis(1_790_000_000_000),
+        observed_at: BEGUN.now(),
         tenant: "a-tenant".into(),
         source: "a-source".into(),
         instance: String::new(),

@@ -10,18 +10,18 @@ use crate::support::{House, Serving};
 use crate::waiting::{until, until_page, wait_until_not_ready, wait_until_ready};
 use crate::witnesses::Village;
 
-const HOUR: i64 = 3_600;
+pub const HOUR: i64 = 3_600;
 const TEN_YEARS: i64 = 10 * 366 * 24 * HOUR;
 
 /// A clock for one process: a library that is loaded before the system's, and the file that it reads.
-struct Clock {
+pub struct Clock {
     library: PathBuf,
     file: PathBuf,
 }
 
 impl Clock {
     /// That is right until it is [`Clock::set`].
-    fn new(house: &House) -> Clock {
+    pub fn new(house: &House) -> Clock {
         let clock = Clock { library: house.outside("clock.so"), file: house.outside("clock") };
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/system/clock.c");
         let built =
@@ -32,14 +32,14 @@ impl Clock {
     }
 
     /// Moves it away from the system's, at once.
-    fn set(&self, seconds: i64) {
+    pub fn set(&self, seconds: i64) {
         let new = self.file.with_extension("new");
         fs::write(&new, seconds.to_string()).unwrap();
         fs::rename(&new, &self.file).unwrap();
     }
 
     #[track_caller]
-    fn start(&self, house: &House, role: &str, config: &str) -> Serving {
+    pub fn start(&self, house: &House, role: &str, config: &str) -> Serving {
         let environment = [("LD_PRELOAD", &*self.library), ("EPIGRAPH_TEST_CLOCK", &*self.file)];
         match house.start_in(&environment, role, config) {
             Ok(serving) => serving,

@@ -9,6 +9,7 @@
     reason = "a test says what it skipped, and from which seed it can be played again"
 )]
 
+mod asking;
 mod audit;
 mod authority;
 mod bad_input;

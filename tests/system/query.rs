@@ -3,7 +3,7 @@
 //! One quickstart with recorded events, asked by three: the quickstart's own client is an auditor; `developer` and `responder` see less.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::drill::is_documented;
 use crate::first_minute::Quickstart;
-use crate::support::{Ended, command, epigraph};
+use crate::support::{Ended, command, epigraph, signal};
+use crate::waiting::{guarded, until};
 
 /// A person of the recorded events who did 35 things on one day.
 const SOMEBODY: &str = "actor=arn:aws:iam::309303190113:user/christophe";
@@ -54,7 +56,7 @@ impl Asked {
         ];
         epigraph(&collect).succeeded(&["everything is proven to be in the log"]);
         // The indexes follow what is published: nobody asks before they have.
-        while asked.run("", "privilege-grants", &AUGUST).object()["rows"].as_array().unwrap().len() < 6 {}
+        until("answers", || (rows(&asked.answer("", "privilege-grants", &AUGUST)).len() >= 6).then_some(()));
         Some(asked)
     }
 
@@ -101,7 +103,7 @@ impl Asked {
             None => before,
         };
         fs::write(&file, format!("{whole}\n# limits of the test\n{text}")).unwrap();
-        while !in_force() {}
+        until("the rules", || in_force().then_some(()));
     }
 
     /// What the service has put on the record from a leaf on.
@@ -111,24 +113,25 @@ impl Asked {
 }
 
 /// `events tail --json`.
-struct Tail(Child, BufReader<std::process::ChildStdout>);
+pub struct Tail(Child, BufReader<std::process::ChildStdout>);
 
 impl Tail {
-    fn start(profile: &Path, args: &[&str]) -> Tail {
+    pub fn start(profile: &Path, args: &[&str]) -> Tail {
         let mut tail = command(&[&"events", &"tail", &"--json", &"--profile", &profile]);
         let mut child = tail.args(args).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         Tail(child, out)
     }
 
-    fn next(&mut self) -> Value {
-        let mut line = String::new();
-        assert_ne!(self.1.read_line(&mut line).unwrap(), 0, "the tail has ended");
+    pub fn next(&mut self) -> Value {
+        let (mut line, pid) = (String::new(), self.0.id().to_string());
+        let read = guarded(move || signal("KILL", &pid), || self.1.read_line(&mut line).unwrap());
+        assert_ne!(read, 0, "the tail has ended, or nothing came");
         serde_json::from_str(&line).unwrap()
     }
 
     /// The next event of this action.
-    fn says(&mut self, action: &str, resource: &str) -> Value {
+    pub fn says(&mut self, action: &str, resource: &str) -> Value {
         loop {
             let event = self.next();
             let values = &event["values"];
@@ -136,6 +139,16 @@ impl Tail {
                 return event;
             }
         }
+    }
+}
+
+impl Tail {
+    /// Waits for its end.
+    pub fn ended(mut self) -> Ended {
+        let (mut out, mut err, pid) = (String::new(), String::new(), self.0.id().to_string());
+        guarded(move || signal("KILL", &pid), || self.1.read_to_string(&mut out).unwrap());
+        self.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        Ended { code: self.0.wait().unwrap().code(), out, err }
     }
 }
 
@@ -157,7 +170,7 @@ fn leaves(answer: &Value) -> Vec<u64> {
     rows(answer).iter().flat_map(|row| -> Vec<u64> { of(row) }).collect()
 }
 
-/// Broken to see it fail: a service that answers without the intent on its record; proofs of other leaves; a refusal that reads.
+/// Broken to see it fail: a service that answers without the intent on its record; proofs of other leaves; a mask that shows names.
 #[test]
 fn questions_are_answered_for_those_who_may_refused_for_others_and_all_of_it_is_on_the_record() {
     let Some(asked) = Asked::start() else { return };
@@ -198,6 +211,20 @@ fn everything_that_ships_finds_something(asked: &Asked) {
     let secret =
         "resource=arn:aws:ssm:cn-west-3r:933175858973:parameter/credentials/stratus-red-team/credentials-1";
     let answer = check("who-read", "2024-01-01", "2025-01-01", &[secret], 1);
+
+    is_documented("runbook, events tail", &listed);
+    for of in [
+        &listed["runbooks"][0],
+        &answer,
+        &answer["estimate"],
+        &answer["cost"],
+        &answer["rows"][0],
+        &answer["sources"][0],
+    ] {
+        is_documented("runbook, events tail", of);
+    }
+    let plan = ["--plan", "--from", "2024-07-15", "--to", "2024-08-10"];
+    is_documented("runbook, events tail", &asked.answer("", "failed-logins", &plan));
 
     // Each was on the record before it was read, and what it cost after: found by the id of the question.
     let mut tail = asked.record(before);
@@ -320,6 +347,7 @@ fn an_answer_is_proven_and_audited(asked: &Asked) {
     assert!(ended.out.ends_with('\n') && !fs::exists(&out).unwrap(), "{ended}");
     let audited = asked.answer("", "actor-activity", &[&question[..], &["--audit"]].concat());
     assert_eq!(audited["audit"]["complete"], true, "{audited}");
+    is_documented("runbook, events tail", &audited["audit"]);
     let audit = [&["runbook", "run", "repeated-failures"], &AUGUST[..], &["--audit"]].concat();
     let size = last_size(asked);
     asked.call("developer", &audit).refused(3, &["FORBIDDEN", "Ask an auditor"]);
@@ -351,11 +379,11 @@ fn a_single_event_is_under_the_same_rules(asked: &Asked) {
     let before = fs::read_to_string(&rules).unwrap();
     let get = || asked.call("developer", &["events", "get", "--leaf", &leaf]);
     fs::write(&rules, before.replace("roles = [\"developer\"]", "roles = [\"admin\"]")).unwrap();
-    while get().code == Some(0) {}
+    until("the rules", || (get().code != Some(0)).then_some(()));
     get().refused(3, &["FORBIDDEN"]);
     asked.record(size.parse().unwrap()).says("events.refused", &leaf);
     fs::write(&rules, before).unwrap();
-    while get().code != Some(0) {}
+    until("the rules", || (get().code == Some(0)).then_some(()));
 }
 
 /// Broken to see it fail: a cancelled question that goes on; one that is not taken out of the list when its reader has gone.
@@ -383,7 +411,8 @@ fn what_runs_is_listed_and_ended(asked: &Asked) {
         };
         let cancelled = id.filter(|id| asked.call("", &["query", "cancel", id]).code == Some(0));
         let ended = asking.wait().unwrap().code();
-        if let (Some(id), Some(3)) = (cancelled, ended) {
+        if let Some(id) = cancelled {
+            assert_eq!(ended, Some(3), "it was cancelled, and went on");
             break id;
         }
     };
@@ -394,7 +423,7 @@ fn what_runs_is_listed_and_ended(asked: &Asked) {
     while running().is_empty() && asking.try_wait().unwrap().is_none() {}
     asking.kill().unwrap();
     asking.wait().unwrap();
-    while !running().is_empty() {}
+    until("an empty list", || running().is_empty().then_some(()));
 }
 
 /// The size of the checkpoint that the newest answer was read at.

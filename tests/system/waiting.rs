@@ -14,7 +14,7 @@ use crate::support::{Ended, Serving, signal};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Does something, and calls `too_long` meanwhile if it takes too long.
-fn guarded<T>(too_long: impl FnOnce() + Send + 'static, act: impl FnOnce() -> T) -> T {
+pub fn guarded<T>(too_long: impl FnOnce() + Send + 'static, act: impl FnOnce() -> T) -> T {
     let (acting, ended) = mpsc::channel::<()>();
     let guard = thread::spawn(move || {
         if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {

@@ -230,3 +230,71 @@ fn array<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
     *rest = left;
     Some(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A block of three events, as it is stored, and the sealed bytes that are in it.
+    fn block() -> (Vec<u8>, Vec<[Vec<u8>; SEALS]>) {
+        let mut block = NewBlock::default();
+        let sealed = |event: u8| [vec![event; 3], vec![], vec![event; 200], vec![event]];
+        let events: Vec<_> = (1..=3).map(sealed).collect();
+        for (event, number) in events.iter().zip(1..) {
+            block.begin_event(&[number; LEAF_BYTES], event.concat().len());
+            for (seal, kind) in event.iter().zip(0..) {
+                let name = KeyName::from_slice(&[kind; KeyName::LEN]).unwrap();
+                let put = |out: &mut Vec<u8>| {
+                    out.extend_from_slice(seal);
+                    Ok::<_, ()>(())
+                };
+                block.put_seal(&name, put).unwrap();
+            }
+            block.end_event();
+        }
+        (block.encode(9).to_vec(), events)
+    }
+
+    /// Broken to see it fail: where an event begins taken for where it ends.
+    #[test]
+    fn a_block_gives_back_what_was_put_into_it_and_nothing_else() {
+        let (bytes, events) = block();
+        let block = Block::decode(70, &bytes).unwrap();
+        assert_eq!((block.first_slot, block.end()), (70, 73));
+        for (event, slot) in events.iter().zip(70..) {
+            let sealed = block.event(slot).unwrap();
+            assert_eq!((sealed.batch, sealed.slot, sealed.leaf[0]), (9, slot, slot as u8 - 69));
+            assert_eq!(block.leaf(slot), Some(&sealed.leaf));
+            for (place, (name, seal)) in sealed.seals.iter().enumerate() {
+                assert_eq!((name.as_bytes()[0] as usize, *seal), (place, event[place].as_slice()));
+            }
+            assert_eq!(Block::decode(70, &bytes).unwrap().event(slot).unwrap().to_owned().slot, slot);
+        }
+        for slot in [0, 69, 73, u64::MAX] {
+            assert!(block.event(slot).is_none() && block.leaf(slot).is_none(), "{slot}");
+        }
+        assert!(Block::decode(u64::MAX - 2, &bytes).is_none(), "slots have an end");
+    }
+
+    /// Whatever a disk makes of a block, no other bytes than its own are read: cut anywhere, and each bit of its tail. Broken to see it fail:
+    /// the length of the events not compared with their last end.
+    #[test]
+    fn a_block_that_was_changed_is_none_or_has_its_own_bytes() {
+        let (bytes, _) = block();
+        let look = |bytes: &[u8]| {
+            let Some(block) = Block::decode(70, bytes) else { return false };
+            (60..90)
+                .filter_map(|slot| block.event(slot))
+                .for_each(|event| assert!(event.leaf.len() < bytes.len()));
+            true
+        };
+        (0..bytes.len()).for_each(|at| assert!(!look(&bytes[..at]), "cut at {at}"));
+        for bit in 0..bytes.len() * 8 {
+            let mut changed = bytes.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            look(&changed);
+        }
+        assert!(!look(&[]) && !look(&[0; 12]), "a block has events");
+        assert!(!look(&[0xFF; 40]));
+    }
+}

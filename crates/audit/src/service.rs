@@ -40,8 +40,9 @@ pub const MAX_STREAMS: usize = 64;
 /// Of these, streams of one collector: one that works, and those that it has lost and the server has not noticed yet.
 pub const MAX_STREAMS_PER_IDENTITY: usize = 8;
 
-/// Batches of one stream between reading them and their first answer.
-const UNDER_WAY: usize = 8;
+/// Batches of one stream between reading them and their first answer: those that are written under one sync, and as many before them on
+/// their way into the log. Each may have 2 MiB.
+const UNDER_WAY: usize = 16;
 
 /// Batches of one stream that were accepted and wait for publication: names and numbers only.
 const UNPUBLISHED: usize = 4_096;

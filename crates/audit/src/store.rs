@@ -9,6 +9,8 @@
 //! order and finds nothing by name, sled does not sync.
 
 #[cfg(test)]
+mod blocks;
+#[cfg(test)]
 mod faults;
 mod follow;
 #[cfg(test)]

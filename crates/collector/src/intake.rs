@@ -429,8 +429,16 @@ impl Reading {
         });
         let taken = known.map_or(0, |known| known.taken);
         self.frame(place, record.frame, taken, Some((name, &record.start)), told)?;
-        self.positions.insert(name.to_owned(), record.end);
+        self.read_to(name, record.end);
         Ok(())
+    }
+
+    /// An input was read so far, with everything that is pending.
+    fn read_to(&mut self, name: &str, position: Position) {
+        match self.positions.get_mut(name) {
+            Some(known) => *known = position,
+            None => drop(self.positions.insert(name.to_owned(), position)),
+        }
     }
 
     fn frame(
@@ -449,13 +457,15 @@ impl Reading {
         };
         self.reports[place].records += 1;
         let events = input.kind.decode(frame, &context);
-        for (nth, decoded) in (0..).zip(events) {
-            if nth < taken {
+        let last = events.len() as u64;
+        for (nth, decoded) in (1..).zip(events) {
+            if nth <= taken {
                 continue;
             }
             self.take(place, decoded, &context, told)?;
-            if let Some((name, start)) = at {
-                self.positions.insert(name.to_owned(), Position { taken: nth + 1, ..start.clone() });
+            // With its last event all of the record was taken, and its end is the position.
+            if let Some((name, start)) = at.filter(|_| nth < last) {
+                self.read_to(name, Position { taken: nth, ..start.clone() });
             }
         }
         Ok(())

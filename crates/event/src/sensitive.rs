@@ -122,7 +122,7 @@ impl Detectors {
         }
         // The record was counted; its fields say the same again.
         event.each_text(&mut |text| {
-            if let Some(other) = self.replaced(text.as_bytes(), &mut |_| ()) {
+            if let Some(other) = self.replaced(text.as_bytes(), &mut report.tokens, &mut |_| ()) {
                 *text = String::from_utf8_lossy(&other).into_owned();
             }
         });
@@ -179,7 +179,8 @@ impl Detectors {
         }
         // What is found in the bytes alone stands in a field that is not known, or two fields side by side look like
         // it.
-        let is_clean = |bytes: &[u8]| self.replaced(bytes, &mut |_| ()).is_none();
+        let tokens = &mut report.tokens;
+        let mut is_clean = |bytes: &[u8]| self.replaced(bytes, tokens, &mut |_| ()).is_none();
         if report.found == before && is_clean(&record) {
             return record;
         }
@@ -232,9 +233,9 @@ impl Detectors {
     /// looked at too.
     fn at(&self, text: &[u8], report: &mut Report, path: &dyn Fn() -> String) -> Option<Vec<u8>> {
         let mut kinds = Vec::new();
-        let replaced = self.replaced(text, &mut |kind| kinds.push(kind))?;
+        let replaced = self.replaced(text, &mut report.tokens, &mut |kind| kinds.push(kind))?;
         let path = path();
-        let path = match self.replaced(path.as_bytes(), &mut |_| ()) {
+        let path = match self.replaced(path.as_bytes(), &mut report.tokens, &mut |_| ()) {
             Some(other) => String::from_utf8_lossy(&other).into_owned(),
             None => path,
         };
@@ -243,7 +244,7 @@ impl Detectors {
     }
 
     /// The text with a token in place of everything that was found; none if nothing was.
-    fn replaced(&self, text: &[u8], found: &mut dyn FnMut(Detected)) -> Option<Vec<u8>> {
+    fn replaced(&self, text: &[u8], tokens: &mut Tokens, found: &mut dyn FnMut(Detected)) -> Option<Vec<u8>> {
         if !trace::may_hold(text) {
             return None;
         }
@@ -251,7 +252,8 @@ impl Detectors {
         let mut at = 0;
         for one in scan::matches(text).into_iter().filter(|one| self.kinds.contains(&one.kind)) {
             replaced.extend(&text[at..one.range.start]);
-            replaced.extend(self.token(one.kind, &text[one.range.clone()]).as_bytes());
+            let value = &text[one.range.clone()];
+            replaced.extend(tokens.of(one.kind, value, || self.token(one.kind, value)));
             at = one.range.end;
             found(one.kind);
         }
@@ -278,9 +280,31 @@ impl Detectors {
     }
 }
 
+/// Tokens of a record, by what they stand for: its fields say again what it says.
+#[derive(Default)]
+struct Tokens(Vec<(Detected, Zeroizing<Vec<u8>>, String)>);
+
+/// The most that are kept: a record of many values has few of them in its fields.
+const MAX_TOKENS: usize = 8;
+
+impl Tokens {
+    fn of(&mut self, kind: Detected, value: &[u8], make: impl FnOnce() -> String) -> Vec<u8> {
+        let mut known = self.0.iter().filter(|(of, known, _)| *of == kind && known.as_slice() == value);
+        if let Some((_, _, token)) = known.next() {
+            return token.clone().into_bytes();
+        }
+        let token = make();
+        if self.0.len() < MAX_TOKENS {
+            self.0.push((kind, Zeroizing::new(value.to_vec()), token.clone()));
+        }
+        token.into_bytes()
+    }
+}
+
 /// What was found in a record.
 #[derive(Default)]
 struct Report {
+    tokens: Tokens,
     found: Found,
     replaced: Vec<Replaced>,
     elsewhere: bool,

@@ -63,6 +63,9 @@ pub struct Tail {
     pub masked: Vec<String>,
 }
 
+/// What a tail begins with: its plan, what counts for it, and its first slot.
+type Begun = (Plan, Counting, u64);
+
 /// A part of a tail.
 pub enum Part {
     /// An event.
@@ -133,6 +136,7 @@ impl Asker {
             self.refuse(who.as_str(), super::By::Service, &request, &refusal).await?;
             return Ok(Err(refusal));
         };
+        self.caught_up().await;
         let limits = rules.guard.limits.of(&principal);
         let now_ns = nanos(now);
         request.from_ns = Some(now_ns);
@@ -174,7 +178,7 @@ impl Asker {
         (who, limits): (&Principal, &Limits),
         request: &Request,
         (from, now): (Option<LeafIndex>, UnixMillis),
-    ) -> Result<Result<(Plan, Counting, u64), Box<Refusal>>, AskError> {
+    ) -> Result<Result<Begun, Box<Refusal>>, AskError> {
         let refused =
             |code, message: String, suggestion| Ok(Err(Box::new(Refusal::new(code, message, suggestion))));
         let Some(index) = self.following.index() else {

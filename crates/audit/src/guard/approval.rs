@@ -170,15 +170,24 @@ impl Approval {
         matches!(self.state, State::Pending | State::Granted { .. }) && !self.is_expired(now)
     }
 
+    /// When its time is over: for an answer, or for its use once it was granted.
+    pub fn expires_at(&self) -> UnixMillis {
+        let (since, within) = match &self.state {
+            State::Granted { at, .. } => (*at, USE_WITHIN_MS),
+            State::Pending | State::Denied { .. } | State::Used { .. } => (self.asked_at, ANSWER_WITHIN_MS),
+        };
+        UnixMillis(since.0.saturating_add(within))
+    }
+
     /// Whether its time is over, for an answer or for its use.
     pub fn is_expired(&self, now: UnixMillis) -> bool {
-        let (since, within) = match &self.state {
-            State::Pending => (self.asked_at, ANSWER_WITHIN_MS),
-            State::Granted { at, .. } => (*at, USE_WITHIN_MS),
+        let since = match &self.state {
+            State::Pending => self.asked_at,
+            State::Granted { at, .. } => *at,
             State::Denied { .. } | State::Used { .. } => return false,
         };
         // A clock that went back must not give a request more time than it had.
-        now < since || now.0 - since.0 >= within
+        now < since || now >= self.expires_at()
     }
 
     /// Somebody answers. The answer is in force when the returned request is durable.

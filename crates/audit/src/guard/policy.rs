@@ -12,6 +12,7 @@ use cedar_policy::{
     PolicySet, Request, RestrictedExpression, Schema, ValidationMode, Validator,
 };
 use epigraph_core::Hash;
+use miette::Diagnostic as _;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -189,7 +190,9 @@ pub enum PolicyError {
     #[error("{0} cannot be read: {1}")]
     Text(String, String),
     /// It names what does not exist.
-    #[error("{0} does not fit the schema: {1}. `epigraph policy-set check` prints the schema")]
+    #[error(
+        "{0} does not fit the schema: {1}. `epigraph policy-set check --schema` prints what policies may speak of"
+    )]
     Schema(String, String),
     /// A policy with holes.
     #[error("{0} has the template `{1}`: write a policy for each case instead")]
@@ -244,7 +247,12 @@ impl Policies {
         let unreadable = |why: String| PolicyError::Text(name.into(), why);
         let (schema, _) =
             Schema::from_cedarschema_str(SCHEMA).map_err(|why| unreadable(format!("the schema: {why}")))?;
-        let set = PolicySet::from_str(text).map_err(|why| unreadable(why.to_string()))?;
+        let set = PolicySet::from_str(text).map_err(|why| {
+            let at =
+                why.labels().and_then(|mut labels| labels.next()).map_or(text.len(), |label| label.offset());
+            let line = text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
+            unreadable(format!("line {line}: {why}"))
+        })?;
         if let Some(template) = set.templates().next() {
             return Err(PolicyError::Template(name.into(), template.id().to_string()));
         }
@@ -272,7 +280,10 @@ impl Policies {
         }
         let checked = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
         if let Some(why) = checked.validation_errors().next() {
-            return Err(PolicyError::Schema(name.into(), why.to_string()));
+            let (id, why) = (why.policy_id(), why.to_string());
+            let why = why.strip_prefix(&format!("for policy `{id}`, ")).unwrap_or(&why);
+            let named = rules.get(id).map_or_else(|| id.to_string(), |rule| rule.id.clone());
+            return Err(PolicyError::Schema(name.into(), format!("policy `{named}`: {why}")));
         }
         Ok(Policies { set, schema, rules, hash: hash(text) })
     }
@@ -432,12 +443,16 @@ mod tests {
     fn a_set_that_does_not_fit_the_schema_is_never_in_force() {
         assert!(Policies::shipped().is_ok());
         refused("", "has 0 policies");
-        refused("permit (principal", "cannot be read");
+        refused("permit (principal", "line 1: ");
+        refused("// a set\n\n@id(\"a\") permit (principal, action resource);\n", "line 3: ");
         refused(
             "@id(\"a\") permit (principal, action, resource) when { principal in Role::\"root\" };",
             "schema",
         );
-        refused("@id(\"a\") permit (principal, action == Action::\"Write\", resource);", "schema");
+        refused(
+            "@id(\"a\") permit (principal, action == Action::\"Write\", resource);",
+            "policy `a`: unrecognized action",
+        );
         refused(
             "@id(\"a\") permit (principal, action, resource) when { principal.clearance > 3 };",
             "schema",

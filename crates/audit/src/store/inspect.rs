@@ -552,13 +552,36 @@ mod tests {
             "events 2 to 3 of epoch 0 are missing, and the list of gaps does not say so",
             Box::new(|all, id| drop(all.open_table(BATCHES).unwrap().remove((id, 0, 1)).unwrap())),
         );
-        check(
-            "cannot be read: it was changed",
-            Box::new(|all, id| {
+        let record = |change: fn(&mut Vec<u8>)| -> Change {
+            Box::new(move |all, id| {
                 let mut batches = all.open_table(BATCHES).unwrap();
                 let mut record = batches.get((id, 0, 0)).unwrap().unwrap().value().to_vec();
-                record.pop();
+                change(&mut record);
                 batches.insert((id, 0, 0), record.as_slice()).unwrap();
+            })
+        };
+        check("cannot be read: it was changed", record(|record| drop(record.pop())));
+        // Of a record: its hash, then the time in its leaves; the signature is at the end.
+        check("is another one than is written beside it", record(|record| record[0] ^= 1));
+        check("the leaf in the place of event 0 is another one's", record(|record| record[32] ^= 1));
+        check("signature", record(|record| *record.last_mut().unwrap() ^= 1));
+        check(
+            "is not in the list of sources any more",
+            Box::new(|all, id| {
+                let mut batches = all.open_table(BATCHES).unwrap();
+                let one = batches.get((id, 0, 0)).unwrap().unwrap().value().to_vec();
+                batches.insert((&[9; 32], 0, 0), one.as_slice()).unwrap();
+            }),
+        );
+        check(
+            "has sent batches, and none is there",
+            Box::new(|all, _| all.open_table(BATCHES).unwrap().retain(|_, _| false).unwrap()),
+        );
+        check(
+            "the list of slots ends at 5, and that of leaves at 13",
+            Box::new(|all, _| {
+                all.open_table(PLACED).unwrap().insert(4, (9, 14)).unwrap();
+                all.open_table(LEAVES).unwrap().insert(14, (9, 4)).unwrap();
             }),
         );
         check(

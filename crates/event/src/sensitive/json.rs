@@ -194,7 +194,7 @@ mod tests {
         );
     }
 
-    // Broken to see it fail: a trace that is searched for from behind the end of a text; without the escape signs.
+    // Broken to see it fail: a trace that is searched for from three bytes behind a text; without the sign of an escape.
     #[test]
     fn no_short_cut_passes_over_anything() {
         for json in [
@@ -212,7 +212,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4_000) })]
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_500) })]
 
         #[test]
         fn no_short_cut_passes_over_anything_made_up(parts in vec(part(), 0..24)) {
