@@ -98,8 +98,8 @@ impl Kept {
     }
 }
 
-// Broken to see it fail: no key drawn for a role on whose behalf somebody acts; a slot taken in before its leaf was placed; trace ids left
-// out of `Row::requests`.
+/// F9: who acted, and on whose behalf, are both ways to an event. Broken to see it fail: no key drawn for a role on whose behalf somebody
+/// acts; a slot taken in before its leaf was placed; trace ids left out of `Row::requests`.
 #[test]
 fn events_are_found_by_everybody_and_everything_that_they_name() {
     let mut kept = Kept::new();
@@ -139,7 +139,7 @@ fn events_are_found_by_everybody_and_everything_that_they_name() {
     assert_eq!((&complete.gaps[..], complete.last_seen_ms), (&[][..], NOW.0));
 }
 
-// Broken to see it fail: the last event not compared at the opening.
+/// F20. Broken to see it fail: the last event not compared at the opening.
 #[test]
 fn the_indexes_are_made_again_when_they_are_gone_damaged_or_ahead() {
     let mut kept = Kept::new();
