@@ -1,6 +1,7 @@
 //! The audit service as a process: batches in from a collector, events out with everything that proves them.
 
 use std::fs;
+use std::process::Command;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -407,6 +408,45 @@ fn the_wrapping_key_is_replaced_and_what_was_cut_off_is_ended() {
     fs::copy(&old, &key).unwrap();
     let refused = audited.house.start("audit", "audit.toml").err().unwrap();
     refused.refused(5, &["wrapped by another one"]);
+}
+
+/// F14, F20, as far as there is no archive yet: through a new wrapping key, indexes that are made again, and a directory that was copied away and
+/// back, an event keeps its leaf and its place in the log; and what was kept as a proof at the beginning stays one. Broken to see it fail:
+/// leaves given to the log anew at a start.
+#[test]
+fn an_event_keeps_its_place_whatever_is_done_with_what_is_kept() {
+    let mut audited = Audited::new();
+    let first = audited.batch(&Tip::default(), collected(&audited.entropy));
+    audited.submit("one", std::slice::from_ref(&first));
+    let (out, directory) = (audited.house.outside("out"), audited.house.path("audit"));
+    let id = "11111111-2222-3333-4444-555555555555";
+    audited.house.call("events", &[&"get", &id, &"--proof", &out]).succeeded(&["verified:"]);
+    let place = |audited: &Audited| {
+        let ended = audited.house.call("events", &[&"get", &id, &"--json"]);
+        let event = &ended.succeeded(&[]).object()["events"][0];
+        assert_eq!(event["verified"], true, "{event}");
+        [event["index"].clone(), event["leaf_hash"].clone(), event["sequence"].clone()]
+    };
+    let before = place(&audited);
+    let restart = |audited: &mut Audited| {
+        audited.start();
+        // Answered when it is published as far as this service knows.
+        audited.submit("one", std::slice::from_ref(&first));
+        assert_eq!(place(audited), before);
+        audited.stop();
+    };
+    audited.stop();
+    epigraph(&[&"audit", &"rekey", &"--config", &audited.house.path("audit.toml")]).succeeded(&[]);
+    restart(&mut audited);
+    fs::remove_file(directory.join("index.redb")).unwrap();
+    restart(&mut audited);
+    let archive = audited.house.outside("archive");
+    for (from, to) in [(&directory, &archive), (&archive, &directory)] {
+        assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+        fs::remove_dir_all(from).unwrap();
+    }
+    restart(&mut audited);
+    audited.house.call("verify", &[&out]).succeeded(&["verified:"]);
 }
 
 /// F57: what each source has done is among the metrics, under its name, and moves with it.
