@@ -231,11 +231,11 @@ fn what_was_read_today_outlives_the_process_and_ends_with_the_day() {
 }
 
 /// Broken to see it fail: no place counted for a tail; a tail that is not told when it is ended; one that is not taken out of the list;
-/// the look at the first event left out.
+/// the look at the first event left out; what it reads not counted.
 #[test]
 fn a_tail_takes_a_place_is_listed_and_is_ended() {
     let mut asked = Asked::new();
-    asked.rules("[questions.limits.auditor]\nrunning = 2\n[questions.limits.responder]\nday_bytes = 1000\n");
+    asked.rules("[questions.limits.auditor]\nrunning = 2\n");
     let mut first = asked.tail("", &["--from-leaf", "0", "--filter", ACTION]);
     let shown = first.next();
     assert_eq!(format!("action={}", shown["values"]["action"].as_str().unwrap()), ACTION);
@@ -274,6 +274,17 @@ fn a_tail_takes_a_place_is_listed_and_is_ended() {
     assert_eq!(record.says("tail.finished", "events")["values"]["result"], "success");
     drop(record);
 
+    // What it read is gone from the day, and the rest of what it was counted for is not.
+    let mut tail = asked.tail("responder", &["--from-leaf", "0", "--filter", ACTION]);
+    tail.next();
+    drop(tail);
+    let mut record = asked.record();
+    (0..3).for_each(|_| drop(record.says("tail.finished", "events")));
+    drop(record);
+    asked.rules("[questions.limits.responder]\nday_bytes = 272\n");
+    asked.refused("responder", &[], &["QUOTA_SPENT"]);
+    asked.rules("[questions.limits.responder]\nday_bytes = 1000000\n");
+    asked.ask("responder", &[]).succeeded(&[]);
     // A tail counts before it begins, and begins no further back than its reader may look.
     asked.no_tail("responder", &[], &["QUOTA_SPENT"]);
     asked.rules("");
