@@ -387,6 +387,26 @@ fn an_answer_goes_on_page_by_page_for_its_reader_alone() {
     asked.refused("", &["--page", token], &["PAGE_EXPIRED"]);
 }
 
+/// Broken to see it fail: the time looked at only while the index is read.
+#[test]
+fn a_question_takes_no_longer_than_it_may_however_it_is_asked() {
+    let mut asked = Asked::new();
+    let events = (0..100).flat_map(|_| collected(&asked.audited.entropy)).collect();
+    let more = asked.audited.batch(&asked.tip, events);
+    asked.audited.submit("one", &[more]);
+    // More than it takes to find the rows, and less than it takes to prove a hundred.
+    asked.rules("[questions.limits.auditor]\ntimeout_ms = 60\n");
+    let ended = until("too late", || {
+        let out = asked.audited.house.outside("out");
+        let _ = fs::remove_dir_all(&out);
+        let ended = asked.ask("", &["--proofs", &out.display().to_string()]);
+        ended.err.contains("took longer than it may").then_some(ended)
+    });
+    ended.refused(3, &["DEADLINE_EXCEEDED", "shorter window"]);
+    let mut record = asked.record();
+    while record.says("runbook.finished", "actor-activity")["values"]["result"] != "partial" {}
+}
+
 /// Broken to see it fail: series under names that were asked for; an answer that is not counted.
 #[test]
 fn what_runbooks_took_and_read_is_told_by_their_names_alone() {
