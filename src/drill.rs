@@ -4,6 +4,7 @@
 //! It knows where each kind of bytes lies; what counts as sound is for those who are asked to say.
 
 mod events;
+mod index;
 mod log;
 
 use std::fmt::Display;
@@ -18,7 +19,11 @@ use crate::cli::drill::{Place, Tamper};
 use crate::failure::{Failure, Outcome};
 use crate::fsck::Finding;
 use crate::scratch::{Scratch, copy_files};
+use crate::state;
 use crate::terminal::Terminal;
+
+/// The configuration of an audit service.
+const AUDIT: &str = "audit.toml";
 
 /// Places in a file with the same bytes, some of which may be old copies that nothing reads: so many are tried.
 const MAX_PLACES: usize = 64;
@@ -28,7 +33,8 @@ pub fn run(args: &Tamper, terminal: Terminal) -> Outcome {
     let drilled = match args.place {
         Place::Journal => log::journal(dir, terminal),
         Place::Tile => log::tile(dir, terminal),
-        Place::Index => log::index(dir, terminal),
+        Place::Index if state::audit::there(&dir.join(AUDIT))? => index::row(dir, terminal),
+        Place::Index | Place::Lookup => log::lookup(dir, terminal),
         Place::Payload => events::payload(dir, terminal),
         Place::Spool => events::spool(dir, terminal),
     }?;

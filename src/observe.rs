@@ -1,6 +1,7 @@
 //! What the program says while it runs: messages on standard error, and the spans of calls and batches for whoever keeps
 //! traces. It does not know what is said; the roles say it.
 
+mod json;
 mod otlp;
 
 use std::env;
@@ -21,6 +22,7 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::failure::{Failure, Outcome};
 use crate::metrics::Spans;
+use json::SpanFields;
 use otlp::{Endpoint, Exporting};
 
 /// The filter of messages, above what the configuration says: `debug`, or `epigraph_rpc=trace`.
@@ -110,7 +112,7 @@ pub fn start(tracing: &Tracing, json: bool, entropy: Arc<dyn Entropy>) -> Outcom
     let messages = fmt::layer().with_writer(std::io::stderr).with_target(false);
     let registry = tracing_subscriber::registry().with(traces);
     if json {
-        registry.with(messages.json().with_filter(filter)).init();
+        registry.with(messages.json().fmt_fields(SpanFields).with_filter(filter)).init();
     } else {
         registry.with(messages.with_ansi(false).with_filter(filter)).init();
     }
@@ -126,7 +128,7 @@ fn is_traced(metadata: &Metadata<'_>) -> bool {
 fn subscribe(filter: EnvFilter, json: bool) {
     let messages =
         fmt::Subscriber::builder().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if json { messages.json().init() } else { messages.with_ansi(false).init() }
+    if json { messages.json().fmt_fields(SpanFields).init() } else { messages.with_ansi(false).init() }
 }
 
 fn filter(configured: &str) -> EnvFilter {

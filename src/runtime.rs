@@ -68,6 +68,15 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
+/// How nice the threads are that nobody waits for: as long as others want all of a core, they get a tenth of it.
+const BEHIND: i32 = 10;
+
+/// Lets everybody else go first on the cores, whoever calls it: the priority of one thread is Linux's to give.
+pub fn stand_back() {
+    // A thread may always become nicer; where it may not, it is only less polite than it could be.
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), BEHIND);
+}
+
 /// Completes when the process is asked to stop, by Ctrl-C or by SIGTERM. Call it before anything is served, so that
 /// no signal falls into a gap.
 pub fn stop_signal() -> io::Result<impl Future<Output = ()>> {
@@ -79,4 +88,26 @@ pub fn stop_signal() -> io::Result<impl Future<Output = ()>> {
             _ = terminate.recv() => {}
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Broken to see it fail: the priority of the process given instead of the thread's.
+    #[test]
+    fn only_the_thread_that_stands_back_is_nicer() {
+        let nice = || {
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            // The name, in parentheses, may have spaces: what comes behind it is counted, from the state, which is the third.
+            let fields = stat.rsplit_once(')').unwrap().1.trim();
+            fields.split(' ').nth(19 - 3).unwrap().parse::<i32>().unwrap()
+        };
+        let before = nice();
+        let there = std::thread::spawn(move || {
+            stand_back();
+            nice()
+        });
+        assert_eq!((there.join().unwrap(), nice()), (BEHIND.max(before), before));
+    }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use anyhow::Context;
-use epigraph_audit::index::follow::{self, STEP, STEPS_A_SYNC};
+use epigraph_audit::index::follow::{self, Filler, STEP, SYNC};
 use epigraph_audit::index::{Entry, Index};
 use epigraph_audit::query::row::Pseudonyms;
 use epigraph_audit::query::{Access, Estimate, Filter, Meter, Pseudonym, Row, Scan, Window};
@@ -238,12 +238,9 @@ fn follow(records: &Records, dir: &Path) -> anyhow::Result<()> {
     store.placed(0, count, first)?;
     let reader = store.reader();
     let index = follow::open(&dir.join("index.redb"), false, &reader)?;
+    let mut filler = Filler::new(Arc::new(index), reader);
     let (began, start) = (cpu()?, clock::now());
-    for step in 1_u32.. {
-        if follow::step(&index, &reader, step.is_multiple_of(STEPS_A_SYNC))? == 0 {
-            break;
-        }
-    }
+    while filler.step()? > 0 {}
     let (cpu, wall) = (cpu()?.saturating_sub(began), start.elapsed());
     println!(
         "{count} events followed, each opened and compared with its leaf: {:.1} MB/s of raw JSON on a core, {:.1} MB/s by the clock",
@@ -257,7 +254,7 @@ fn fill(records: &Records, index: &Index) -> anyhow::Result<()> {
     let (mut vault, start) = (vault(), clock::now());
     let (mut bytes, mut decoding, mut filling, mut waited) =
         (0_u64, Duration::ZERO, Duration::ZERO, Duration::ZERO);
-    for (step, first) in (0..records.count).step_by(STEP as usize).enumerate() {
+    for first in (0..records.count).step_by(STEP as usize) {
         let raw: Vec<_> = (first..(first + STEP).min(records.count))
             .map(|number| (number, records.record(number)))
             .collect();
@@ -269,7 +266,7 @@ fn fill(records: &Records, index: &Index) -> anyhow::Result<()> {
             .map(|(number, record)| entry(*number, record, &mut vault, &mut texts))
             .collect::<Result<_, _>>()?;
         let (decoded, asked) = (cpu()?, clock::now());
-        index.fill(&entries, (step as u32).is_multiple_of(STEPS_A_SYNC))?;
+        index.fill(&entries, (first + STEP).is_multiple_of(SYNC))?;
         waited += asked.elapsed();
         decoding += decoded.saturating_sub(began);
         filling += cpu()?.saturating_sub(decoded);

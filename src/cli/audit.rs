@@ -9,6 +9,7 @@ use epigraph_audit::source::Enrolled;
 use epigraph_core::{Hash, LeafIndex, SourceVKey, UnixMillis};
 use epigraph_event::Bundle;
 use epigraph_event::bundle::Proven;
+use epigraph_event::decode::k8s;
 use epigraph_rpc::SpiffeId;
 use epigraph_rpc::peer::audit::{Audit, SourceStatus, WhichEvent};
 use serde_json::{Value, json};
@@ -82,7 +83,7 @@ pub struct EventsGet {
     #[command(flatten)]
     pub profile: ProfileDir,
 
-    /// The event's id, as its source gave it
+    /// The event's id, as its source gave it; of a Kubernetes request, its auditID for all stages or auditID/STAGE for one
     #[arg(value_name = "ID", required_unless_present_any = ["leaf", "sequence"])]
     pub id: Option<String>,
 
@@ -324,7 +325,10 @@ async fn fetch(audit: &Audit, origin: &str, which: &WhichEvent, purpose: &str) -
 fn is_meant(which: &WhichEvent, proven: &Proven) -> bool {
     match which {
         // Where the core was erased nobody can tell any more.
-        WhichEvent::Id(id) => proven.core.as_ref().is_none_or(|core| core.event_id == *id),
+        WhichEvent::Id(id) => proven
+            .core
+            .as_ref()
+            .is_none_or(|core| core.event_id == *id || k8s::ids_of_request(id).any(|id| core.event_id == id)),
         WhichEvent::Leaf(index) => proven.index == *index,
         WhichEvent::Sequence { source, epoch, sequence } => {
             let leaf = &proven.leaf;

@@ -184,7 +184,7 @@ async fn collect(run: Run, once: bool, terminal: Terminal) -> Outcome {
         clock: runtime::clock(),
         entropy: runtime::entropy(),
     };
-    let Intake { commands, progress, replaced, mut ended } =
+    let Intake { commands, progress, fresh, replaced, mut ended } =
         intake::start(setup, spool).map_err(Failure::state)?;
     let clock = runtime::clock();
     let doors = Doors::open(&doors, &commands, &clock).await?;
@@ -213,6 +213,7 @@ async fn collect(run: Run, once: bool, terminal: Terminal) -> Outcome {
         policy: place.policy,
         origin: place.origin,
         spool: spool_dir,
+        fresh,
         progress: progress.clone(),
         commands: commands.clone(),
         entropy: runtime::entropy(),

@@ -34,8 +34,10 @@ pub enum Place {
     Tile,
     /// An audit event, in the store of the audit service; its log is needed too
     Payload,
-    /// The lookup by leaf hash of a log; it is on disk from 65,536 entries on
+    /// A row of the index of an audit service, by which questions find events; where there is no audit service, the same as lookup
     Index,
+    /// The lookup by leaf hash of a log; it is on disk from 65,536 entries on
+    Lookup,
     /// A signed batch in the spool of a collector
     Spool,
 }
@@ -48,6 +50,7 @@ impl Place {
             Place::Tile => "tile",
             Place::Payload => "payload",
             Place::Index => "index",
+            Place::Lookup => "lookup",
             Place::Spool => "spool",
         }
     }

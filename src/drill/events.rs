@@ -1,9 +1,10 @@
 //! Audit events: in the store of the audit service, and in the spool of a collector.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use epigraph_audit::seal::{Opened, Sealed};
+use epigraph_audit::record::Sealed;
+use epigraph_audit::seal::Opened;
 use epigraph_audit::store::{EventName, Reader, Store};
 use epigraph_audit::vault::KeyWrapper;
 use epigraph_collector::spool::{Limits, Spool, SpoolReader};
@@ -14,7 +15,7 @@ use epigraph_store::journal;
 use epigraph_store::lock;
 
 use super::log::StoppedLog;
-use super::{Copy, Drilled, about, files, flip, places_of};
+use super::{AUDIT, Copy, Drilled, about, files, flip, places_of};
 use crate::config::audit::{AuditConfig, load_sources};
 use crate::config::collector::{CollectorConfig, DEFAULT_SPOOL_MIB};
 use crate::failure::{Failure, Outcome};
@@ -29,69 +30,104 @@ const NEEDLE_BYTES: usize = 512;
 /// Events that are tried until one is found that can be proven.
 const MAX_TRIED: u64 = 4_096;
 
+/// A copy of a stopped audit service and of its log, and an event in both that is proven before anything is changed.
+pub(super) struct StoppedService {
+    pub(super) copy: Copy,
+    /// As if the copy were the service.
+    pub(super) config: AuditConfig,
+    pub(super) log: StoppedLog,
+    pub(super) sources: Vec<SourceVKey>,
+    pub(super) file: PathBuf,
+    wrapper: Arc<dyn KeyWrapper>,
+    pub(super) found: Found,
+}
+
+impl StoppedService {
+    pub(super) fn of(dir: &Path, terminal: Terminal) -> Outcome<StoppedService> {
+        let mut config = AuditConfig::load(&dir.join(AUDIT))?;
+        let copy = {
+            let _locked = state::lock_role(lock::Kind::Audit, &config.directory)?;
+            Copy::of(&config.directory, "audit")?
+        };
+        let own = state::audit::load_key(&config)?.vkey().clone();
+        let mut sources: Vec<SourceVKey> =
+            load_sources(&config.list())?.into_iter().map(|source| source.vkey).collect();
+        sources.push(own);
+        let wrapper: Arc<dyn KeyWrapper> = Arc::new(state::audit::load_wrapper(&config)?);
+        config.directory = copy.path();
+        let file = state::audit::store(&config);
+        // One that was killed puts its file in order first.
+        drop(Store::open(&file, Arc::clone(&wrapper), runtime::entropy()).map_err(Failure::state)?);
+        let log = StoppedLog::of(dir, terminal)?;
+        let reader = Reader::of_stopped(&file, Arc::clone(&wrapper)).map_err(Failure::state)?;
+        let found = find(&reader, &log)?;
+        found.bundle.verify(&log.policy, &sources).map_err(|error| {
+            Failure::state(format!("the event is not proven before anything was changed: {error}"))
+        })?;
+        Ok(StoppedService { copy, config, log, sources, file, wrapper, found })
+    }
+
+    /// For those who read the store.
+    pub(super) fn open(&self) -> Outcome<Reader> {
+        Reader::of_stopped(&self.file, Arc::clone(&self.wrapper)).map_err(Failure::state)
+    }
+
+    /// What the check of everything finds in a file.
+    pub(super) fn scrub(&self, file: &Path, terminal: Terminal) -> Outcome<Option<String>> {
+        Ok(about(&fsck::audit::check(&self.config, false, terminal)?.findings, file, &self.copy))
+    }
+
+    /// What the event is called.
+    pub(super) fn what(&self) -> String {
+        let EventName { source, epoch, sequence } = self.found.name;
+        let source = self.sources.iter().find(|known| known.id() == source);
+        let source = source.map_or_else(String::new, |source| format!(" of {}", source.name()));
+        format!("event {sequence} of epoch {epoch}{source}")
+    }
+}
+
 /// A bit of the record of an event, in the store of the audit service.
 pub(super) fn payload(dir: &Path, terminal: Terminal) -> Outcome<Drilled> {
-    let mut config = AuditConfig::load(&dir.join("audit.toml"))?;
-    let copy = {
-        let _locked = state::lock_role(lock::Kind::Audit, &config.directory)?;
-        Copy::of(&config.directory, "audit")?
-    };
-    let own = state::audit::load_key(&config)?.vkey().clone();
-    let mut sources: Vec<SourceVKey> =
-        load_sources(&config.list())?.into_iter().map(|source| source.vkey).collect();
-    sources.push(own);
-    let wrapper: Arc<dyn KeyWrapper> = Arc::new(state::audit::load_wrapper(&config)?);
-    config.directory = copy.path();
-    let file = state::audit::store(&config);
-    // One that was killed puts its file in order first.
-    drop(Store::open(&file, Arc::clone(&wrapper), runtime::entropy()).map_err(Failure::state)?);
-    let log = StoppedLog::of(dir, terminal)?;
-    let open = || Reader::of_stopped(&file, Arc::clone(&wrapper)).map_err(Failure::state);
-    let Found { name, sealed, bundle } = find(&open()?, &log)?;
-    bundle.verify(&log.policy, &sources).map_err(|error| {
-        Failure::state(format!("the event is not proven before anything was changed: {error}"))
-    })?;
-
+    let service = StoppedService::of(dir, terminal)?;
+    let StoppedService { copy, log, sources, file, found, .. } = &service;
     let body = Segment::Body.place();
-    let seal = &sealed.seals[body].1;
+    let seal = &found.sealed.seals[body].1;
     let middle = seal.len() as u64 / 2;
     let (mut offset, mut read) = (0, None);
-    for at in places_of(&file, seal)? {
+    for at in places_of(file, seal)? {
         offset = at + middle;
-        flip(&file, offset)?;
+        flip(file, offset)?;
         // The file keeps old pages for a while: the same bytes may lie somewhere where nothing reads them.
-        read = open()?.event(&name).err().map(|error| error.to_string());
+        read = service.open()?.event(&found.name).err().map(|error| error.to_string());
         if read.is_some() {
             break;
         }
-        flip(&file, offset)?;
+        flip(file, offset)?;
     }
-    let findings = fsck::audit::check(&config, false, terminal)?.findings;
     // What somebody would hand out who has the keys too, and sealed it again.
-    let mut changed = bundle;
+    let mut changed = found.bundle.clone();
     if let Some((_, bytes)) = &mut changed.segments[body]
         && let Some(byte) = bytes.last_mut()
     {
         *byte ^= 1;
     }
-    let EventName { source, epoch, sequence } = name;
-    let source = sources.iter().find(|known| known.id() == source);
-    let source = source.map_or_else(String::new, |source| format!(" of {}", source.name()));
     Ok(Drilled {
-        what: format!("event {sequence} of epoch {epoch}{source}"),
-        file: copy.name(&file),
+        what: service.what(),
+        file: copy.name(file),
         offset,
         read,
-        scrub: about(&findings, &file, &copy),
-        verify: changed.verify(&log.policy, &sources).err().map(|error| error.to_string()),
+        scrub: service.scrub(file, terminal)?,
+        verify: changed.verify(&log.policy, sources).err().map(|error| error.to_string()),
     })
 }
 
 /// An event that is in the log, with everything that proves it.
-struct Found {
+pub(super) struct Found {
     name: EventName,
+    /// Where its leaf is.
+    pub(super) index: LeafIndex,
     sealed: Sealed,
-    bundle: Bundle,
+    pub(super) bundle: Bundle,
 }
 
 fn find(reader: &Reader, log: &StoppedLog) -> Outcome<Found> {
@@ -109,7 +145,7 @@ fn find(reader: &Reader, log: &StoppedLog) -> Outcome<Found> {
             && opened.segments[Segment::Body.place()].is_some()
         {
             let bundle = bundle(reader, log, (slot, index), &sealed, opened)?;
-            return Ok(Found { name, sealed, bundle });
+            return Ok(Found { name, index, sealed, bundle });
         }
     }
     Err(none())

@@ -249,7 +249,7 @@ fn read_tile(log: &StoppedLog, id: TileId, directory: &Path, right: &[Hash]) -> 
 }
 
 /// A bit of the place that the lookup says of an entry.
-pub(super) fn index(dir: &Path, terminal: Terminal) -> Outcome<Drilled> {
+pub(super) fn lookup(dir: &Path, terminal: Terminal) -> Outcome<Drilled> {
     let log = StoppedLog::of(dir, terminal)?;
     let directory = log.directory().join("lookup");
     let run = super::files(&directory, "run").unwrap_or_default().into_iter().next();

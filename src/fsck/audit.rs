@@ -1,9 +1,12 @@
-//! The check of what an audit service keeps: its store by itself, then each leaf against the log, if that answers.
+//! The check of what an audit service keeps: its store by itself, its indexes against that, then each leaf against the log, if that answers.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
+use epigraph_audit::index::Index;
+use epigraph_audit::index::compare::compare;
+use epigraph_audit::index::follow::FollowError;
 use epigraph_audit::store::inspect::Inspection;
 use epigraph_audit::store::{Reader, StoreError};
 use epigraph_audit::vault::KeyWrapper;
@@ -104,9 +107,13 @@ pub fn check(config: &AuditConfig, ask: bool, terminal: Terminal) -> Outcome<Che
     if inspection.more {
         findings.push(Finding::new(Kind::Warning, store.clone(), "there are more findings than are listed"));
     }
+    let indexes = state::audit::index(config);
+    if let Some(message) = about_index(&indexes, &reader, inspection.erased) {
+        findings.push(Finding::new(Kind::Warning, indexes, message));
+    }
     let compared = match ask {
         false => None,
-        true => match compare(config, &reader, &store, &mut findings) {
+        true => match compare_leaves(config, &reader, &store, &mut findings) {
             Ok(leaves) => Some(leaves),
             Err(why) => {
                 let message = format_args!("the leaves were not compared with the log's ({why})");
@@ -139,8 +146,47 @@ fn open(
     }
 }
 
+/// What is wrong with the indexes, if there are any: they are opened as a copy, made again beside it, and compared.
+fn about_index(file: &Path, reader: &Reader, erased: u64) -> Option<String> {
+    if !file.exists() {
+        return None;
+    }
+    if erased > 0 {
+        return Some("it was not compared with the events: some were erased since, so that it cannot be made again as it was".to_owned());
+    }
+    let compared = || {
+        let scratch = Scratch::new("fsck-index").map_err(|error| format!("it was not looked at: {error}"))?;
+        let (copy, beside) = (scratch.path().join("index"), scratch.path().join("again"));
+        std::fs::copy(file, &copy)
+            .map_err(|error| format!("it was not looked at: it cannot be copied: {error}"))?;
+        let reader = reader.clone();
+        // The library that reads the file gives up in its own way on what it cannot make sense of.
+        let compared = thread::spawn(move || {
+            let (id, cover) = (reader.producer()?, Arc::new(reader.cover()));
+            let index = Index::open(&copy, &id, Arc::clone(&cover))?;
+            let difference = compare(&index, &reader, &beside)?;
+            drop(index);
+            if difference.is_none() {
+                // In some pages there is nothing to compare.
+                Index::open_checked(&copy, &id, cover)?;
+            }
+            Ok::<_, FollowError>(difference)
+        });
+        match compared.join() {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(difference))) => Err(difference.to_string()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("it cannot be read to its end".to_owned()),
+        }
+    };
+    let wrong = compared().err()?;
+    Some(format!(
+        "{wrong}; it is derived: deleted while the service is stopped, it is made again from the events"
+    ))
+}
+
 /// Compares every leaf that the log confirmed with the entry that it has there, which the client verifies.
-fn compare(
+fn compare_leaves(
     config: &AuditConfig,
     reader: &Reader,
     store: &Path,

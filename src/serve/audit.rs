@@ -103,7 +103,8 @@ async fn serve(config: AuditConfig, until_stdin_closes: bool, spans: &Spans, ter
     let (newest, published) = watch::channel(None);
     // Nobody waits for the indexes: until they are there, and whatever is wrong with them, events are taken in and given back.
     let following = Following::default();
-    let indexing = follow::run(state::audit::index(&config), keeper.clone(), following.clone());
+    let indexing =
+        follow::run(state::audit::index(&config), keeper.clone(), following.clone(), runtime::stand_back);
     let published_to_askers = published.clone();
     let audit = Audit::new(
         registry.clone(),

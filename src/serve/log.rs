@@ -21,6 +21,7 @@ use epigraph_store::lookup::{Lookup, SetAside};
 use epigraph_store::scrub::Scrubber;
 use epigraph_store::tree::{self, Notice, Place, Tree};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::gate::Gate;
 use super::witnesses::{self, RemoteWitness, WitnessGate, Witnessed};
@@ -241,7 +242,15 @@ impl Opened {
         let gated = Arc::downgrade(&log);
         // The driver ends when the last handle is gone.
         drop((log, same));
-        let driver = async { driver.run().await.map_err(Failure::state) };
+        // A task of its own: woken for every batch, and the others are not.
+        let mut driving = JoinSet::new();
+        driving.spawn(driver.run());
+        let driver = async {
+            match driving.join_next().await {
+                Some(ended) => ended.map_err(Failure::state)?.map_err(Failure::state),
+                None => Ok(()),
+            }
+        };
         let mut caught_up = offered.clone();
         let clock = runtime::clock();
         let scrubbing = async move {

@@ -269,6 +269,13 @@ fn real_events_are_found_again_by_their_ids_and_proven_offline() {
     let out = audited.house.outside("out");
     audited.house.call("events", &[&"get", &id, &"--proof", &out]).succeeded(&["verified:"]);
     epigraph(&[&"verify", &"--profile", &audited.house.path(""), &out]).succeeded(&[]);
+    // Of a Kubernetes request somebody has the auditID.
+    let lines = fs::read_to_string(&k8s).unwrap();
+    let record: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    let ended = audited.house.call("events", &[&"get", &record["auditID"].as_str().unwrap(), &"--json"]);
+    let found = &ended.succeeded(&[]).object()["events"];
+    let written: Value = serde_json::from_str(found[0]["record"].as_str().unwrap()).unwrap();
+    assert_eq!(written["auditID"], record["auditID"], "{found}");
     drop(audited.log);
 }
 

@@ -23,6 +23,7 @@ use self::senders::{Lines, collect, export, export_all, get, log_record, post};
 use crate::collect::Audited;
 use crate::metrics::are_documented;
 use crate::support::{Ended, block_on, command, epigraph};
+use crate::waiting::until;
 
 /// A collector that listens.
 struct Collecting {
@@ -375,9 +376,32 @@ fn a_list_that_is_sent_again_is_taken_once() {
     deliver(&audited);
     assert_eq!(audited.status()["events"], 401);
     block_on(async {
-        // Callers choose the id: both are kept.
-        assert_eq!(Found::of(&audited).all(&WhichEvent::Id("id-0/ResponseComplete".into())).await.len(), 2);
+        // Callers choose the id: both are kept. By the id of one stage, and by the auditID of the request.
+        for id in ["id-0/ResponseComplete", "id-0"] {
+            assert_eq!(Found::of(&audited).all(&WhichEvent::Id(id.into())).await.len(), 2, "{id}");
+        }
     });
+}
+
+/// F56: what a collector says while nothing happens is delivered like everything else, and what comes after it too. Broken to see it fail: a
+/// batch without events gets no second answer.
+#[test]
+fn a_collector_that_says_that_it_is_alive_goes_on() {
+    let audited = Audited::new();
+    audited.house.edit("collector.toml", "[audit]", "heartbeat_ms = 1000\n[audit]");
+    let collecting = Collecting::start(&audited, &plain("cluster", "k8s-webhook"));
+    for events in [0, 1, 2] {
+        let before = audited.status()["last_seen_ms"].clone();
+        until("a word without events", || (audited.status()["last_seen_ms"] != before).then_some(()));
+        until("nothing that waits", || {
+            (collecting.metric("epigraph_collector_waiting_batches", "") == 0).then_some(())
+        });
+        assert_eq!(audited.status()["events"], events);
+        let event = k8s_event(&format!("id-{events}"));
+        post(collecting.door("cluster"), &[JSON], event_list(&[event]).as_bytes()).is(200, 1);
+        until("the event", || (audited.status()["events"] == events + 1).then_some(()));
+    }
+    collecting.stop();
 }
 
 /// Broken to see it fail: every certificate of the CA let in; a door without `clients` that lets everybody in is refused by the

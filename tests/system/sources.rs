@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use epigraph_event::chain::Tip;
-use epigraph_event::leaf::LEAF_BYTES;
+use epigraph_event::leaf::{LEAF_BYTES, Leaf};
 use epigraph_rpc::peer::Monitor;
 use epigraph_rpc::peer::monitor::Finding;
 use redb::{Database, ReadableTable as _, TableDefinition};
@@ -135,24 +135,33 @@ fn other_entries_are_named_where_nothing_else_belongs() {
     block_on(async { audited(&watched.monitor(), 3).await });
 }
 
-/// Flips a bit of the core of the two events of the test's source: behind its leaf, two numbers, the name of a key and a length.
+/// Flips a bit of the core of each event of the test's source: behind its leaf, the name of a key and a length.
 fn flip(store: &Path) {
-    const EVENTS: TableDefinition<(&[u8; 32], u64, u64), &[u8]> = TableDefinition::new("events");
+    const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
     let database = Database::open(store).unwrap();
     let transaction = database.begin_write().unwrap();
     {
         let mut events = transaction.open_table(EVENTS).unwrap();
-        let mut all = Vec::new();
-        for row in events.iter().unwrap() {
-            let (key, value) = row.unwrap();
-            let (source, epoch, sequence) = key.value();
-            all.push(((*source, epoch, sequence), value.value().to_vec()));
-        }
-        for ((source, epoch, sequence), mut event) in all {
-            if source == *key().vkey().id().as_bytes() {
-                event[LEAF_BYTES + 16 + 17 + 4 + 30] ^= 1;
-                events.insert((&source, epoch, sequence), event.as_slice()).unwrap();
+        let blocks: Vec<_> = events
+            .iter()
+            .unwrap()
+            .map(|row| {
+                let (slot, block) = row.unwrap();
+                (slot.value(), block.value().to_vec())
+            })
+            .collect();
+        for (slot, mut block) in blocks {
+            let number = |at: usize| u32::from_le_bytes(block[at..at + 4].try_into().unwrap()) as usize;
+            let count = number(block.len() - 4);
+            let ends = block.len() - 12 - 4 * count;
+            let starts: Vec<_> =
+                (0..count).map(|place| if place == 0 { 0 } else { number(ends + 4 * (place - 1)) }).collect();
+            for start in starts {
+                if Leaf::parse(&block[start..start + LEAF_BYTES]).unwrap().source == key().vkey().id() {
+                    block[start + LEAF_BYTES + 17 + 4 + 30] ^= 1;
+                }
             }
+            events.insert(slot, block.as_slice()).unwrap();
         }
     }
     transaction.commit().unwrap();

@@ -12,6 +12,7 @@ use epigraph_core::{
 };
 use epigraph_event::batch::{self, Unverified};
 use epigraph_event::chain::Tip;
+use epigraph_event::decode::k8s;
 use epigraph_event::v1::Result as Outcome;
 use epigraph_event::{Batch, Bundle};
 use serde_json::json;
@@ -22,7 +23,7 @@ use crate::ask::record::{By, Entry};
 use crate::keeper::{Ended, Keeper, NotTaken};
 use crate::registry::Registry;
 use crate::source::{Enrolled, REFUSALS, Refused, State, believe};
-use crate::store::{EventName, MAX_SAME_ID, StoreError, Taken};
+use crate::store::{EventName, MAX_SAME_ID, Reader, StoreError, Taken};
 
 /// Of batches that are refused for one reason one is put on the record in this time, with how many there were since the one before: whoever
 /// sends nothing else does not fill the store and the log.
@@ -210,15 +211,16 @@ impl Audit {
     }
 
     /// Waits until the leaves of a batch are published, and fetches what proves them: the inclusion proofs of the first and the last,
-    /// under the checkpoint that comes along.
+    /// under the checkpoint that comes along. A batch without events has no leaf, and any checkpoint covers it.
     pub async fn proven(
         &self,
         taken: &Taken,
-        first_index: LeafIndex,
-    ) -> Result<(Arc<Verified<Checkpoint>>, [Receipt; 2]), ReadError> {
+        first_index: Option<LeafIndex>,
+    ) -> Result<(Arc<Verified<Checkpoint>>, Option<[Receipt; 2]>), ReadError> {
+        let Some(first_index) = first_index else { return Ok((self.newest(|_| true).await?, None)) };
         let more = u64::from(taken.count.saturating_sub(1));
         let last_index = first_index.checked_add(more).ok_or(ReadError::NotFound)?;
-        let checkpoint = self.covering(last_index).await?;
+        let checkpoint = self.newest(|checkpoint| checkpoint.head().size.contains(last_index)).await?;
         let reader = self.keeper.reader().clone();
         let (first_slot, last_slot) = (taken.first_slot, taken.first_slot.saturating_add(more));
         let leaves =
@@ -228,16 +230,19 @@ impl Audit {
             self.client.receipt_under(first_index, &first, &checkpoint),
             self.client.receipt_under(last_index, &last, &checkpoint),
         )?;
-        Ok((checkpoint, [first, last]))
+        Ok((checkpoint, Some([first, last])))
     }
 
-    /// The newest checkpoint as soon as it covers a leaf.
-    async fn covering(&self, index: LeafIndex) -> Result<Arc<Verified<Checkpoint>>, ReadError> {
+    /// The newest checkpoint as soon as it is one that will do.
+    async fn newest(
+        &self,
+        will_do: impl Fn(&Verified<Checkpoint>) -> bool,
+    ) -> Result<Arc<Verified<Checkpoint>>, ReadError> {
         let mut published = self.published.clone();
-        let covers = |checkpoint: &Option<Arc<Verified<Checkpoint>>>| {
-            checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.head().size.contains(index))
+        let there = |checkpoint: &Option<Arc<Verified<Checkpoint>>>| {
+            checkpoint.as_ref().is_some_and(|checkpoint| will_do(checkpoint))
         };
-        let newest = published.wait_for(covers).await.map_err(|_| Ended)?;
+        let newest = published.wait_for(there).await.map_err(|_| Ended)?;
         newest.clone().ok_or(ReadError::NotYetPublished)
     }
 
@@ -271,7 +276,7 @@ impl Audit {
     pub async fn find(&self, which: &Which, from: u64) -> Result<Vec<u64>, ReadError> {
         let (reader, which) = (self.keeper.reader().clone(), which.clone());
         let slots = blocking(move || match which {
-            Which::Id(id) => reader.with_id(&id, from),
+            Which::Id(id) => with_id(&reader, &id, from),
             Which::Leaf(index) => Ok(reader.slot_of_leaf(index)?.into_iter().collect()),
             Which::Sequence(name) => {
                 Ok(reader.event(&name)?.map(|(sealed, _)| sealed.slot).into_iter().collect())
@@ -335,6 +340,17 @@ impl Audit {
 }
 
 /// What is recorded of a batch that was refused.
+/// The slots of the events that carry an id, and of all stages of the Kubernetes request of which it is the `auditID`.
+fn with_id(reader: &Reader, id: &str, from: u64) -> Result<Vec<u64>, StoreError> {
+    let mut slots = reader.with_id(id, from)?;
+    for id in k8s::ids_of_request(id) {
+        slots.extend(reader.with_id(&id, from)?);
+    }
+    slots.sort_unstable();
+    slots.truncate(MAX_SAME_ID);
+    Ok(slots)
+}
+
 fn refused_entry(
     collector: &str,
     claim: Option<&batch::Envelope>,

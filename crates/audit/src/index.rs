@@ -6,27 +6,31 @@
 //! sees numbers, and a row that was changed does not open. An index may be added and dropped while others are asked. It knows nothing of who
 //! may ask, and no key: pseudonyms are given to it.
 
+pub mod compare;
 pub mod complete;
 mod counts;
 pub mod follow;
 mod key;
 mod read;
 mod value;
+mod word;
+mod worker;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use epigraph_core::Hash;
 use redb::{
-    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+    Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    TableError,
 };
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -34,6 +38,7 @@ use thiserror::Error;
 pub use complete::{Completeness, completeness};
 pub use key::Kind;
 pub use read::{Span, View};
+use word::Known;
 pub use write::Entry;
 
 use crate::query::scan::MAX_SUBJECTS;
@@ -81,9 +86,6 @@ const FORMAT: &[u8] = b"epigraph-audit-index/v3";
 
 /// The cache of the file's pages, in bytes: the pages of the day that is being filled.
 const CACHE_BYTES: usize = 64 << 20;
-
-/// Numbers of symbols that are kept in memory: the actors, actions and things of a busy day. When there are more, all are looked up anew.
-const MAX_NUMBERS: usize = 1 << 17;
 
 /// Runs of keys that one day of a scan is merged from: people in tenants, or the actions of an outcome.
 pub const MAX_RUNS: usize = 16 * MAX_SUBJECTS;
@@ -166,14 +168,30 @@ pub struct Index {
     database: Database,
     path: PathBuf,
     cover: Arc<Cover>,
-    /// Of symbols that were met last; what stands here is on the disk.
-    numbers: Mutex<HashMap<Vec<u8>, u32>>,
+    numbers: Mutex<Known>,
 }
 
 impl Index {
     /// Opens the indexes of the store with this id ([`crate::store::Reader::producer`]), or makes empty ones.
     pub fn open(path: &Path, store: &[u8; 16], cover: Arc<Cover>) -> Result<Index, IndexError> {
+        Index::over(&mut Database::builder(), path, store, cover)
+    }
+
+    /// The same, after every page was compared with its checksum. A key or a count that was changed on the disk is not under a seal: rows
+    /// would be left out of answers without a word.
+    pub fn open_checked(path: &Path, store: &[u8; 16], cover: Arc<Cover>) -> Result<Index, IndexError> {
         let mut builder = Database::builder();
+        builder.set_check_integrity_on_open(true);
+        let opened = catch_unwind(AssertUnwindSafe(|| Index::over(&mut builder, path, store, cover)));
+        opened.unwrap_or_else(|_| Err(damaged("its own table of pages")))
+    }
+
+    fn over(
+        builder: &mut Builder,
+        path: &Path,
+        store: &[u8; 16],
+        cover: Arc<Cover>,
+    ) -> Result<Index, IndexError> {
         builder.set_cache_size(CACHE_BYTES);
         let database = builder.create(path).map_err(disk("opened"))?;
         let index = Index { database, path: path.to_owned(), cover, numbers: Mutex::default() };
@@ -196,7 +214,7 @@ impl Index {
 
     /// Opens the indexes of a store, and sets aside what is no index of it: a damaged file, or that of another store.
     pub fn open_or_renew(path: &Path, store: &[u8; 16], cover: Arc<Cover>) -> Result<Index, IndexError> {
-        match Index::open(path, store, Arc::clone(&cover)) {
+        match Index::open_checked(path, store, Arc::clone(&cover)) {
             Err(error) if error.is_damage() => {
                 tracing::warn!(%error, "the audit index is set aside and made again");
                 Index::renew(path, store, cover)

@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::source::{Kind, Refused, State};
-use crate::store::{Reader, Store, StoreError, Taken};
+use crate::store::{Reader, Run, Store, StoreError, Taken};
 
 /// Batches that wait for the thread: each may have 2 MiB. Whoever has one more waits.
 const QUEUE: usize = 32;
@@ -41,7 +41,7 @@ pub enum NotTaken {
 enum Message {
     Take(Box<Batch>, oneshot::Sender<Result<Taken, Refused>>),
     Note(Hash, Kind),
-    Placed(u64, u64, LeafIndex, oneshot::Sender<()>),
+    Placed(Run, oneshot::Sender<()>),
     State(Hash, oneshot::Sender<Option<State>>),
     Keep(String, Option<Vec<u8>>, oneshot::Sender<()>),
 }
@@ -122,7 +122,8 @@ impl Keeper {
 
     /// Remembers where a run of leaves is.
     pub async fn place(&self, first_slot: u64, count: u64, first_index: LeafIndex) -> Result<(), Ended> {
-        self.ask(|answer| Message::Placed(first_slot, count, first_index, answer)).await
+        let run = Run { first_slot, count, first_index };
+        self.ask(|answer| Message::Placed(run, answer)).await
     }
 
     /// Where a source stands; none if nothing was ever taken from it.
@@ -170,13 +171,8 @@ impl Thread {
         let mut next = self.inbox.blocking_recv();
         while let Some(message) = next.take() {
             match message {
-                Message::Take(batch, answer) => next = self.take(*batch, answer)?,
+                Message::Take(..) | Message::Placed(..) => next = self.write(message)?,
                 Message::Note(source, kind) => self.store.note(&source, kind, self.clock.now())?,
-                Message::Placed(slot, count, index, answer) => {
-                    self.store.placed(slot, count, index)?;
-                    self.placed.send_replace(self.store.slots().1);
-                    let _ = answer.send(());
-                }
                 Message::State(source, answer) => {
                     let _ = answer.send(self.store.state(&source).cloned());
                 }
@@ -192,33 +188,45 @@ impl Thread {
         Ok(())
     }
 
-    /// Takes this batch and those that wait right behind it under one sync. Returns the first message that is something else.
-    fn take(
-        &mut self,
-        batch: Batch,
-        answer: oneshot::Sender<Result<Taken, Refused>>,
-    ) -> Result<Option<Message>, StoreError> {
-        let (mut batches, mut answers) = (vec![batch], vec![answer]);
-        let mut other = None;
-        while batches.len() < QUEUE {
-            match self.inbox.try_recv() {
-                Ok(Message::Take(batch, answer)) => {
+    /// Takes batches in, and remembers where leaves are: this message and those that wait right behind it, under one sync. Returns the first
+    /// message that is something else.
+    fn write(&mut self, first: Message) -> Result<Option<Message>, StoreError> {
+        let (mut batches, mut taking, mut runs, mut placing) = (vec![], vec![], vec![], vec![]);
+        let mut next = Some(first);
+        while let Some(message) = next.take() {
+            match message {
+                Message::Take(batch, answer) => {
                     batches.push(*batch);
-                    answers.push(answer);
+                    taking.push(answer);
                 }
-                Ok(message) => {
-                    other = Some(message);
+                Message::Placed(run, answer) => {
+                    runs.push(run);
+                    placing.push(answer);
+                }
+                other => {
+                    next = Some(other);
                     break;
                 }
-                Err(_) => break,
+            }
+            if batches.len() < QUEUE && runs.len() < QUEUE {
+                next = self.inbox.try_recv().ok();
             }
         }
-        let taken = self.store.take(&batches, self.clock.now())?;
-        self.durable.send_replace(self.store.slots().0);
+        let taken = self.store.write(&batches, &runs, self.clock.now())?;
+        let (durable, placed) = self.store.slots();
+        if !batches.is_empty() {
+            self.durable.send_replace(durable);
+        }
+        if !runs.is_empty() {
+            self.placed.send_replace(placed);
+        }
         // Whoever asked may have gone; what is durable stays.
-        for (answer, taken) in answers.into_iter().zip(taken) {
+        for (answer, taken) in taking.into_iter().zip(taken) {
             let _ = answer.send(taken);
         }
-        Ok(other)
+        for answer in placing {
+            let _ = answer.send(());
+        }
+        Ok(next)
     }
 }

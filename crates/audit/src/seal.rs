@@ -6,18 +6,14 @@
 
 use std::borrow::Borrow;
 
-use epigraph_core::{Entropy, Hash};
-use epigraph_event::leaf::LEAF_BYTES;
+use epigraph_core::Hash;
 use epigraph_event::segment::commitment;
-use epigraph_event::v1::{CoreSegment, IdentitySegment};
 use epigraph_event::{Batch, Collected, Leaf, Salt, Segment};
 use thiserror::Error;
 
 use crate::query::row::subject_of;
-use crate::vault::{DataKey, KeyName, Names, SealError};
-
-/// The seals of an event: one for each segment, one for the record that may lie beside it.
-pub const SEALS: usize = 4;
+use crate::record::{NewBlock, SEALS, Sealed};
+use crate::vault::{DataKey, KeyName, Names, Nonces, SEAL_BYTES, SealError};
 
 /// The seal of the record that lies beside an event.
 const RECORD: usize = 3;
@@ -27,19 +23,6 @@ const PLACE: &[u8] = b"epigraph-payload/v1\n";
 
 /// What happened on a day is erased with its day.
 const DAY_SECONDS: u64 = 86_400;
-
-/// An event as it is stored.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Sealed {
-    /// The log's entry.
-    pub leaf: [u8; LEAF_BYTES],
-    /// The number of the event's batch in its epoch.
-    pub batch: u64,
-    /// Which place among all events that this service took: the number under which the log was given its leaf.
-    pub slot: u64,
-    /// The name of each seal's key, and the sealed bytes; empty for a record that there is not.
-    pub seals: [(KeyName, Vec<u8>); SEALS],
-}
 
 /// Why a stored event was not given back.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -67,16 +50,10 @@ pub struct Opened {
 }
 
 /// The names of the keys under which an event of a batch is sealed, in the order of its seals; and of those that seal nothing of it, because
-/// it only calls somebody so: the name of who did it, and those on whose behalf it was done. Their pseudonyms are made of them. `content` is
-/// none where the event cannot be read.
-pub fn key_names(
-    names: &Names,
-    batch: &Batch,
-    content: Option<&(CoreSegment, IdentitySegment)>,
-    ingested: u64,
-) -> ([KeyName; SEALS], Vec<KeyName>) {
-    let day = names.of_day(&batch.signed().envelope().source, ingested / DAY_SECONDS);
-    let Some((core, identity)) = content else { return ([day; SEALS], Vec::new()) };
+/// it only calls somebody so: the name of who did it, and those on whose behalf it was done. Their pseudonyms are made of them. `day` is that
+/// of its source and day.
+pub fn key_names(names: &Names, event: &Collected, day: KeyName) -> ([KeyName; SEALS], Vec<KeyName>) {
+    let (core, identity) = (event.core(), event.identity());
     let name = |id: &str| (!id.is_empty()).then(|| names.of_subject(&core.tenant, id));
     // Events that say of nobody who it was are erased with their day.
     let subject = identity.actor.as_ref().and_then(|actor| name(subject_of(actor))).unwrap_or(day);
@@ -85,39 +62,61 @@ pub fn key_names(
     ([day, subject, day, day], called.chain(behind).collect())
 }
 
-/// Seals an event of a batch. `key` gives the key of each name.
+/// The name of the key of a batch's day.
+pub fn day_name(names: &Names, batch: &Batch, ingested: u64) -> KeyName {
+    names.of_day(&batch.signed().envelope().source, ingested / DAY_SECONDS)
+}
+
+/// How many sealed bytes an event has.
+pub fn sealed_bytes(event: &Collected) -> usize {
+    let segments =
+        Segment::ALL.into_iter().map(|segment| SEAL_BYTES + Salt::LEN + event.bytes(segment).len());
+    segments.sum::<usize>() + event.record().map_or(0, |record| SEAL_BYTES + record.len())
+}
+
+/// Seals an event and puts it into a block. `key` gives the key of each name.
 pub fn seal<'k, E>(
+    block: &mut NewBlock,
     (leaf, event): (&Leaf, &Collected),
-    (batch, slot): (u64, u64),
-    keys: [KeyName; SEALS],
+    keys: &[KeyName; SEALS],
     mut key: impl FnMut(&KeyName) -> Result<&'k DataKey, E>,
-    entropy: &dyn Entropy,
-) -> Result<Sealed, E>
+    nonces: &mut Nonces,
+) -> Result<(), E>
 where
     E: From<SealError>,
 {
     let hash = leaf.hash();
-    let mut seals: [(KeyName, Vec<u8>); SEALS] = keys.map(|name| (name, Vec::new()));
-    for segment in Segment::ALL {
-        let (name, sealed) = &mut seals[segment.place()];
-        let plain = [event.salt(segment).as_bytes(), event.bytes(segment)].concat();
-        *sealed = key(name)?.seal(&place(&hash, segment.place()), &plain, entropy)?;
+    block.begin_event(&leaf.encode(), sealed_bytes(event));
+    for (at, name) in keys.iter().enumerate() {
+        let parts = match Segment::ALL.get(at) {
+            Some(&segment) => [event.salt(segment).as_bytes().as_slice(), event.bytes(segment)],
+            None => [&[], event.record().unwrap_or_default()],
+        };
+        let there = at != RECORD || event.record().is_some();
+        block.put_seal(name, |out| -> Result<(), E> {
+            if !there {
+                return Ok(());
+            }
+            key(name)?.seal_onto(out, &place(&hash, at), &parts, nonces.draw()).map_err(E::from)
+        })?;
     }
-    if let Some(record) = event.record() {
-        let (name, sealed) = &mut seals[RECORD];
-        *sealed = key(name)?.seal(&place(&hash, RECORD), record, entropy)?;
-    }
-    Ok(Sealed { leaf: leaf.encode(), batch, slot, seals })
+    block.end_event();
+    Ok(())
 }
 
 /// Opens a stored event and compares it with what its leaf commits to. `key` gives the key of each name, or nothing where it was destroyed.
-pub fn open<E, K>(sealed: &Sealed, mut key: impl FnMut(&KeyName) -> Result<Option<K>, E>) -> Result<Opened, E>
+pub fn open<E, K, B>(
+    sealed: &Sealed<B>,
+    mut key: impl FnMut(&KeyName) -> Result<Option<K>, E>,
+) -> Result<Opened, E>
 where
+    B: AsRef<[u8]>,
     E: From<OpenError>,
     K: Borrow<DataKey>,
 {
     let mut opened = open_segments(sealed, &Segment::ALL, &mut key)?;
     let (key_name, bytes) = &sealed.seals[RECORD];
+    let bytes = bytes.as_ref();
     if !bytes.is_empty()
         && let Some(key) = key(key_name)?
     {
@@ -129,12 +128,13 @@ where
 }
 
 /// Opens these segments of a stored event, each compared with what its leaf commits to, and nothing else of it.
-pub fn open_segments<E, K>(
-    sealed: &Sealed,
+pub fn open_segments<E, K, B>(
+    sealed: &Sealed<B>,
     wanted: &[Segment],
     mut key: impl FnMut(&KeyName) -> Result<Option<K>, E>,
 ) -> Result<Opened, E>
 where
+    B: AsRef<[u8]>,
     E: From<OpenError>,
     K: Borrow<DataKey>,
 {
@@ -145,7 +145,7 @@ where
         let what = name(segment);
         let (key_name, bytes) = &sealed.seals[segment.place()];
         let Some(key) = key(key_name)? else { continue };
-        let plain = key.borrow().open(&place(&hash, segment.place()), bytes);
+        let plain = key.borrow().open(&place(&hash, segment.place()), bytes.as_ref());
         let plain = plain.map_err(|error| OpenError::Seal(what, error))?;
         let (salt, bytes) = plain.split_first_chunk::<{ Salt::LEN }>().ok_or(OpenError::Other(what))?;
         let salt = Salt::from_bytes(*salt);
@@ -166,6 +166,10 @@ fn name(segment: Segment) -> &'static str {
 }
 
 /// Where a seal belongs, by its leaf's hash: nowhere else does it open.
-fn place(leaf: &Hash, seal: usize) -> Vec<u8> {
-    [PLACE, leaf.as_bytes(), &[seal as u8]].concat()
+fn place(leaf: &Hash, seal: usize) -> [u8; PLACE.len() + Hash::LEN + 1] {
+    let mut place = [seal as u8; PLACE.len() + Hash::LEN + 1];
+    let (purpose, rest) = place.split_at_mut(PLACE.len());
+    purpose.copy_from_slice(PLACE);
+    rest[..Hash::LEN].copy_from_slice(leaf.as_bytes());
+    place
 }

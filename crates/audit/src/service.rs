@@ -40,8 +40,9 @@ pub const MAX_STREAMS: usize = 64;
 /// Of these, streams of one collector: one that works, and those that it has lost and the server has not noticed yet.
 pub const MAX_STREAMS_PER_IDENTITY: usize = 8;
 
-/// Batches of one stream between reading them and their first answer.
-const UNDER_WAY: usize = 8;
+/// Batches of one stream between reading them and their first answer: those that are written under one sync, and as many before them on
+/// their way into the log. Each may have 2 MiB.
+const UNDER_WAY: usize = 16;
 
 /// Batches of one stream that were accepted and wait for publication: names and numbers only.
 const UNPUBLISHED: usize = 4_096;
@@ -275,7 +276,7 @@ async fn next_batch(
 async fn judge(
     (audit, collector): (&Audit, &str),
     mut arriving: mpsc::Receiver<Arrived>,
-    accepted: mpsc::Sender<(Envelope, Taken, LeafIndex)>,
+    accepted: mpsc::Sender<(Envelope, Taken, Option<LeafIndex>)>,
     answers: &mpsc::Sender<Answer>,
 ) -> Result<(), Refusal> {
     while let Some(Arrived { claim, fate }) = arriving.recv().await {
@@ -296,7 +297,7 @@ async fn judge(
                     ingest_time_s: taken.ingested,
                     repeated: taken.repeated,
                 };
-                (Outcome::Accepted(accepted), index.map(|index| (taken, index)))
+                (Outcome::Accepted(accepted), Some((taken, index)))
             }
         };
         if answers.send(Ok(answer(claim.as_ref(), outcome))).await.is_err() {
@@ -315,7 +316,7 @@ async fn judge(
 /// Gives each batch that was accepted its second answer.
 async fn publish(
     audit: &Audit,
-    mut accepted: mpsc::Receiver<(Envelope, Taken, LeafIndex)>,
+    mut accepted: mpsc::Receiver<(Envelope, Taken, Option<LeafIndex>)>,
     (answers, leave_by): (&mpsc::Sender<Answer>, Instant),
 ) -> Result<(), Refusal> {
     while let Some((claim, taken, index)) = accepted.recv().await {
@@ -327,6 +328,7 @@ async fn publish(
         };
         let proofs = proofs
             .iter()
+            .flatten()
             .map(|receipt| v1::InclusionProof { hashes: convert::proof_to_wire(&receipt.hashes) });
         let outcome = Outcome::Published(v1::BatchPublished {
             checkpoint: Bytes::copy_from_slice(checkpoint.note()),

@@ -16,9 +16,11 @@ use thiserror::Error;
 /// Gaps of one source that are remembered one by one: beyond them they are counted, and cannot be filled one by one any more.
 pub const MAX_GAPS: usize = 4_096;
 
-/// How far the time of an event may be from the service's before that is a trouble of its source: minutes of drift are common,
-/// an hour is a time zone.
+/// How far two clocks may be apart before that is a trouble of the source: minutes of drift are common, an hour is a time zone.
 pub const MAX_SKEW_MS: u64 = 10 * 60 * 1_000;
+
+/// How long an event may be on its way from its collector, which keeps it while nobody takes it: somebody mends a log within a week.
+pub const MAX_DELAY_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
 /// A source as it was enrolled.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,7 +58,7 @@ pub enum Kind {
     BadSignature,
     /// A batch that does not follow the one before it.
     BrokenChain,
-    /// An event whose time is far from the service's.
+    /// An event whose times contradict each other or the service's: see [`is_skewed`].
     ClockSkew,
     /// An event id that came before with other bytes. Both are kept: ids are chosen by sources and their callers.
     IdCollision,
@@ -230,6 +232,16 @@ pub fn believe(enrolled: Option<&Enrolled>, batch: Unverified) -> Result<Batch, 
     }
 }
 
+/// Whether three clocks contradict each other: that of an event's source, its collector's when it saw it, and the service's. An event may be
+/// older than anything (a file that is read late), and may have waited with its collector; it is not seen before it happened, and
+/// nothing comes from the future.
+pub fn is_skewed(occurred: i64, observed: i64, now: i64) -> bool {
+    let skew = MAX_SKEW_MS as i64;
+    occurred.max(observed) > now.saturating_add(skew)
+        || occurred > observed.saturating_add(skew)
+        || observed < now.saturating_sub(MAX_DELAY_MS as i64)
+}
+
 /// What a batch is to a source that stands here. `known` is the hash of the batch of the same number that was taken before.
 pub fn judge(state: &State, batch: &Signed, known: Option<Hash>) -> Result<Verdict, Refused> {
     if let Some(known) = known {
@@ -376,5 +388,39 @@ impl State {
     /// Whether it has been silent for longer than twice the time after which it should have said something.
     pub fn is_silent(&self, heartbeat_ms: u64, now: UnixMillis) -> bool {
         self.seen && now.0.saturating_sub(self.last_seen_ms) > heartbeat_ms.saturating_mul(2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// F8: three clocks. Broken to see it fail: each of the three comparisons left out in turn; the allowance left out.
+    #[test]
+    fn a_clock_that_is_wrong_is_told_from_an_event_that_is_old() {
+        const NOW: i64 = 1_790_000_000_000;
+        const MINUTE: i64 = 60_000;
+        const YEAR: i64 = 365 * 24 * 60 * MINUTE;
+        let check = |occurred: i64, observed: i64, skewed: bool| {
+            assert_eq!(is_skewed(NOW + occurred, NOW + observed, NOW), skewed, "{occurred}, {observed}");
+        };
+        check(0, 0, false);
+        check(10 * MINUTE, 10 * MINUTE, false);
+        check(10 * MINUTE + 1, 0, true);
+        check(0, 10 * MINUTE + 1, true);
+        check(YEAR, YEAR, true);
+        // A file of last year; an hour and a weekend without a log.
+        check(-YEAR, 0, false);
+        check(-60 * MINUTE, -60 * MINUTE, false);
+        check(-YEAR, -3 * 24 * 60 * MINUTE, false);
+        // A source an hour ahead, found even if what it says comes an hour late; a collector an hour behind.
+        check(0, -60 * MINUTE, true);
+        check(9 * MINUTE, 0, false);
+        // Source and collector are one machine, a year behind.
+        check(-YEAR, -YEAR, true);
+        check(0, -YEAR, true);
+        assert!(
+            !is_skewed(i64::MIN, NOW, NOW) && is_skewed(i64::MAX, NOW, NOW) && is_skewed(0, i64::MIN, NOW)
+        );
     }
 }

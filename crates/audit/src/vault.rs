@@ -7,27 +7,28 @@
 //!
 //! It knows no disk and no events: where wrapped keys lie is [`crate::store`]'s, which key a segment belongs to [`crate::seal`]'s.
 
+mod cipher;
+
 use std::fmt;
 use std::str::FromStr;
 
-use chacha20poly1305::aead::{Aead, Payload};
-use chacha20poly1305::{Key, KeyInit, XChaCha20Poly1305, XNonce};
 use epigraph_core::{Entropy, Hash};
-use hmac::{Hmac, Mac};
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::query::Pseudonym;
+use cipher::{NONCE_BYTES, TAG_BYTES};
 
 /// The length of every key.
 pub const KEY_BYTES: usize = 32;
 
-/// The nonce of XChaCha20, 192 bits: random ones do not meet under one key.
-const NONCE_BYTES: usize = 24;
+/// Nonces that are drawn at once: those of some forty events.
+const NONCES: usize = 128;
 
 /// How much longer sealed bytes are: a nonce and the tag of Poly1305.
-pub const SEAL_BYTES: usize = NONCE_BYTES + 16;
+pub const SEAL_BYTES: usize = NONCE_BYTES + TAG_BYTES;
 
 /// The name of a data key: whoever has the vault's secret can tell that two are the same, and nobody else what they mean.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,22 +105,35 @@ impl DataKey {
 
     /// Seals bytes to a place: they open there and nowhere else.
     pub fn seal(&self, place: &[u8], bytes: &[u8], entropy: &dyn Entropy) -> Result<Vec<u8>, SealError> {
-        let mut nonce = [0; NONCE_BYTES];
+        let (mut nonce, mut out) = ([0; NONCE_BYTES], Vec::new());
         entropy.fill(&mut nonce);
-        let payload = Payload { msg: bytes, aad: place };
-        let sealed = self.cipher().encrypt(&XNonce::from(nonce), payload).map_err(|_| SealError::TooLong)?;
-        let mut out = Vec::with_capacity(NONCE_BYTES + sealed.len());
-        out.extend_from_slice(&nonce);
-        out.extend_from_slice(&sealed);
+        self.seal_onto(&mut out, place, &[bytes], nonce)?;
         Ok(out)
+    }
+
+    /// The same with a nonce of [`Nonces`], for parts that lie one behind the other; what is sealed is put behind what is in `out`.
+    pub fn seal_onto(
+        &self,
+        out: &mut Vec<u8>,
+        place: &[u8],
+        parts: &[&[u8]],
+        nonce: [u8; NONCE_BYTES],
+    ) -> Result<(), SealError> {
+        // At once, so that no plain bytes are left behind where the vector was.
+        out.reserve(SEAL_BYTES + parts.iter().map(|part| part.len()).sum::<usize>());
+        out.extend_from_slice(&nonce);
+        let from = out.len();
+        parts.iter().for_each(|part| out.extend_from_slice(part));
+        let plain = out.get_mut(from..).unwrap_or_default();
+        let tag = cipher::seal(&self.0, &nonce, place, plain)?;
+        out.extend_from_slice(&tag);
+        Ok(())
     }
 
     /// Opens what was sealed to this place.
     pub fn open(&self, place: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or(SealError::NotOpened)?;
-        let payload = Payload { msg: sealed, aad: place };
-        let opened = self.cipher().decrypt(&XNonce::from(*nonce), payload);
-        opened.map(Zeroizing::new).map_err(|_| SealError::NotOpened)
+        cipher::open(&self.0, nonce, place, sealed)
     }
 
     /// Stands for whom the key is for. When the key is gone nobody can tell any more for whom it stood.
@@ -132,10 +146,6 @@ impl DataKey {
         let mut key = Zeroizing::new([0; KEY_BYTES]);
         key.copy_from_slice(&*self.mac(&[purpose]));
         DataKey(key)
-    }
-
-    fn cipher(&self) -> XChaCha20Poly1305 {
-        XChaCha20Poly1305::new(&Key::from(*self.0))
     }
 
     /// The first half of an HMAC of the parts under the key.
@@ -156,6 +166,30 @@ impl DataKey {
 impl fmt::Debug for DataKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("DataKey(..)")
+    }
+}
+
+/// Nonces that are drawn for many at a time, because the system takes longer to be asked than to answer. Each is given out once.
+pub struct Nonces<'e> {
+    entropy: &'e dyn Entropy,
+    drawn: [[u8; NONCE_BYTES]; NONCES],
+    left: usize,
+}
+
+impl Nonces<'_> {
+    /// None yet.
+    pub fn new(entropy: &dyn Entropy) -> Nonces<'_> {
+        Nonces { entropy, drawn: [[0; NONCE_BYTES]; NONCES], left: 0 }
+    }
+
+    /// One that was never given out.
+    pub fn draw(&mut self) -> [u8; NONCE_BYTES] {
+        if self.left == 0 {
+            self.entropy.fill(self.drawn.as_flattened_mut());
+            self.left = NONCES;
+        }
+        self.left -= 1;
+        self.drawn[self.left]
     }
 }
 
@@ -296,7 +330,7 @@ const MARK_BYTES: usize = 8;
 
 impl Cover {
     /// The length of what a cover adds: the mark and the tag of Poly1305.
-    pub const BYTES: usize = MARK_BYTES + 16;
+    pub const BYTES: usize = MARK_BYTES + TAG_BYTES;
 
     /// Made of a key that is used for nothing else.
     pub fn new(key: &DataKey) -> Cover {
@@ -317,24 +351,28 @@ impl Cover {
         let length = (place.len() as u64).to_be_bytes();
         let mut mark = [0; MARK_BYTES];
         mark.copy_from_slice(&self.marks.mac(&[&length, place, bytes])[..MARK_BYTES]);
-        let payload = Payload { msg: bytes, aad: place };
-        let sealed = self.seals.cipher().encrypt(&Cover::nonce(record, &mark), payload);
-        Ok([&mark[..], &sealed.map_err(|_| SealError::TooLong)?].concat())
+        let mut sealed = Vec::with_capacity(bytes.len() + Cover::BYTES);
+        sealed.extend_from_slice(&mark);
+        sealed.extend_from_slice(bytes);
+        let tag =
+            cipher::seal(&self.seals.0, &Cover::nonce(record, &mark), place, &mut sealed[MARK_BYTES..])?;
+        sealed.extend_from_slice(&tag);
+        Ok(sealed)
     }
 
     /// Opens the record of this kind and number in its place.
     pub fn open(&self, record: (u8, u64), place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, SealError> {
         let (mark, sealed) = sealed.split_first_chunk().ok_or(SealError::NotOpened)?;
-        let payload = Payload { msg: sealed, aad: place };
-        self.seals.cipher().decrypt(&Cover::nonce(record, mark), payload).map_err(|_| SealError::NotOpened)
+        let mut opened = cipher::open(&self.seals.0, &Cover::nonce(record, mark), place, sealed)?;
+        Ok(std::mem::take(&mut *opened))
     }
 
-    fn nonce((kind, number): (u8, u64), mark: &[u8; MARK_BYTES]) -> XNonce {
+    fn nonce((kind, number): (u8, u64), mark: &[u8; MARK_BYTES]) -> [u8; NONCE_BYTES] {
         let mut nonce = [0; NONCE_BYTES];
         nonce[0] = kind;
         nonce[1..9].copy_from_slice(&number.to_be_bytes());
         nonce[9..9 + MARK_BYTES].copy_from_slice(mark);
-        XNonce::from(nonce)
+        nonce
     }
 }
 
@@ -364,6 +402,17 @@ mod tests {
         // No two seals are alike, and none shows what is in it.
         assert_ne!(key(1).seal(b"here", b"a secret", &entropy).unwrap(), sealed);
         assert!(!sealed.windows(8).any(|window| window == b"a secret"));
+    }
+
+    /// Broken to see it fail: a nonce given out again, and the last of what was drawn given out twice.
+    #[test]
+    fn no_nonce_is_given_out_twice() {
+        let entropy = Counting::default();
+        let mut nonces = Nonces::new(&entropy);
+        let drawn = Vec::from_iter((0..3 * NONCES).map(|_| nonces.draw()));
+        let unlike: std::collections::HashSet<_> = drawn.iter().collect();
+        assert_eq!(unlike.len(), drawn.len());
+        assert!(!drawn.contains(&[0; NONCE_BYTES]));
     }
 
     #[test]

@@ -14,9 +14,8 @@ use bytes::Bytes;
 use epigraph_core::backoff::spread_wait;
 use epigraph_core::checkpoint::CheckpointError;
 use epigraph_core::proof::{ProofError, verify_run};
-use epigraph_core::{Checkpoint, Entropy, Hash, LeafIndex, Origin, Policy, SourceVKey};
-use epigraph_event::Batch;
-use epigraph_event::batch::{BatchError, Unverified};
+use epigraph_core::{Checkpoint, Entropy, Hash, LeafIndex, Origin, Policy, SourceVKey, TreeSize};
+use epigraph_event::batch::{BatchError, Roll, Unverified};
 use epigraph_rpc::CallError;
 use epigraph_rpc::peer::audit::{
     Audit, BatchAnswers, BatchName, BatchRefusal, BatchSender, SourceState, Submitted,
@@ -27,6 +26,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::intake::Command;
+use crate::spool::fresh::Freshest;
 use crate::spool::{Progress, SpoolError, SpoolReader};
 
 /// Batches that are sent and not proven yet.
@@ -193,6 +193,8 @@ pub struct Delivery<S> {
     pub origin: Origin,
     /// The files of the spool.
     pub spool: Arc<dyn Dir>,
+    /// What of it need not be read back.
+    pub fresh: Freshest,
     /// What is durable.
     pub progress: watch::Receiver<Progress>,
     /// Who hears what was delivered.
@@ -203,10 +205,18 @@ pub struct Delivery<S> {
 
 /// A batch that was sent.
 struct InFlight {
-    batch: Batch,
+    batch: Roll,
     bytes: usize,
     accepted: Option<(LeafIndex, u64)>,
     proven: bool,
+}
+
+/// How far one connection has read the spool.
+struct Reading {
+    /// What is behind everything that was read.
+    at: TreeSize,
+    /// There, if the disk was needed last.
+    reader: Option<SpoolReader>,
 }
 
 impl InFlight {
@@ -244,16 +254,15 @@ impl<S: Sink> Delivery<S> {
         let start = *self.progress.borrow_and_update();
         self.compare(start).await?;
         let (mut sending, mut answers) = self.sink.submit().await?;
-        let mut reader =
-            SpoolReader::starting_at(Arc::clone(&self.spool), self.source.id(), start.first_waiting);
+        let mut reading = Reading { at: start.first_waiting, reader: None };
         let mut in_flight: VecDeque<InFlight> = VecDeque::new();
-        let mut next: Option<(Bytes, Batch)> = None;
+        let mut next: Option<(Bytes, Roll)> = None;
         loop {
             let now = *self.progress.borrow_and_update();
             let bytes: usize = in_flight.iter().map(|sent| sent.bytes).sum();
             let room = in_flight.len() < MAX_IN_FLIGHT && bytes < MAX_IN_FLIGHT_BYTES;
             if next.is_none() && room {
-                next = self.read(&mut reader, &now)?;
+                next = self.read(&mut reading, &now)?;
             }
             if next.is_none() && in_flight.is_empty() && now.ended {
                 return Ok(true);
@@ -312,10 +321,26 @@ impl<S: Sink> Delivery<S> {
         Ok(())
     }
 
-    fn read(&self, reader: &mut SpoolReader, now: &Progress) -> Result<Option<(Bytes, Batch)>, DeliverError> {
+    /// The next batch: as it was signed a moment ago, or from the disk, where it may have been changed.
+    fn read(&self, reading: &mut Reading, now: &Progress) -> Result<Option<(Bytes, Roll)>, DeliverError> {
         loop {
-            let Some(encoded) = reader.next(now.durable)? else { return Ok(None) };
-            let batch = Unverified::decode(&encoded)?.verify(&self.source)?;
+            let (encoded, batch) = match self.fresh.take(reading.at) {
+                Some(fresh) => {
+                    *reading = Reading { at: fresh.end, reader: None };
+                    (fresh.encoded, fresh.roll)
+                }
+                None if reading.at >= now.durable => return Ok(None),
+                None => {
+                    let files = || Arc::clone(&self.spool);
+                    let start = || SpoolReader::starting_at(files(), self.source.id(), reading.at);
+                    let reader = reading.reader.get_or_insert_with(start);
+                    let found = reader.next(now.durable)?;
+                    reading.at = reader.place();
+                    let Some(encoded) = found else { return Ok(None) };
+                    let batch = Unverified::decode(&encoded)?.verify(&self.source)?.roll();
+                    (encoded, batch)
+                }
+            };
             // A frame may have been passed on the way to the first that waits.
             if batch.signed().envelope().number >= now.delivered {
                 return Ok(Some((encoded, batch)));
@@ -375,9 +400,7 @@ impl<S: Sink> Delivery<S> {
         if opened.origin() != &self.origin {
             return Err(DeliverError::OutOfTurn("a checkpoint of another log"));
         }
-        let places = 0..sent.batch.events().len();
-        let leaves: Vec<Hash> =
-            places.filter_map(|place| sent.batch.leaf(place, ingested)).map(|leaf| leaf.hash()).collect();
+        let leaves = sent.batch.leaf_hashes(ingested);
         if leaves.is_empty() {
             return Ok(());
         }
@@ -388,7 +411,7 @@ impl<S: Sink> Delivery<S> {
     }
 }
 
-async fn send<T: Sending>(sending: &mut T, next: Option<&(Bytes, Batch)>) -> bool {
+async fn send<T: Sending>(sending: &mut T, next: Option<&(Bytes, Roll)>) -> bool {
     match next {
         Some((encoded, _)) => sending.send(encoded.clone()).await,
         None => true,

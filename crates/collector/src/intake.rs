@@ -22,8 +22,10 @@ use epigraph_store::journal::AppendError;
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
+use crate::ahead::Ahead;
 use crate::pack::{self, Kind, Pending, Replaced, Report};
 use crate::position::{Position, Positions};
+use crate::spool::fresh::Freshest;
 use crate::spool::{Progress, Spool, SpoolError};
 use crate::tail::{CHUNK_BYTES, Record, Tail, Turn};
 
@@ -143,6 +145,8 @@ pub struct Intake {
     pub commands: Sender<Command>,
     /// What is durable.
     pub progress: watch::Receiver<Progress>,
+    /// Of that, what need not be read back.
+    pub fresh: Freshest,
     /// What was replaced by tokens.
     pub replaced: Arc<Replaced>,
     /// What came of each source, in their order, once it has ended.
@@ -155,12 +159,12 @@ pub fn start(setup: Setup, spool: Spool) -> io::Result<Intake> {
     let (tell, progress) = watch::channel(spool.progress());
     let (end, ended) = oneshot::channel();
     let mut reader = Reading::new(setup, spool, tell);
-    let replaced = Arc::clone(&reader.replaced);
+    let (replaced, fresh) = (Arc::clone(&reader.replaced), reader.fresh.clone());
     thread::Builder::new().name("collector-intake".into()).spawn(move || {
         let result = reader.run(&told);
         let _ = end.send(result.map(|()| reader.reports()));
     })?;
-    Ok(Intake { commands, progress, replaced, ended })
+    Ok(Intake { commands, progress, fresh, replaced, ended })
 }
 
 /// Records that a sender may send again because it did not hear that they were taken, as long as this process lives.
@@ -228,10 +232,12 @@ fn stdin() -> Receiver<io::Result<Vec<u8>>> {
 
 struct Reading {
     setup: Setup,
+    entropy: Ahead,
     spool: Spool,
     readers: Vec<Reader>,
     reports: Vec<Report>,
     replaced: Arc<Replaced>,
+    fresh: Freshest,
     pending: Pending,
     /// How far the inputs are read with everything that is pending.
     positions: Positions,
@@ -257,12 +263,14 @@ impl Reading {
             readers: setup.inputs.iter().map(reader).collect(),
             reports: vec![Report::default(); setup.inputs.len() + setup.pushing.len()],
             replaced: Arc::default(),
+            fresh: Freshest::default(),
             pending: Pending::default(),
             waiting: Vec::new(),
             seen: Seen::default(),
             last_batch_at: setup.clock.now(),
             ended: false,
             stopped: false,
+            entropy: Ahead::of(Arc::clone(&setup.entropy)),
             setup,
             spool,
             positions,
@@ -421,8 +429,16 @@ impl Reading {
         });
         let taken = known.map_or(0, |known| known.taken);
         self.frame(place, record.frame, taken, Some((name, &record.start)), told)?;
-        self.positions.insert(name.to_owned(), record.end);
+        self.read_to(name, record.end);
         Ok(())
+    }
+
+    /// An input was read so far, with everything that is pending.
+    fn read_to(&mut self, name: &str, position: Position) {
+        match self.positions.get_mut(name) {
+            Some(known) => *known = position,
+            None => drop(self.positions.insert(name.to_owned(), position)),
+        }
     }
 
     fn frame(
@@ -441,13 +457,15 @@ impl Reading {
         };
         self.reports[place].records += 1;
         let events = input.kind.decode(frame, &context);
-        for (nth, decoded) in (0..).zip(events) {
-            if nth < taken {
+        let last = events.len() as u64;
+        for (nth, decoded) in (1..).zip(events) {
+            if nth <= taken {
                 continue;
             }
             self.take(place, decoded, &context, told)?;
-            if let Some((name, start)) = at {
-                self.positions.insert(name.to_owned(), Position { taken: nth + 1, ..start.clone() });
+            // With its last event all of the record was taken, and its end is the position.
+            if let Some((name, start)) = at.filter(|_| nth < last) {
+                self.read_to(name, Position { taken: nth, ..start.clone() });
             }
         }
         Ok(())
@@ -463,7 +481,7 @@ impl Reading {
         if self.pending.is_full() {
             self.flush(told)?;
         }
-        let means = (&self.setup.detectors, &*self.setup.entropy);
+        let means = (&self.setup.detectors, &self.entropy as &dyn Entropy);
         let report = &mut self.reports[place];
         if let Some(event) = pack::seal(decoded, context, means, (report, &self.replaced)) {
             report.took(self.spool.tip().sequence + self.pending.len() as u64);
@@ -489,8 +507,12 @@ impl Reading {
         }
         let now = self.setup.clock.now();
         let batch = Batch::sign(&self.setup.key, self.spool.tip(), self.pending.take(), now)?;
-        while let Err(error) = self.spool.append(&batch, &self.positions, now) {
-            let SpoolError::Append(AppendError::NoSpace(_)) = error else { return Err(error.into()) };
+        let fresh = loop {
+            let error = match self.spool.append(&batch, &self.positions, now) {
+                Ok(fresh) => break fresh,
+                Err(error @ SpoolError::Append(AppendError::NoSpace(_))) => error,
+                Err(error) => return Err(error.into()),
+            };
             tracing::error!(%error, "the disk of the spool is full: nothing is read until there is space");
             match told.recv_timeout(DISK_FULL_POLL) {
                 Ok(Command::Delivered(next)) => {
@@ -506,7 +528,8 @@ impl Reading {
                     return Ok(());
                 }
             }
-        }
+        };
+        self.fresh.keep(fresh);
         self.last_batch_at = now;
         self.publish();
         Ok(())

@@ -5,6 +5,7 @@
 //! and gives it back only once it is proven to be in the log. Neither knows configuration, certificates or the system's
 //! clock.
 
+mod ahead;
 pub mod deliver;
 pub mod intake;
 pub mod pack;

@@ -169,14 +169,12 @@ pub(crate) fn seal(
     detectors.apply(&mut event);
     report.tell_of(&event);
     replaced.count(&event);
-    let format = event.body.format();
-    let record = event.body.record.clone();
-    match event.seal(entropy) {
+    match event.seal_what_fits(entropy) {
         Ok(collected) => Some(collected),
         // Too large in a segment: what is known of it beyond its record goes, and the record is kept as far as it may be.
         Err(error) => {
             tracing::warn!(%error, "an event does not fit: it is kept in the quarantine");
-            let mut rejected = Rejected::new(Reason::TooLarge, format, 0, &record);
+            let mut rejected = Rejected::new(Reason::TooLarge, event.body.format(), 0, &event.body.record);
             rejected.record.truncate(decode::KEPT_OF_TOO_LARGE);
             let mut event = quarantine(rejected, context, report);
             detectors.apply(&mut event);

@@ -4,6 +4,7 @@
 //! of the collector after it (where its sources were read up to, and where the chain ends), so that positions, numbers
 //! and events are durable at one moment (docs/formats/spool.md). It does not know how batches are made or sent.
 
+pub mod fresh;
 pub mod inspect;
 
 use std::collections::VecDeque;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use epigraph_core::bundle::{self, MAX_ENTRY_BYTES};
-use epigraph_core::hash::leaf_hash;
+use epigraph_core::hash::leaf_hashes;
 use epigraph_core::{Entropy, Hash, TreeSize, UnixMillis};
 use epigraph_event::Batch;
 use epigraph_event::chain::Tip;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::position::Positions;
+use fresh::Fresh;
 
 /// The epoch of a spool that was made with its key: a new spool has a new key.
 pub const FIRST_EPOCH: u64 = 1;
@@ -230,23 +232,23 @@ impl Spool {
         }
     }
 
-    /// Makes a batch durable, and with it how far the sources were read. After an error other than
-    /// [`AppendError::NoSpace`] the process must end.
+    /// Makes a batch durable, and with it how far the sources were read; it is what is read back from its place. After an error other
+    /// than [`AppendError::NoSpace`] the process must end.
     pub fn append(
         &mut self,
         batch: &Batch,
         positions: &Positions,
         now: UnixMillis,
-    ) -> Result<(), SpoolError> {
+    ) -> Result<Fresh, SpoolError> {
         let tip = Tip::after(batch.signed());
-        let encoded = batch.encode();
+        let encoded = Bytes::from(batch.encode());
         let at = self.journal.head().size;
         self.write(&tip, positions, Some(&encoded), now)?;
         let number = batch.signed().envelope().number;
         self.waiting.push_back(Waiting { number, at, bytes: encoded.len() as u64 });
         self.waiting_bytes += encoded.len() as u64;
         (self.tip, self.positions) = (tip, positions.clone());
-        Ok(())
+        Ok(Fresh { at, end: self.journal.head().size, encoded, roll: batch.roll() })
     }
 
     /// Takes note that all batches before `next` are proven to be in the log, and gives their files back.
@@ -299,10 +301,14 @@ impl Spool {
         let state = serde_json::to_vec(&state).map_err(|_| SpoolError::TooManySources)?;
         let before = self.journal.head();
         let mut after = self.journal.frontier().clone();
-        let mut entries = Vec::new();
-        for entry in [state.as_slice()].into_iter().chain(batch.unwrap_or_default().chunks(MAX_ENTRY_BYTES)) {
+        let pieces =
+            || [state.as_slice()].into_iter().chain(batch.unwrap_or_default().chunks(MAX_ENTRY_BYTES));
+        let mut entries = Vec::with_capacity(pieces().map(|piece| piece.len() + 2).sum());
+        for entry in pieces() {
             bundle::push(&mut entries, entry).map_err(|_| SpoolError::TooManySources)?;
-            after.push(leaf_hash(entry)).map_err(|_| SpoolError::Exhausted)?;
+        }
+        for leaf in leaf_hashes(pieces()) {
+            after.push(leaf).map_err(|_| SpoolError::Exhausted)?;
         }
         self.journal.append(&journal::Batch { before, after, time: now, marks: Vec::new(), entries })?;
         (self.newest, self.delivered_on_disk) = (before.size, self.delivered);
@@ -402,21 +408,27 @@ fn read(frame: &OwnedFrame) -> Result<(State, Option<Bytes>), Unread> {
 }
 
 /// Reads batches back in their order, while others are appended.
-pub struct SpoolReader(Reader);
+pub struct SpoolReader(Reader, TreeSize);
 
 impl SpoolReader {
     /// Starts with the frame at this place.
     pub fn starting_at(dir: Arc<dyn Dir>, key: Hash, at: TreeSize) -> SpoolReader {
-        SpoolReader(Reader::starting_at(dir, key, at))
+        SpoolReader(Reader::starting_at(dir, key, at), at)
     }
 
     /// The next batch; none while there is none within `durable`.
     pub fn next(&mut self, durable: TreeSize) -> Result<Option<Bytes>, SpoolError> {
         while let Some(frame) = self.0.next_frame(durable)? {
+            self.1 = frame.after().size;
             if let (_, Some(batch)) = read(&frame)? {
                 return Ok(Some(batch));
             }
         }
         Ok(None)
+    }
+
+    /// What is behind everything that was read.
+    pub fn place(&self) -> TreeSize {
+        self.1
     }
 }

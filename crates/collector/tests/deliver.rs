@@ -8,6 +8,7 @@ use bytes::Bytes;
 use epigraph_collector::deliver::{Answers, DeliverError, Delivery, Sending, Sink};
 use epigraph_collector::intake::Command;
 use epigraph_collector::position::Positions;
+use epigraph_collector::spool::fresh::{Fresh, Freshest};
 use epigraph_collector::spool::{Limits, Progress, Spool};
 use epigraph_core::checkpoint::encode_text;
 use epigraph_core::{
@@ -76,8 +77,8 @@ impl Answers for Script {
     }
 }
 
-/// A spool with one batch of one event; the batch.
-fn spooled() -> (Arc<MemoryDir>, Progress, Batch) {
+/// A spool with one batch of one event; the batch, signed and as it became durable.
+fn spooled() -> (Arc<MemoryDir>, Progress, Batch, Fresh) {
     let dir = Arc::new(MemoryDir::new());
     let (id, limits) = (source().vkey().id(), Limits::of(1 << 30));
     Spool::create(dir.clone(), id, limits.files, UnixMillis(1), Arc::new(Zeros)).unwrap();
@@ -86,8 +87,8 @@ fn spooled() -> (Arc<MemoryDir>, Progress, Batch) {
     let event: Event = decoded.into_iter().next().unwrap().unwrap();
     let events = vec![event.seal(&Zeros).unwrap()];
     let batch = Batch::sign(&source(), spool.tip(), events, UnixMillis(2)).unwrap();
-    spool.append(&batch, &Positions::new(), UnixMillis(2)).unwrap();
-    (dir, Progress { ended: true, ..spool.progress() }, batch)
+    let fresh = spool.append(&batch, &Positions::new(), UnixMillis(2)).unwrap();
+    (dir, Progress { ended: true, ..spool.progress() }, batch, fresh)
 }
 
 const INGESTED: u64 = 1_800_000_000;
@@ -119,7 +120,17 @@ async fn deliver(
     streams: impl FnOnce(&Batch) -> Vec<Vec<Submitted>>,
     state: Option<SourceState>,
 ) -> (Result<(), DeliverError>, Vec<u64>, u32) {
-    let (spool, progress, batch) = spooled();
+    let (dir, progress, batch, _) = spooled();
+    deliver_from(dir, Freshest::default(), (progress, batch), streams, state).await
+}
+
+async fn deliver_from(
+    spool: Arc<MemoryDir>,
+    fresh: Freshest,
+    (progress, batch): (Progress, Batch),
+    streams: impl FnOnce(&Batch) -> Vec<Vec<Submitted>>,
+    state: Option<SourceState>,
+) -> (Result<(), DeliverError>, Vec<u64>, u32) {
     let sent = Arc::default();
     let (commands, told) = mpsc::channel();
     let (_tell, progress) = watch::channel(progress);
@@ -130,6 +141,7 @@ async fn deliver(
         policy: Policy::of_log(log().vkey().clone()),
         origin: log().vkey().name().to_origin(),
         spool,
+        fresh,
         progress,
         commands,
         entropy: Arc::new(Zeros),
@@ -163,6 +175,29 @@ async fn an_answer_that_is_lost_is_asked_for_again() {
     let (ended, delivered, sent) = deliver(streams, None).await;
     assert!(ended.is_ok(), "{ended:?}");
     assert_eq!((delivered, sent), (vec![1], 3));
+}
+
+/// Broken by hand: always read from the disk, the first fails; never read from it, the second.
+#[tokio::test(start_paused = true)]
+async fn what_became_durable_a_moment_ago_is_not_read_back_unless_it_is_sent_again() {
+    let (_, progress, batch, kept) = spooled();
+    let fresh = Freshest::default();
+    fresh.keep(kept);
+    let streams = |batch: &Batch| vec![vec![accepted(batch), published(batch, root(batch), &log())]];
+    let nothing = Arc::new(MemoryDir::new());
+    let (ended, delivered, sent) = deliver_from(nothing, fresh, (progress, batch), streams, None).await;
+    assert!(ended.is_ok(), "{ended:?}");
+    assert_eq!((delivered, sent), (vec![1], 1));
+
+    let (dir, progress, batch, kept) = spooled();
+    let fresh = Freshest::default();
+    fresh.keep(kept);
+    let streams = |batch: &Batch| {
+        vec![vec![accepted(batch)], vec![accepted(batch), published(batch, root(batch), &log())]]
+    };
+    let (ended, delivered, sent) = deliver_from(dir, fresh, (progress, batch), streams, None).await;
+    assert!(ended.is_ok(), "{ended:?}");
+    assert_eq!((delivered, sent), (vec![1], 2));
 }
 
 /// Broken by hand: with `verify` answering `Ok` each of these leaves the spool.

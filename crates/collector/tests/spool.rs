@@ -43,7 +43,7 @@ fn open(dir: Arc<dyn Dir>) -> Result<Spool, SpoolError> {
 fn append(spool: &mut Spool) -> Result<(), SpoolError> {
     let batch = Batch::sign(&key(), spool.tip(), Vec::new(), UnixMillis(2)).unwrap();
     let position = Position { offset: spool.tip().number + 1, ..Position::default() };
-    spool.append(&batch, &Positions::from([("file".to_owned(), position)]), UnixMillis(2))
+    spool.append(&batch, &Positions::from([("file".to_owned(), position)]), UnixMillis(2)).map(drop)
 }
 
 /// The numbers of the batches that are read back from the first that waits on.

@@ -11,15 +11,16 @@
 
 use std::convert::Infallible;
 
-use epigraph_core::hash::{Hash, leaf_hash, node_hash, sha256};
+use epigraph_core::hash::{Hash, leaf_hash, leaf_hashes, node_hash, sha256};
 use epigraph_core::proof::{self, InclusionProof, Nodes, ProofError};
 use epigraph_core::{LeafIndex, SourceKey, SourceVKey, TreeSize, UnixMillis};
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use thiserror::Error;
 
 use crate::chain::Tip;
 use crate::collected::{Collected, EventError};
-use crate::leaf::{Leaf, Reference};
+use crate::leaf::{LEAF_BYTES, Leaf, Reference};
 use crate::v1::{BatchEnvelope, CollectedBatch, SignedBatch};
 
 /// The most events of a batch: the path of one is at most 8 hashes.
@@ -41,6 +42,10 @@ pub const PAYLOAD_TYPE: &str = "application/vnd.epigraph.audit-batch.v1";
 pub const MAX_OVERHEAD_BYTES: usize = MAX_ENVELOPE_BYTES + 256;
 
 const VERSION: u32 = 1;
+
+// Field numbers of CollectedBatch.
+const SIGNED: u32 = 1;
+const EVENTS: u32 = 2;
 
 /// What a batch says of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -73,10 +78,17 @@ pub struct Signed {
 }
 
 /// A signed batch with its events, all of them checked.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Batch {
     signed: Signed,
     events: Vec<Collected>,
+}
+
+/// What is left of a batch when its events are not needed any more: enough to make their leaves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Roll {
+    signed: Signed,
+    events: Vec<(Reference, [Hash; 3])>,
 }
 
 /// A batch as it came, of which nothing is believed yet.
@@ -174,6 +186,17 @@ impl Signed {
         self.hash
     }
 
+    fn leaf(
+        &self,
+        place: usize,
+        (reference, commitments): (Reference, [Hash; 3]),
+        ingested: u64,
+    ) -> Option<Leaf> {
+        let Envelope { source, epoch, first_sequence, .. } = self.envelope;
+        let sequence = first_sequence.checked_add(u64::try_from(place).ok()?)?;
+        Some(Leaf { reference, source, epoch, sequence, ingested, commitments, batch: self.hash })
+    }
+
     /// As it travels.
     pub fn to_wire(&self) -> SignedBatch {
         SignedBatch {
@@ -197,7 +220,7 @@ impl Signed {
         let index = place.and_then(LeafIndex::new).ok_or(not_in_it.clone())?;
         let size = TreeSize::new(u64::from(count)).ok_or(not_in_it)?;
         let path = InclusionProof { index, size, hashes: path.to_vec() };
-        path.verify(&entry_hash(reference, commitments), &root).map_err(BatchError::Path)
+        path.verify(&leaf_hash(&entry(reference, commitments)), &root).map_err(BatchError::Path)
     }
 }
 
@@ -230,7 +253,7 @@ impl Batch {
         let message = pre_authentication(&bytes);
         let signed = Signed { envelope, bytes, signature: key.sign(&message), hash: sha256(&message) };
         let batch = Batch { signed, events };
-        let length = batch.to_wire().encoded_len();
+        let length = batch.encoded_len();
         if length > MAX_BATCH_BYTES { Err(BatchError::TooLarge(length)) } else { Ok(batch) }
     }
 
@@ -246,16 +269,14 @@ impl Batch {
 
     /// The leaf of one of the events, by its place in the batch; `ingested` in seconds. None beyond the last.
     pub fn leaf(&self, place: usize, ingested: u64) -> Option<Leaf> {
-        let (event, envelope) = (self.events.get(place)?, &self.signed.envelope);
-        Some(Leaf {
-            reference: event.reference(),
-            source: envelope.source,
-            epoch: envelope.epoch,
-            sequence: envelope.first_sequence.checked_add(u64::try_from(place).ok()?)?,
-            ingested,
-            commitments: *event.commitments(),
-            batch: self.signed.hash,
-        })
+        let event = self.events.get(place)?;
+        self.signed.leaf(place, (event.reference(), *event.commitments()), ingested)
+    }
+
+    /// Without the events themselves.
+    pub fn roll(&self) -> Roll {
+        let events = self.events.iter().map(|event| (event.reference(), *event.commitments()));
+        Roll { signed: self.signed.clone(), events: events.collect() }
     }
 
     /// The path of each event inside the batch, for [`Signed::verify_path`]: at most [`MAX_PATH_HASHES`] hashes.
@@ -270,9 +291,41 @@ impl Batch {
         CollectedBatch { signed: Some(self.signed.to_wire()), events }
     }
 
-    /// As bytes, for the spool and the wire.
+    /// As bytes, for the spool and the wire: the encoding of [`Batch::to_wire`].
     pub fn encode(&self) -> Vec<u8> {
-        self.to_wire().encode_to_vec()
+        let mut bytes = Vec::with_capacity(self.encoded_len());
+        let signed = self.signed.to_wire();
+        encode_key(SIGNED, WireType::LengthDelimited, &mut bytes);
+        encode_varint(signed.encoded_len() as u64, &mut bytes);
+        bytes.extend(signed.encode_to_vec());
+        for event in &self.events {
+            encode_key(EVENTS, WireType::LengthDelimited, &mut bytes);
+            encode_varint(event.encoded_len() as u64, &mut bytes);
+            event.encode(&mut bytes);
+        }
+        bytes
+    }
+
+    fn encoded_len(&self) -> usize {
+        let field = |tag, length: usize| key_len(tag) + encoded_len_varint(length as u64) + length;
+        let events = self.events.iter().map(|event| field(EVENTS, event.encoded_len()));
+        field(SIGNED, self.signed.to_wire().encoded_len()) + events.sum::<usize>()
+    }
+}
+
+impl Roll {
+    /// The signed envelope.
+    pub fn signed(&self) -> &Signed {
+        &self.signed
+    }
+
+    /// The hashes of the events' leaves, in their order; `ingested` in seconds.
+    pub fn leaf_hashes(&self, ingested: u64) -> Vec<Hash> {
+        let leaf =
+            |(place, event): (usize, &(Reference, [Hash; 3]))| self.signed.leaf(place, *event, ingested);
+        let leaves: Vec<_> =
+            self.events.iter().enumerate().filter_map(leaf).map(|leaf| leaf.encode()).collect();
+        leaf_hashes(leaves.iter().map(<[u8; LEAF_BYTES]>::as_slice)).collect()
     }
 }
 
@@ -379,14 +432,21 @@ fn pre_authentication(envelope: &[u8]) -> Vec<u8> {
 /// The path of one event, by its place, inside the batch whose leaves these are, all of them in order: for whoever no longer has the
 /// segments. Whether they are is for [`Signed::verify_path`] to say.
 pub fn path(leaves: &[Leaf], place: usize) -> Option<Vec<Hash>> {
-    Tree::over(leaves.iter().map(|leaf| entry_hash(leaf.reference, &leaf.commitments))).path(place)
+    Tree::over(leaves.iter().map(|leaf| entry(leaf.reference, &leaf.commitments))).path(place)
 }
 
-/// The hash of an event in its batch's tree.
-fn entry_hash(reference: Reference, [core, identity, body]: &[Hash; 3]) -> Hash {
-    leaf_hash(
-        &[reference.as_bytes().as_slice(), core.as_bytes(), identity.as_bytes(), body.as_bytes()].concat(),
-    )
+/// Bytes of an event's entry in its batch's tree.
+const ENTRY_BYTES: usize = Reference::LEN + 3 * Hash::LEN;
+
+/// An event's entry in its batch's tree.
+fn entry(reference: Reference, commitments: &[Hash; 3]) -> [u8; ENTRY_BYTES] {
+    let mut entry = [0; ENTRY_BYTES];
+    let (of_reference, of_commitments) = entry.split_at_mut(Reference::LEN);
+    of_reference.copy_from_slice(reference.as_bytes());
+    for (bytes, commitment) in of_commitments.chunks_exact_mut(Hash::LEN).zip(commitments) {
+        bytes.copy_from_slice(commitment.as_bytes());
+    }
+    entry
 }
 
 /// The tree of a batch: the roots of its perfect subtrees, by height.
@@ -394,11 +454,13 @@ struct Tree(Vec<Vec<Hash>>);
 
 impl Tree {
     fn of(events: &[Collected]) -> Tree {
-        Tree::over(events.iter().map(|event| entry_hash(event.reference(), event.commitments())))
+        Tree::over(events.iter().map(|event| entry(event.reference(), event.commitments())))
     }
 
-    fn over(entries: impl Iterator<Item = Hash>) -> Tree {
-        let mut heights = vec![entries.collect::<Vec<_>>()];
+    fn over(entries: impl Iterator<Item = [u8; ENTRY_BYTES]>) -> Tree {
+        let entries: Vec<_> = entries.collect();
+        let mut heights =
+            vec![leaf_hashes(entries.iter().map(<[u8; ENTRY_BYTES]>::as_slice)).collect::<Vec<_>>()];
         while let Some(below) = heights.last().filter(|below| below.len() > 1) {
             let above = below.chunks_exact(2).map(|pair| node_hash(&pair[0], &pair[1])).collect();
             heights.push(above);

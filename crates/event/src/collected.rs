@@ -3,6 +3,7 @@
 
 use epigraph_core::{Entropy, Hash};
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use thiserror::Error;
 
 use crate::leaf::Reference;
@@ -21,13 +22,15 @@ pub struct Event {
 }
 
 /// A sealed event. Its segments are bytes that were checked for size; they are never encoded again.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Collected {
     reference: Reference,
     segments: [(Salt, Vec<u8>); 3],
     /// Of the segments. Computed once: leaf, batch and path all need them.
     commitments: [Hash; 3],
     record: Option<Vec<u8>>,
+    /// What the first two segments say. Read once: whoever takes a batch in asks for it of every event.
+    content: Box<(CoreSegment, IdentitySegment)>,
 }
 
 /// Why an event was not taken. Nothing of it is quoted.
@@ -61,6 +64,12 @@ impl Event {
     /// Fixes the event's bytes and salts and gives it its name. A record that is too large for the body is put beside
     /// it. The detectors ([`crate::sensitive`]) come before this.
     pub fn seal(mut self, entropy: &dyn Entropy) -> Result<Collected, EventError> {
+        self.seal_what_fits(entropy)
+    }
+
+    /// The same of an event whose record is needed again if it does not fit: after an error it is where it was. Of an event that was
+    /// sealed nothing is left here.
+    pub fn seal_what_fits(&mut self, entropy: &dyn Entropy) -> Result<Collected, EventError> {
         let mut drawn = [0; Reference::LEN + 4 * Salt::LEN];
         entropy.fill(&mut drawn);
         let (reference, salts) = drawn.split_at(Reference::LEN);
@@ -84,12 +93,25 @@ impl Event {
         }
         self.fit();
         let mut part = |segment, bytes: Vec<u8>| Ok((salt()?, checked(segment, bytes)?));
-        let segments = [
-            part(Segment::Core, self.core.encode_to_vec())?,
-            part(Segment::Identity, self.identity.encode_to_vec())?,
-            part(Segment::Body, self.body.encode_to_vec())?,
-        ];
-        Ok(Collected::of(reference, segments, record))
+        let mut segments = || {
+            Ok([
+                part(Segment::Core, self.core.encode_to_vec())?,
+                part(Segment::Identity, self.identity.encode_to_vec())?,
+                part(Segment::Body, self.body.encode_to_vec())?,
+            ])
+        };
+        match segments() {
+            Ok(segments) => {
+                let content = (std::mem::take(&mut self.core), std::mem::take(&mut self.identity));
+                Ok(Collected::of(reference, segments, record, content))
+            }
+            Err(error) => {
+                if let Some(beside) = record {
+                    (self.body.record, self.body.reference) = (beside, None);
+                }
+                Err(error)
+            }
+        }
     }
 }
 
@@ -101,12 +123,17 @@ fn checked(segment: Segment, bytes: Vec<u8>) -> Result<Vec<u8>, EventError> {
 }
 
 impl Collected {
-    fn of(reference: Reference, segments: [(Salt, Vec<u8>); 3], record: Option<Vec<u8>>) -> Collected {
+    fn of(
+        reference: Reference,
+        segments: [(Salt, Vec<u8>); 3],
+        record: Option<Vec<u8>>,
+        content: (CoreSegment, IdentitySegment),
+    ) -> Collected {
         let commitments = Segment::ALL.map(|segment| {
             let (salt, bytes) = &segments[segment.place()];
             segment::commitment(segment, salt, bytes)
         });
-        Collected { reference, segments, commitments, record }
+        Collected { reference, segments, commitments, record, content: Box::new(content) }
     }
 
     /// The event's random name.
@@ -140,20 +167,51 @@ impl Collected {
         if let Some(record) = &self.record {
             body.record.clone_from(record);
         }
-        let (core, identity) = self.core_and_identity()?;
+        let (core, identity) = (*self.content).clone();
         Ok(Event { core, identity, body })
     }
 
-    /// Reads what happened and who did it, and leaves the record alone, which is most of the event.
-    pub fn core_and_identity(&self) -> Result<(CoreSegment, IdentitySegment), EventError> {
-        Ok((
-            message(Segment::Core, self.bytes(Segment::Core))?,
-            message(Segment::Identity, self.bytes(Segment::Identity))?,
-        ))
+    /// What happened.
+    pub fn core(&self) -> &CoreSegment {
+        &self.content.0
+    }
+
+    /// Who did it.
+    pub fn identity(&self) -> &IdentitySegment {
+        &self.content.1
     }
 
     fn body(&self) -> Result<BodySegment, EventError> {
         message(Segment::Body, self.bytes(Segment::Body))
+    }
+
+    /// The fields of [`Collected::to_wire`] in their order, from 1 on.
+    fn fields(&self) -> [&[u8]; 8] {
+        [
+            self.reference.as_bytes(),
+            self.bytes(Segment::Core),
+            self.salt(Segment::Core).as_bytes(),
+            self.bytes(Segment::Identity),
+            self.salt(Segment::Identity).as_bytes(),
+            self.bytes(Segment::Body),
+            self.salt(Segment::Body).as_bytes(),
+            self.record().unwrap_or_default(),
+        ]
+    }
+
+    /// The length of [`Collected::encode`].
+    pub(crate) fn encoded_len(&self) -> usize {
+        let fields = (1..).zip(self.fields()).filter(|(_, field)| !field.is_empty());
+        fields.map(|(tag, field)| key_len(tag) + encoded_len_varint(field.len() as u64) + field.len()).sum()
+    }
+
+    /// The encoding of [`Collected::to_wire`], without copying the segments twice.
+    pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
+        for (tag, field) in (1..).zip(self.fields()).filter(|(_, field)| !field.is_empty()) {
+            encode_key(tag, WireType::LengthDelimited, bytes);
+            encode_varint(field.len() as u64, bytes);
+            bytes.extend_from_slice(field);
+        }
     }
 
     /// The event as it travels.
@@ -186,9 +244,9 @@ impl Collected {
             part(Segment::Body, &wire.body_salt, wire.body)?,
         ];
         let record = Some(wire.record).filter(|record| !record.is_empty());
-        let collected = Collected::of(reference, segments, record);
-        message::<CoreSegment>(Segment::Core, collected.bytes(Segment::Core))?;
-        message::<IdentitySegment>(Segment::Identity, collected.bytes(Segment::Identity))?;
+        let [core, identity, _] = &segments;
+        let content = (message(Segment::Core, &core.1)?, message(Segment::Identity, &identity.1)?);
+        let collected = Collected::of(reference, segments, record, content);
         check_record(&collected.body()?, collected.record())?;
         Ok(collected)
     }

@@ -25,6 +25,7 @@ use crate::v1::{DataClass, Detected, Format, Replaced};
 
 mod json;
 mod scan;
+mod trace;
 
 /// Letters of a token: 96 bits, so that two values do not meet.
 const TOKEN_LETTERS: usize = 24;
@@ -104,7 +105,7 @@ impl Detectors {
             Format::Cloudtrail | Format::K8sAudit | Format::Cloudevent | Format::Json => {
                 // In what is no JSON, texts are where they are; what its escapes hide is looked for too.
                 let record = if understood { record } else { self.plain(record, &mut report) };
-                self.json(&record, &mut report)
+                self.json(record, &mut report)
             }
             Format::CloudeventBinary => self.cloudevent(record, &mut report),
             Format::OtlpLog if understood => self.logs(record, &mut report),
@@ -121,7 +122,7 @@ impl Detectors {
         }
         // The record was counted; its fields say the same again.
         event.each_text(&mut |text| {
-            if let Some(other) = self.replaced(text.as_bytes(), &mut |_| ()) {
+            if let Some(other) = self.replaced(text.as_bytes(), &mut report.tokens, &mut |_| ()) {
                 *text = String::from_utf8_lossy(&other).into_owned();
             }
         });
@@ -133,8 +134,8 @@ impl Detectors {
         report.found
     }
 
-    fn json(&self, record: &[u8], report: &mut Report) -> Vec<u8> {
-        json::rewrite(record, |text, path| self.at(text, report, path))
+    fn json(&self, record: Vec<u8>, report: &mut Report) -> Vec<u8> {
+        json::rewrite(&record, |text, path| self.at(text, report, path)).unwrap_or(record)
     }
 
     fn plain(&self, record: Vec<u8>, report: &mut Report) -> Vec<u8> {
@@ -148,7 +149,7 @@ impl Detectors {
         let data = record[end..].to_vec();
         let mut head = self.plain(record[..end].to_vec(), report);
         let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&data).is_ok();
-        head.extend(if is_json { self.json(&data, report) } else { self.plain(data, report) });
+        head.extend(if is_json { self.json(data, report) } else { self.plain(data, report) });
         head
     }
 
@@ -178,7 +179,8 @@ impl Detectors {
         }
         // What is found in the bytes alone stands in a field that is not known, or two fields side by side look like
         // it.
-        let is_clean = |bytes: &[u8]| self.replaced(bytes, &mut |_| ()).is_none();
+        let tokens = &mut report.tokens;
+        let mut is_clean = |bytes: &[u8]| self.replaced(bytes, tokens, &mut |_| ()).is_none();
         if report.found == before && is_clean(&record) {
             return record;
         }
@@ -231,9 +233,9 @@ impl Detectors {
     /// looked at too.
     fn at(&self, text: &[u8], report: &mut Report, path: &dyn Fn() -> String) -> Option<Vec<u8>> {
         let mut kinds = Vec::new();
-        let replaced = self.replaced(text, &mut |kind| kinds.push(kind))?;
+        let replaced = self.replaced(text, &mut report.tokens, &mut |kind| kinds.push(kind))?;
         let path = path();
-        let path = match self.replaced(path.as_bytes(), &mut |_| ()) {
+        let path = match self.replaced(path.as_bytes(), &mut report.tokens, &mut |_| ()) {
             Some(other) => String::from_utf8_lossy(&other).into_owned(),
             None => path,
         };
@@ -242,12 +244,16 @@ impl Detectors {
     }
 
     /// The text with a token in place of everything that was found; none if nothing was.
-    fn replaced(&self, text: &[u8], found: &mut dyn FnMut(Detected)) -> Option<Vec<u8>> {
+    fn replaced(&self, text: &[u8], tokens: &mut Tokens, found: &mut dyn FnMut(Detected)) -> Option<Vec<u8>> {
+        if !trace::may_hold(text) {
+            return None;
+        }
         let mut replaced = Vec::new();
         let mut at = 0;
         for one in scan::matches(text).into_iter().filter(|one| self.kinds.contains(&one.kind)) {
             replaced.extend(&text[at..one.range.start]);
-            replaced.extend(self.token(one.kind, &text[one.range.clone()]).as_bytes());
+            let value = &text[one.range.clone()];
+            replaced.extend(tokens.of(one.kind, value, || self.token(one.kind, value)));
             at = one.range.end;
             found(one.kind);
         }
@@ -274,9 +280,31 @@ impl Detectors {
     }
 }
 
+/// Tokens of a record, by what they stand for: its fields say again what it says.
+#[derive(Default)]
+struct Tokens(Vec<(Detected, Zeroizing<Vec<u8>>, String)>);
+
+/// The most that are kept: a record of many values has few of them in its fields.
+const MAX_TOKENS: usize = 8;
+
+impl Tokens {
+    fn of(&mut self, kind: Detected, value: &[u8], make: impl FnOnce() -> String) -> Vec<u8> {
+        let mut known = self.0.iter().filter(|(of, known, _)| *of == kind && known.as_slice() == value);
+        if let Some((_, _, token)) = known.next() {
+            return token.clone().into_bytes();
+        }
+        let token = make();
+        if self.0.len() < MAX_TOKENS {
+            self.0.push((kind, Zeroizing::new(value.to_vec()), token.clone()));
+        }
+        token.into_bytes()
+    }
+}
+
 /// What was found in a record.
 #[derive(Default)]
 struct Report {
+    tokens: Tokens,
     found: Found,
     replaced: Vec<Replaced>,
     elsewhere: bool,

@@ -262,8 +262,8 @@ impl Code {
             Code::SourceForged => "Somebody sends batches in the name of a source that its key did not sign.",
             Code::SourceRetired => "A source goes on signing under a key that was retired.",
             Code::SourceSkew => {
-                "Events of a source lie ahead of the time at which they were taken in: its clock is wrong, or says a \
-                 local time."
+                "Events of a source lie ahead of the time at which they were seen or taken in, or were seen long before: \
+                 its clock or its collector's is wrong, or says a local time."
             }
             Code::EventIdReused => "One event id stands on two events with different content. Both are kept.",
             Code::PayloadMismatch => {
@@ -359,8 +359,8 @@ impl Code {
                  the thief."
             }
             Code::SourceSkew => {
-                "Look at time synchronisation at the source, and at the time zone in its records. The order of its \
-                 events is that of their numbers, whatever their times say."
+                "Look at time synchronisation at the source and at its collector, and at the time zone in its records. \
+                 The order of its events is that of their numbers, whatever their times say."
             }
             Code::EventIdReused => {
                 "Read both with `epigraph events get`. Ids are chosen by sources and those who call them: somebody \

@@ -177,6 +177,11 @@ impl Log {
         &self.origin
     }
 
+    /// Those who wait for publication, in entries.
+    pub(crate) fn waiters(&self) -> Arc<Quota<Hash>> {
+        Arc::clone(&self.waiters)
+    }
+
     /// How it is doing.
     pub fn status(&self, now: UnixMillis) -> Status {
         let condition = *self.condition.borrow();

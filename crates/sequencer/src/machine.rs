@@ -263,6 +263,8 @@ struct Staged<T> {
 pub struct Machine<T> {
     limits: Limits,
     durable: Frontier,
+    /// Of `durable`: a root is a hash for every bit of the size.
+    head: TreeHead,
     pool: Vec<(Vec<Bytes>, Option<Claim>, Taken<T>)>,
     room: Room,
     staged: Option<Staged<T>>,
@@ -292,6 +294,7 @@ impl<T> Machine<T> {
         let behind_since = (durable.size() > published).then_some(now);
         Machine {
             limits,
+            head: durable.head(),
             durable,
             pool: Vec::new(),
             room: Room::default(),
@@ -370,8 +373,8 @@ impl<T> Machine<T> {
             debug_assert!(pushed);
         }
         self.room.clear();
-        let before = self.durable.head();
-        let batch = Batch { before, after: after.clone(), time: now, marks: marks.clone(), entries: body };
+        let batch =
+            Batch { before: self.head, after: after.clone(), time: now, marks: marks.clone(), entries: body };
         effects.push(Effect::Write(batch));
         self.staged = Some(Staged { after, marks, taken });
     }
@@ -437,7 +440,8 @@ impl<T> Machine<T> {
         self.leaves.drain(..usize::try_from(count).unwrap_or(usize::MAX).min(self.leaves.len()));
         self.condition.no_space_at = None;
         self.condition.behind_since.get_or_insert(now);
-        effects.push(Effect::Grown(self.durable.head()));
+        self.head = self.durable.head();
+        effects.push(Effect::Grown(self.head));
         let size = self.durable.size();
         let repeats = self.repeats.extract_if(.., |call| call.size_after <= size);
         effects.extend(taken.into_iter().chain(repeats).map(

@@ -7,7 +7,8 @@ use std::sync::mpsc as blocking;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-use epigraph_core::{Clock, Origin, Policy, TreeHead, TreeSize};
+use epigraph_core::{Clock, Hash, Origin, Policy, TreeHead, TreeSize};
+use epigraph_rpc::Quota;
 use epigraph_store::follow::Follower;
 use epigraph_store::history::History;
 use epigraph_store::journal::{AppendError, Journal, JournalHandle};
@@ -17,6 +18,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
+use crate::growth::Growth;
 use crate::log::{Answer, Log, Parts, ProducerState, PublishedReceiver, SignedReceiver, Ticket, Witnessing};
 use crate::lookup;
 use crate::machine::{Condition, Effect, Event, Limits, Machine, NoSpace};
@@ -106,7 +108,9 @@ pub struct Driver {
     write_span: Span,
     durable: watch::Sender<TreeHead>,
     condition: watch::Sender<Condition>,
-    grown: blocking::Sender<TreeSize>,
+    growth: Growth,
+    /// Of those who wait for publication, in entries.
+    waiters: Arc<Quota<Hash>>,
     tree_ended: oneshot::Receiver<Result<(), String>>,
     published: PublishedReceiver,
     clock: Arc<dyn Clock>,
@@ -144,7 +148,7 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
     let (durable, durable_receiver) = watch::channel(head);
     let (condition, condition_receiver) = watch::channel(machine.condition());
     let (offer, offered) = watch::channel(TreeHead::EMPTY);
-    let (grown, growth) = blocking::channel();
+    let (tell, growth) = blocking::channel();
     let (end, tree_ended) = oneshot::channel();
     let (built, built_to) = blocking::channel();
     let of_tree = origin.clone();
@@ -157,28 +161,14 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
     thread::Builder::new()
         .name("lookup".into())
         .spawn(move || lookup::fill(&name, open_lookup, &filled, &built_to))?;
-    let driver = Driver {
-        origin: origin.clone(),
-        machine,
-        events,
-        journal: JournalHandle::spawn(journal)?,
-        writing: None,
-        write_span: Span::none(),
-        durable,
-        condition,
-        grown,
-        tree_ended,
-        published: published.clone(),
-        clock,
-    };
     let log = Arc::new(Log::new(Parts {
-        origin,
+        origin: origin.clone(),
         limits,
         events: submit,
         wanted,
         durable: durable_receiver,
         condition: condition_receiver,
-        published,
+        published: published.clone(),
         signed,
         witnessing,
         built: offered.clone(),
@@ -187,6 +177,21 @@ pub fn start(setup: Setup) -> io::Result<Ready> {
         policy,
         lookup,
     }));
+    let driver = Driver {
+        origin,
+        machine,
+        events,
+        journal: JournalHandle::spawn(journal)?,
+        writing: None,
+        write_span: Span::none(),
+        durable,
+        condition,
+        growth: Growth::new(tell, head.size),
+        waiters: log.waiters(),
+        tree_ended,
+        published,
+        clock,
+    };
     Ok(Ready { log, offered, wanted: wanted_receiver, driver })
 }
 
@@ -252,6 +257,7 @@ impl Driver {
                 biased;
                 // While it is told of growth, it ends only by failing.
                 ended = &mut self.tree_ended => return tree_outcome(ended),
+                () = self.growth.rested() => self.growth.tell(),
                 result = written(&mut self.writing) => {
                     self.writing = None;
                     self.write_span = Span::none();
@@ -286,8 +292,9 @@ impl Driver {
                 self.events.close();
             }
         }
-        let Driver { journal, grown, tree_ended, .. } = self;
-        drop(grown);
+        let Driver { journal, mut growth, tree_ended, .. } = self;
+        growth.tell();
+        drop(growth);
         // It waits for the next segment that is being made ready, so not on a thread that serves.
         let closed = tokio::task::spawn_blocking(move || journal.close()).await;
         closed.map_err(|error| Fatal::Journal(error.to_string()))?;
@@ -320,8 +327,7 @@ impl Driver {
             Effect::Refuse { ticket, why } => ticket.answer(Err(why)),
             Effect::Grown(head) => {
                 self.durable.send_replace(head);
-                // If the tree's thread has ended, `tree_ended` says so.
-                let _ = self.grown.send(head.size);
+                self.growth.to(head.size, self.waiters.in_use() > 0);
             }
         }
     }

@@ -289,11 +289,12 @@ impl Journal {
         self.producers
             .fold(batch.before.size, count, &batch.marks)
             .map_err(|found| self.stop("a batch was refused", &io::Error::other(found)))?;
+        let after = batch.after.head();
         let mut header = FrameHeader {
             segment_id: self.active.id,
             before: self.cursor.head,
             count,
-            root_after: batch.after.root(),
+            root_after: after.root,
             time: batch.time,
             previous_header: self.cursor.header_hash,
             mark_count: 0,
@@ -314,7 +315,7 @@ impl Journal {
         // A crash from here on leaves a durable frame.
         self.maker.dir.crash_point("journal.frame.synced");
         self.cursor = Cursor {
-            head: batch.after.head(),
+            head: after,
             header_at: at,
             header_hash: format::header_hash(&self.buffer),
             end: at + self.buffer.len() as u64,
@@ -327,6 +328,11 @@ impl Journal {
     pub fn needs_segment(&self, batch: &Batch) -> bool {
         let frame = (SECTOR + padded(batch.body_bytes())) as u64;
         self.cursor.end + frame > self.active.bytes
+    }
+
+    /// Bytes of the current segment that are in use.
+    pub(crate) fn filled(&self) -> u64 {
+        self.cursor.end
     }
 
     /// How to make the next segment ready, if that was not done yet.

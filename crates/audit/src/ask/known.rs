@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 
 use crate::guard::approval::{Approval, ApprovalId};
 use crate::guard::plan::{Known, Unavailable};
-use crate::index::View;
+use crate::index::{IndexError, View};
 use crate::query::row::Pseudonyms;
 use crate::query::{Column, Estimate, Pseudonym, Scan, Window};
 use crate::store::Follow;
@@ -30,8 +30,11 @@ impl<'a> Sight<'a> {
 }
 
 impl Known for Sight<'_> {
-    fn estimate(&self, scan: &Scan) -> Result<Estimate, Unavailable> {
-        self.view.estimate(scan).map_err(|error| Unavailable(error.to_string()))
+    fn estimate(&self, scan: &Scan) -> Result<Option<Estimate>, Unavailable> {
+        match self.view.estimate(scan) {
+            Err(IndexError::TooMany) => Ok(None),
+            estimate => estimate.map(Some).map_err(|error| Unavailable(error.to_string())),
+        }
     }
 
     fn pseudonyms(

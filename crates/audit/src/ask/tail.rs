@@ -81,8 +81,8 @@ struct Ahead<'a> {
 }
 
 impl Known for Ahead<'_> {
-    fn estimate(&self, _: &Scan) -> Result<Estimate, Unavailable> {
-        Ok(Estimate::default())
+    fn estimate(&self, _: &Scan) -> Result<Option<Estimate>, Unavailable> {
+        Ok(Some(Estimate::default()))
     }
 
     fn pseudonyms(

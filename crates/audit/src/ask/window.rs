@@ -45,7 +45,7 @@ impl Asker {
         let stopped = {
             let mut deadline = std::pin::pin!(sleep(Duration::from_millis(run.plan.budget.timeout_ms)));
             let mut stopped = None;
-            'all: for Span { source, epoch, first, last, .. } in self.spans(run)? {
+            'all: for Span { source, epoch, first, last, .. } in self.spans(run).await? {
                 for sequence in first..=last {
                     if is_over(deadline.as_mut()).await {
                         run.meter.expire();
@@ -79,10 +79,12 @@ impl Asker {
         })
     }
 
-    fn spans(&self, run: &Run) -> Result<Vec<Span>, AskError> {
-        let view = run.view.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(view) = &*view else { return Ok(Vec::new()) };
-        Ok(view.sources(&run.plan.window)?)
+    async fn spans(&self, run: &mut Run) -> Result<Vec<Span>, AskError> {
+        let Some(view) = run.view.get_mut().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(Vec::new());
+        };
+        let window = run.plan.window;
+        blocking(move || Ok(view.sources(&window)?)).await
     }
 
     /// What proves an event; none if there is no such event, or none that is published yet: that is in no answer.

@@ -16,6 +16,7 @@ use super::policy::{Action, Facts, Group, Object, Policies, Verdict};
 use super::quota::Standing;
 use super::refusal::{Code, Refusal};
 use super::{Principal, Stream, Tenants, bounds, question};
+use crate::index::MAX_RUNS;
 use crate::query::row::Value;
 use crate::query::scan::{self, Clause};
 use crate::query::{Access, Column, Estimate, Filter, Pseudonym, Reduce, Scan, Window};
@@ -97,8 +98,8 @@ pub struct Unavailable(pub String);
 
 /// What has to be known before a read is decided. None of it reads an event or a row.
 pub trait Known {
-    /// What a scan costs at most, from statistics.
-    fn estimate(&self, scan: &Scan) -> Result<Estimate, Unavailable>;
+    /// What a scan costs at most, from statistics; none if it asks for more things at once than its index puts together.
+    fn estimate(&self, scan: &Scan) -> Result<Option<Estimate>, Unavailable>;
 
     /// The pseudonyms of an exact id that stands in `column`, in one tenant or in each that has events in the window: of whoever is called
     /// so for [`Column::Actor`], of the credential, the thing or the address for [`Column::Session`], [`Column::Resource`] and
@@ -316,10 +317,17 @@ impl Guard {
         let page =
             request.page.as_ref().map(|token| pages.open(token, &who.name, &question, now)).transpose()?;
         let rows = bounds::rows_of(request, &limits, reduce.is_some())?;
-        let scans = asking.scans(&asked, &found, &window, tenant.as_deref(), rows, page);
+        let mut scans = asking.scans(&asked, &found, &window, tenant.as_deref(), rows, page);
         let mut estimate = Estimate::default();
-        for scan in &scans {
-            let one = known.estimate(scan).map_err(unavailable)?;
+        for scan in &mut scans {
+            let mut one = known.estimate(scan).map_err(unavailable)?;
+            if one.is_none()
+                && let Some(by_time) = scan.by_time()
+            {
+                *scan = by_time;
+                one = known.estimate(scan).map_err(unavailable)?;
+            }
+            let one = one.ok_or_else(too_many)?;
             estimate.rows = estimate.rows.saturating_add(one.rows);
             estimate.bytes = estimate.bytes.saturating_add(one.bytes);
             estimate.days = estimate.days.max(one.days);
@@ -583,6 +591,14 @@ fn no_audit(why: &str) -> Refusal {
 fn sentence(text: &str) -> String {
     let mut letters = text.trim_end_matches('.').chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).chain(['.']).collect()).unwrap_or_default()
+}
+
+fn too_many() -> Refusal {
+    Refusal::new(
+        Code::BadParameter,
+        format!("this is about more than {MAX_RUNS} people, things or actions of one day"),
+        "Say which tenant, or which action.",
+    )
 }
 
 pub(super) fn unknown_stream() -> Refusal {

@@ -1,7 +1,9 @@
 //! How many rows lie under one stem on one day, hour by hour, and how many bytes: what an estimate is made of. Every row that a scan can
-//! meet is counted here, in the transaction that wrote it, so that an estimate is never below what the scan costs.
+//! meet is counted here, in the transaction that wrote it, or is the only one of its stem, so that an estimate is never below what the scan
+//! costs.
 
 use super::value::{put, take};
+use super::{Bytes, IndexError, disk, key};
 
 /// Hours of a day.
 const HOURS: usize = 24;
@@ -62,6 +64,31 @@ impl Counts {
         }
         Some(counts)
     }
+}
+
+/// What rows say of a stem that may not be counted.
+pub(super) enum Met {
+    /// It has no row.
+    None,
+    /// It has one, which is not counted: the nanoseconds of its day, and its length.
+    One(u64, usize),
+    /// It has several, which are counted.
+    More,
+}
+
+/// Looks for rows of a stem, and at no more of them than keys and a length.
+pub(super) fn met(rows: &impl Bytes, stem: &[u8]) -> Result<Met, IndexError> {
+    let mut met = Met::None;
+    for row in rows.range::<&[u8]>(stem..).map_err(disk("read"))?.take(2) {
+        let (key, value) = row.map_err(disk("read"))?;
+        let (key, value) = (key.value(), value.value());
+        let Some(rest_ns) = key::rest_of(key, stem) else { break };
+        if matches!(met, Met::One(..)) {
+            return Ok(Met::More);
+        }
+        met = Met::One(rest_ns, key.len() + value.len());
+    }
+    Ok(met)
 }
 
 #[cfg(test)]

@@ -1,25 +1,32 @@
 //! Fills the indexes from the store, behind everything else: nobody who hands in an event waits for it, and what is not in yet is said.
 
 use std::collections::HashSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use epigraph_core::LeafIndex;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
+use super::worker::{Gone, Worker};
 use super::{Entry, Index, IndexError};
 use crate::keeper::{Ended, Keeper};
 use crate::query::Row;
 use crate::store::{Follow, Placed, Reader, StoreError};
 
-/// Events that are taken in at a time: some megabytes of rows at the most, and a transaction of some tens of milliseconds.
-pub const STEP: u64 = 2_048;
+/// Events that are taken in at a time at the most: some tens of megabytes of rows, and a transaction of some hundred milliseconds. The more
+/// there are, the more of their rows share a page.
+pub const STEP: u64 = 16_384;
 
-/// So many steps are made durable together: what a crash takes is filled in again in a second. Pages that were replaced are used again only
-/// after that, so more of them make a larger file.
-pub const STEPS_A_SYNC: u32 = 4;
+/// So many events are made durable together: what a crash takes is filled in again in a second or two.
+pub const SYNC: u64 = 65_536;
+
+/// How long events gather before they are taken in, as long as nobody asks about them: a step of a few events costs each of them much more
+/// than a step of many.
+const GATHER: Duration = Duration::from_millis(200);
 
 /// The pause after an error, and before the next try.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -36,28 +43,49 @@ pub enum FollowError {
     /// The store's thread.
     #[error(transparent)]
     Ended(#[from] Ended),
+    /// A thread of its own.
+    #[error("the system gives no thread to fill the audit index on: {0}")]
+    NoThread(io::Error),
     /// A step was not done to its end.
     #[error("the audit index is damaged, or there is a fault of the program: a step has ended in its middle")]
     Stopped,
 }
 
-/// Takes in what is next: newer events first, then those that an index lacks which was added later. Answers how many there were.
-pub fn step(index: &Index, reader: &Reader, durable: bool) -> Result<u64, FollowError> {
-    let mut follow = reader.follow()?;
-    let next = index.next()?;
-    let mut taken = fill(index, &mut follow, next..next.saturating_add(STEP), durable)?;
-    let behind: Vec<_> = index.progress()?.into_iter().map(|(_, progress)| progress.next).collect();
-    let next = index.next()?;
-    if let Some(first) = behind.iter().copied().filter(|at| *at < next).min() {
-        // Up to where the next one stands: from there on they go together.
-        let end =
-            behind.into_iter().filter(|at| *at > first).min().unwrap_or(next).min(first + STEP).min(next);
-        taken += fill(index, &mut follow, first..end, durable)?;
-    }
-    Ok(taken)
+/// Fills indexes from their store, step by step.
+pub struct Filler {
+    index: Arc<Index>,
+    reader: Reader,
+    /// Events that were taken in since the last sync.
+    unsynced: u64,
 }
 
-fn fill(
+impl Filler {
+    /// Fills these indexes from this store.
+    pub fn new(index: Arc<Index>, reader: Reader) -> Filler {
+        Filler { index, reader, unsynced: 0 }
+    }
+
+    /// Takes in what is next: newer events first, then those that an index lacks which was added later. Answers how many there were.
+    pub fn step(&mut self) -> Result<u64, FollowError> {
+        let index = &self.index;
+        let mut follow = self.reader.follow()?;
+        let next = index.next()?;
+        let durable = self.unsynced >= SYNC;
+        let mut taken = fill(index, &mut follow, next..next.saturating_add(STEP), durable)?;
+        let behind: Vec<_> = index.progress()?.into_iter().map(|(_, progress)| progress.next).collect();
+        let next = index.next()?;
+        if let Some(first) = behind.iter().copied().filter(|at| *at < next).min() {
+            // Up to where the next one stands: from there on they go together.
+            let end =
+                behind.into_iter().filter(|at| *at > first).min().unwrap_or(next).min(first + STEP).min(next);
+            taken += fill(index, &mut follow, first..end, durable)?;
+        }
+        self.unsynced = if durable && taken > 0 { 0 } else { self.unsynced.saturating_add(taken) };
+        Ok(taken)
+    }
+}
+
+pub(super) fn fill(
     index: &Index,
     follow: &mut Follow,
     slots: std::ops::Range<u64>,
@@ -113,6 +141,8 @@ pub fn open(path: &Path, is_damaged: bool, reader: &Reader) -> Result<Index, Fol
 #[derive(Clone, Default)]
 pub struct Following {
     state: Arc<watch::Sender<State>>,
+    /// Somebody waits for what is not in them.
+    wanted: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -140,6 +170,9 @@ impl Following {
 
     /// Waits until all events before a slot are in them.
     pub async fn reached(&self, slot: u64) {
+        if self.next() < slot {
+            self.wanted.notify_one();
+        }
         // This sender is alive, so that it is only left when it is so.
         let _ = self.state.subscribe().wait_for(|state| state.next >= slot).await;
     }
@@ -156,18 +189,23 @@ impl Following {
     }
 }
 
-/// Follows the store until the process ends. It ends nothing else: whatever is wrong with the indexes, events are taken in and given back,
-/// and questions that need an index are answered with why there is none.
-pub async fn run(path: PathBuf, keeper: Keeper, following: Following) -> std::convert::Infallible {
+/// Follows the store until the process ends, on a thread of its own, which does `first` before anything else. It ends nothing else: whatever
+/// is wrong with the indexes, events are taken in and given back, and questions that need an index are answered with why there is none.
+pub async fn run(
+    path: PathBuf,
+    keeper: Keeper,
+    following: Following,
+    first: fn(),
+) -> std::convert::Infallible {
     let mut is_damaged = false;
     loop {
-        let Err(error) = follow(path.clone(), is_damaged, &keeper, &following).await;
+        let Err(error) = follow(path.clone(), is_damaged, &keeper, &following, first).await;
         tracing::error!(%error, "the audit index does not follow");
         // The library ends a thread over pages of its own that were changed.
         is_damaged = match &error {
             FollowError::Index(error) => error.is_damage(),
             FollowError::Stopped => true,
-            FollowError::Store(_) | FollowError::Ended(_) => false,
+            FollowError::Store(_) | FollowError::Ended(_) | FollowError::NoThread(_) => false,
         };
         following.change(|state| (state.index, state.trouble) = (None, Some(error.to_string())));
         tokio::time::sleep(PAUSE).await;
@@ -179,32 +217,40 @@ async fn follow(
     is_damaged: bool,
     keeper: &Keeper,
     following: &Following,
+    first: fn(),
 ) -> Result<std::convert::Infallible, FollowError> {
     let mut placed = keeper.placed();
     let reader = keeper.reader().clone();
-    let opened = blocking(move || open(&path, is_damaged, &reader)).await?;
-    let index = Arc::new(opened);
+    let worker = Worker::start(first).map_err(FollowError::NoThread)?;
+    let (index, mut filler) = worker
+        .run(move || {
+            let index = Arc::new(open(&path, is_damaged, &reader)?);
+            Ok::<_, FollowError>((Arc::clone(&index), Filler::new(index, reader)))
+        })
+        .await??;
     following.change(|state| (state.index, state.trouble) = (Some(Arc::clone(&index)), None));
-    let mut steps = 0_u32;
     loop {
-        let (index, reader) = (Arc::clone(&index), keeper.reader().clone());
         placed.mark_unchanged();
-        steps = steps.wrapping_add(1);
-        let durable = steps.is_multiple_of(STEPS_A_SYNC);
-        let stepped = blocking(move || Ok((step(&index, &reader, durable)?, index.next()?)));
-        let (taken, next) = stepped.await?;
+        let stepped = worker.run(move || {
+            let taken = filler.step()?;
+            Ok::<_, FollowError>((taken, filler.index.next()?, filler))
+        });
+        let (taken, next);
+        (taken, next, filler) = stepped.await??;
         following.change(|state| state.next = next);
         if taken == 0 {
             placed.changed().await.map_err(|_| Ended)?;
         }
+        if taken < STEP {
+            let _ = timeout(GATHER, following.wanted.notified()).await;
+        }
     }
 }
 
-/// Runs what waits for the disk where it holds up nobody else.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, FollowError> + Send + 'static,
-) -> Result<T, FollowError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| FollowError::Stopped)?
+impl From<Gone> for FollowError {
+    fn from(Gone: Gone) -> FollowError {
+        FollowError::Stopped
+    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,16 @@ impl Kind {
         Kind::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
+    /// Whether a stem is counted that has one row only. Where most have, their rows are looked for instead: who and what is seldom met, and
+    /// almost every request.
+    pub(super) const fn counts_one(self) -> bool {
+        match self {
+            // A result is asked for with all of its actions, which are found by their counts.
+            Kind::Time | Kind::Outcome => true,
+            Kind::Actor | Kind::Resource | Kind::Request => false,
+        }
+    }
+
     /// Its place in [`Kind::ALL`].
     pub const fn place(self) -> usize {
         self as usize
@@ -84,6 +94,53 @@ pub(super) fn stem(day: i32, tenant: u32, by: &[u8]) -> Vec<u8> {
 pub(super) fn key(stem: &[u8], rest_ns: u64, leaf: u64) -> Vec<u8> {
     let [_, _, time @ ..] = rest_ns.to_be_bytes();
     [stem, &time, &leaf.to_be_bytes()].concat()
+}
+
+/// The nanoseconds of the day in a key, if it is one of this stem.
+pub(super) fn rest_of(key: &[u8], stem: &[u8]) -> Option<u64> {
+    let place: &[u8; PLACE] = key.strip_prefix(stem)?.try_into().ok()?;
+    Some(place.iter().take(6).fold(0, |rest, byte| rest << 8 | u64::from(*byte)))
+}
+
+/// The longest key: that of a request.
+const MAX_KEY: usize = DAY_AND_TENANT + 16 + PLACE;
+
+/// A key that is to be written.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    bytes: [u8; MAX_KEY],
+    length: u8,
+}
+
+impl Key {
+    /// What was done to `by`, at a time and with a leaf. What an index is by is of one length in the whole index.
+    pub(super) fn new(tenant: u32, by: &[u8], (at_ns, leaf): (i64, u64)) -> Key {
+        let (day, rest_ns) = day_and_rest(at_ns);
+        let [_, _, time @ ..] = rest_ns.to_be_bytes();
+        let mut key = Key { bytes: [0; MAX_KEY], length: 0 };
+        for part in [&day_bytes(day)[..], &tenant.to_be_bytes(), by, &time, &leaf.to_be_bytes()] {
+            let at = usize::from(key.length);
+            if let Some(to) = key.bytes.get_mut(at..at + part.len()) {
+                to.copy_from_slice(part);
+                key.length += part.len() as u8;
+            }
+        }
+        key
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
+    /// What stands before time and leaf.
+    pub(super) fn stem(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length).saturating_sub(PLACE)]
+    }
+
+    /// Nanoseconds of the day.
+    pub(super) fn rest_ns(&self) -> u64 {
+        rest_of(self.bytes(), self.stem()).unwrap_or_default()
+    }
 }
 
 /// The time and the leaf of a key.

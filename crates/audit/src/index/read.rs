@@ -8,12 +8,13 @@ use std::sync::Arc;
 use epigraph_core::{Hash, LeafIndex};
 use redb::{Range, ReadTransaction};
 
-use super::counts::Counts;
+use super::counts::{Counts, Met, met};
 use super::key::{self, Kind};
-use super::value::{Symbol, decode, pseudonym_bytes, text_bytes};
+use super::value::{Symbol, decode};
+use super::word::{MAX_NUMBERS, pseudonym_bytes, text_bytes};
 use super::{
-    COUNTS, IndexError, MAX_NUMBERS, MAX_RUNS, META, NUMBERS, Progress, ROW, ROWS, SOURCES, SYMBOL, SYMBOLS,
-    TENANTS, Table, damaged, disk, last_of, numbers_of, progress_of,
+    COUNTS, IndexError, MAX_RUNS, META, NUMBERS, Progress, ROW, ROWS, SOURCES, SYMBOL, SYMBOLS, TENANTS,
+    Table, damaged, disk, last_of, numbers_of, progress_of,
 };
 use crate::query::scan::{DAY_NS, MAX_SUBJECTS};
 use crate::query::{Access, Estimate, Meter, Row, Scan, Stopped, Window};
@@ -105,15 +106,15 @@ impl View {
         Ok(tenants)
     }
 
-    /// What a scan costs at most. It reads counts, and no row.
+    /// What a scan costs at most. It reads counts, and where nothing is counted whether there is a row; it opens none.
     pub fn estimate(&self, scan: &Scan) -> Result<Estimate, IndexError> {
         let Some(asked) = self.asked(scan)? else { return Ok(Estimate::default()) };
-        let (_, _, counts) = self.index(asked.kind)?;
+        let index = self.index(asked.kind)?;
         let (mut estimate, mut runs, mut longest) = (Estimate::default(), 0_u64, 0_u64);
         for (day, tenants) in self.days(&scan.window, asked.tenant)? {
             let Some((from, to)) = asked.of_day(day) else { continue };
             let before = estimate.rows;
-            for (_, counted) in stems(counts, &asked, day, &tenants)? {
+            for (_, counted) in stems(index, &asked, day, &tenants)? {
                 let (rows, bytes) = counted.within(from.0, to.0 + u64::from(to.1 > 0));
                 estimate.rows = estimate.rows.saturating_add(rows);
                 estimate.bytes = estimate.bytes.saturating_add(bytes);
@@ -145,7 +146,8 @@ impl View {
         each: &mut dyn FnMut(Row),
     ) -> Result<Option<Stopped>, IndexError> {
         let Some(asked) = self.asked(scan)? else { return Ok(None) };
-        let (_, rows, counts) = self.index(asked.kind)?;
+        let index = self.index(asked.kind)?;
+        let (_, rows, _) = index;
         let days = self.days(&scan.window, asked.tenant)?;
         let days: Vec<_> =
             if scan.newest_first { days.into_iter().rev().collect() } else { days.into_iter().collect() };
@@ -154,7 +156,7 @@ impl View {
             let Some((from, to)) = asked.of_day(day) else { continue };
             let mut runs =
                 Runs { heap: BinaryHeap::new(), ranges: Vec::new(), newest_first: scan.newest_first };
-            for (stem, counted) in stems(counts, &asked, day, &tenants)? {
+            for (stem, counted) in stems(index, &asked, day, &tenants)? {
                 if counted.within(from.0, to.0 + u64::from(to.1 > 0)).0 == 0 {
                     continue;
                 }
@@ -341,7 +343,7 @@ impl Asked {
 
 /// The stems of a day that are asked for and have rows, with their counts.
 fn stems(
-    counts: &Table,
+    (_, rows, counts): &(Progress, Table, Table),
     asked: &Asked,
     day: i32,
     tenants: &[u32],
@@ -353,9 +355,21 @@ fn stems(
             By::These(these) => {
                 for by in these {
                     let stem = key::stem(day, *tenant, by);
-                    if let Some(count) = counts.get(stem.as_slice()).map_err(disk("read"))? {
-                        found.push((stem, counted(count.value())?));
-                    }
+                    let met = if asked.kind.counts_one() { Met::More } else { met(rows, &stem)? };
+                    let count = match met {
+                        Met::None => None,
+                        Met::One(rest_ns, bytes) => {
+                            let mut one = Counts::default();
+                            one.add(rest_ns, bytes);
+                            Some(one)
+                        }
+                        Met::More => match counts.get(stem.as_slice()).map_err(disk("read"))? {
+                            Some(count) => Some(counted(count.value())?),
+                            None if asked.kind.counts_one() => None,
+                            None => return Err(damaged("the counts")),
+                        },
+                    };
+                    found.extend(count.map(|count| (stem, count)));
                 }
             }
             By::Below([by]) => {

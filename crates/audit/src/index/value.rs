@@ -7,6 +7,7 @@ use epigraph_core::LeafIndex;
 use epigraph_event::v1::{ActorType, Category, Operation, Result as Outcome, Severity};
 
 use super::IndexError;
+use super::word::Word;
 use crate::query::row::{Pseudonym, Row, Touched, TraceId};
 
 /// A row's request id is a UUID, of 16 bytes in the place of its text.
@@ -21,7 +22,23 @@ pub(super) enum Symbol {
     Pseudonym(Pseudonym),
 }
 
+impl From<Word<'_>> for Symbol {
+    fn from(word: Word<'_>) -> Symbol {
+        match word {
+            Word::Text(text) => Symbol::Text(Arc::clone(text)),
+            Word::Pseudonym(pseudonym) => Symbol::Pseudonym(*pseudonym),
+        }
+    }
+}
+
 impl Symbol {
+    pub(super) fn word(&self) -> Word<'_> {
+        match self {
+            Symbol::Text(text) => Word::Text(text),
+            Symbol::Pseudonym(pseudonym) => Word::Pseudonym(pseudonym),
+        }
+    }
+
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Symbol> {
         match bytes.split_first()? {
             (0, text) => Some(Symbol::Text(std::str::from_utf8(text).ok()?.into())),
@@ -31,16 +48,18 @@ impl Symbol {
     }
 }
 
-pub(super) fn text_bytes(text: &str) -> Vec<u8> {
-    [&[0], text.as_bytes()].concat()
+/// The words of a row, in the order in which those that are new are given a number: the tenant first.
+pub(super) fn words(row: &Row) -> impl Iterator<Item = Word<'_>> {
+    let texts = [&row.tenant, &row.source, &row.source_kind, &row.action, &row.result_code];
+    let who = [&row.actor, &row.actor_name, &row.session, &row.address].into_iter().flatten();
+    let things = row.resources.iter().flat_map(|Touched { id, name, .. }| id.iter().chain(name));
+    let pseudonyms = who.chain(&row.on_behalf_of).chain(things).map(Word::Pseudonym);
+    let kinds = row.resources.iter().map(|Touched { kind, .. }| kind);
+    texts.map(Word::Text).into_iter().chain(pseudonyms).chain(kinds.map(Word::Text))
 }
 
-pub(super) fn pseudonym_bytes(pseudonym: &Pseudonym) -> Vec<u8> {
-    [&[1], &pseudonym.as_bytes()[..]].concat()
-}
-
-/// The bytes of a row. `number` gives the number of a symbol, from its bytes.
-pub(super) fn encode<E>(row: &Row, mut number: impl FnMut(Vec<u8>) -> Result<u32, E>) -> Result<Vec<u8>, E> {
+/// The bytes of a row. `number` gives the number of a word.
+pub(super) fn encode<E>(row: &Row, mut number: impl FnMut(Word<'_>) -> Result<u32, E>) -> Result<Vec<u8>, E> {
     let mut out = Vec::with_capacity(64);
     put(&mut out, zigzag(row.leaf.get().wrapping_sub(row.slot) as i64));
     let occurred_s = row.occurred_at_ns.div_euclid(1_000_000_000);
@@ -56,11 +75,11 @@ pub(super) fn encode<E>(row: &Row, mut number: impl FnMut(Vec<u8>) -> Result<u32
     }
     put(&mut out, u64::from(row.data_classes));
     for text in [&row.source, &row.source_kind, &row.action, &row.result_code] {
-        put(&mut out, u64::from(number(text_bytes(text))?));
+        put(&mut out, u64::from(number(Word::Text(text))?));
     }
     // A pseudonym that there is not is 0.
     let mut some = |out: &mut Vec<u8>, pseudonym: &Option<Pseudonym>| {
-        let number = pseudonym.as_ref().map(|it| number(pseudonym_bytes(it))).transpose()?;
+        let number = pseudonym.as_ref().map(|it| number(Word::Pseudonym(it))).transpose()?;
         put(out, number.map_or(0, |number| u64::from(number) + 1));
         Ok(())
     };
@@ -77,7 +96,7 @@ pub(super) fn encode<E>(row: &Row, mut number: impl FnMut(Vec<u8>) -> Result<u32
         some(&mut out, name)?;
     }
     for Touched { kind, .. } in &row.resources {
-        put(&mut out, u64::from(number(text_bytes(kind))?));
+        put(&mut out, u64::from(number(Word::Text(kind))?));
     }
     let uuid = uuid(&row.request_id);
     let flags = if uuid.is_some() { UUID } else { 0 } | if row.trace_id.is_some() { TRACE } else { 0 };
@@ -210,12 +229,19 @@ fn unzigzag(number: u64) -> i64 {
 
 /// The number of a UUID in its one usual form: anything else is kept as text.
 fn uuid(text: &str) -> Option<u128> {
-    if text.len() != 36 {
-        return None;
+    let text: &[u8; 36] = text.as_bytes().try_into().ok()?;
+    let mut number = 0_u128;
+    for (at, byte) in text.iter().enumerate() {
+        let digit = match byte {
+            b'-' if matches!(at, 8 | 13 | 18 | 23) => continue,
+            _ if matches!(at, 8 | 13 | 18 | 23) => return None,
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            _ => return None,
+        };
+        number = number << 4 | u128::from(digit);
     }
-    let digits: String = text.chars().filter(|digit| *digit != '-').collect();
-    let number = u128::from_str_radix(&digits, 16).ok()?;
-    (uuid_text(number) == text).then_some(number)
+    Some(number)
 }
 
 fn uuid_text(uuid: u128) -> String {

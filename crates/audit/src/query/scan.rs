@@ -7,7 +7,7 @@ use epigraph_core::LeafIndex;
 use epigraph_event::v1::Result as Outcome;
 use thiserror::Error;
 
-use super::row::{Column, Pseudonym, Row, Value};
+use super::row::{Column, Pseudonym, Row, Value, word};
 
 /// The length of a day in nanoseconds.
 pub const DAY_NS: i64 = 86_400 * 1_000_000_000;
@@ -128,6 +128,14 @@ pub struct Scan {
 }
 
 impl Scan {
+    /// What finds the same rows by time alone; none where that reads of everybody what is asked about somebody.
+    pub fn by_time(&self) -> Option<Scan> {
+        let Access::Outcome { result, action: None } = self.access else { return None };
+        let mut scan = Scan { access: Access::Time, ..self.clone() };
+        scan.filter.0.push(Clause { column: Column::Result, any_of: vec![Value::Text(word(result))] });
+        Some(scan)
+    }
+
     /// Whether a row is one that is asked for, however it was found. Limit and place are not looked at.
     pub fn takes(&self, row: &Row) -> bool {
         let by_access = match &self.access {

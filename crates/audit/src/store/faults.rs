@@ -29,7 +29,7 @@ const FILE: &str = "events.redb";
 #[derive(Clone)]
 pub(super) struct Disk {
     memory: MemoryDir,
-    faults: FaultDir,
+    pub(super) faults: FaultDir,
     /// The file's length as it was last set, and as it was last synced: a `File` of the store cannot be cut.
     length: Arc<(AtomicU64, AtomicU64)>,
 }
@@ -98,7 +98,7 @@ impl Disk {
     }
 
     /// As it is, under another plan of faults.
-    fn copy(&self) -> Disk {
+    pub(super) fn copy(&self) -> Disk {
         let memory = self.memory.duplicate();
         let faults = FaultDir::new(Arc::new(memory.clone()));
         let length = |length: &AtomicU64| AtomicU64::new(length.load(Ordering::Relaxed));
@@ -106,7 +106,7 @@ impl Disk {
         Disk { memory, faults, length }
     }
 
-    fn database(&self) -> Result<Database, StoreError> {
+    pub(super) fn database(&self) -> Result<Database, StoreError> {
         let opened = self.faults.open(FILE).map_err(super::disk("opened"))?;
         let backend = Backend { disk: self.clone(), file: Mutex::new(opened) };
         super::carefully(|| super::builder().create_with_backend(backend))
@@ -117,7 +117,7 @@ impl Disk {
     }
 
     /// Nothing fails any more, and of what was not synced something is there.
-    fn power_cut(&self, seed: u64) {
+    pub(super) fn power_cut(&self, seed: u64) {
         self.faults.heal();
         self.memory.power_cut(by_seed(seed));
         let (now, synced) = (self.length.0.load(Ordering::Relaxed), self.length.1.load(Ordering::Relaxed));

@@ -6,15 +6,13 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use epigraph_core::{Hash, LeafIndex};
-use epigraph_event::Segment;
 use epigraph_event::collected::message;
 use epigraph_event::v1::{CoreSegment, IdentitySegment};
+use epigraph_event::{Leaf, Segment};
 use redb::ReadOnlyTable;
 
-use super::{
-    EVENTS, EventName, Id, KEYS, OpenOrStore, PLACED, Reader, SLOTS, SOURCES, StoreError, disk, key_named,
-    open_event, run_at,
-};
+use super::read::{OpenOrStore, Stored, key_named, last_of, run_at};
+use super::{EVENTS, EventName, KEYS, PLACED, Reader, SOURCES, StoreError, disk};
 use crate::query::Pseudonym;
 use crate::query::row::Pseudonyms;
 use crate::seal::open_segments;
@@ -24,9 +22,10 @@ use crate::vault::{Cover, DataKey, KeyName, KeyWrapper};
 /// The store as it is at one moment. It holds keys that it opened, and pseudonyms, no longer than it lives.
 pub struct Follow {
     reader: Reader,
-    slots: ReadOnlyTable<u64, (&'static Id, u64, u64)>,
     placed: ReadOnlyTable<u64, (u64, u64)>,
-    events: ReadOnlyTable<(&'static Id, u64, u64), &'static [u8]>,
+    events: ReadOnlyTable<u64, &'static [u8]>,
+    /// The block that was looked into last: whoever follows asks for one event after the other.
+    block: Option<Stored<'static>>,
     keys: Keys,
     pseudonyms: HashMap<KeyName, Option<Pseudonym>>,
 }
@@ -71,9 +70,9 @@ impl Reader {
         let transaction = self.begin()?;
         Ok(Follow {
             reader: self.clone(),
-            slots: transaction.open_table(SLOTS).map_err(disk("read"))?,
             placed: transaction.open_table(PLACED).map_err(disk("read"))?,
             events: transaction.open_table(EVENTS).map_err(disk("read"))?,
+            block: None,
             keys: Keys {
                 wrapped: transaction.open_table(KEYS).map_err(disk("read"))?,
                 wrapper: Arc::clone(&self.wrapper),
@@ -102,15 +101,17 @@ impl Follow {
     pub fn event(&mut self, slot: u64) -> Result<Option<Placed>, StoreError> {
         let Some(leaf) = run_at(&self.placed, slot)?.and_then(LeafIndex::new) else { return Ok(None) };
         let damaged = || StoreError::Damaged(format!("the event in slot {slot}"));
-        let name = self.slots.get(slot).map_err(disk("read"))?.ok_or_else(damaged)?;
-        let (source, epoch, sequence) = name.value();
-        let name = EventName { source: Hash::from_bytes(*source), epoch, sequence };
+        let block = match self.block.take() {
+            Some(block) if block.has(slot)? => block,
+            _ => last_of(self.events.range(..=slot).map_err(disk("read"))?)?.ok_or_else(damaged)?,
+        };
+        let block = self.block.insert(block);
+        let sealed = block.get()?.event(slot).ok_or_else(damaged)?;
+        let name = EventName::of(&Leaf::parse(&sealed.leaf).map_err(|_| damaged())?);
         // The record is most of an event, and nobody who follows looks at it.
         let (keys, wanted) = (&mut self.keys, [Segment::Core, Segment::Identity]);
-        let opened = open_event(&self.events, &name, |sealed| {
-            open_segments(sealed, &wanted, |name| keys.named(name).map_err(OpenOrStore::Store))
-        });
-        let (_, opened) = opened?.ok_or_else(damaged)?;
+        let key = |name: &KeyName| keys.named(name).map_err(OpenOrStore::Store);
+        let opened = open_segments(&sealed, &wanted, key).map_err(|error| error.of(&name))?;
         let [core, identity, _] = opened.segments;
         let bytes = [&core, &identity].into_iter().flatten().map(|(_, bytes)| bytes.len()).sum();
         let core = core.map(|(_, core)| message(Segment::Core, &core)).transpose();

@@ -156,7 +156,7 @@ fn batches_in_the_wrong_order_are_told_apart() {
 }
 
 /// F11: an `Audit-ID` or event id twice, with other bytes: both are kept and found, and it is counted; with the same bytes it is not.
-/// Broken to see it fail: every repeat of an id counted, and none.
+/// Broken to see it fail: every repeat of an id counted, and none; each compared with the first one.
 #[test]
 fn an_id_that_comes_twice_with_other_bytes_is_kept_and_counted() {
     let mut store = Disk::new().open(1).unwrap();
@@ -167,10 +167,16 @@ fn an_id_that_comes_twice_with_other_bytes_is_kept_and_counted() {
     take(&mut store, &two).unwrap();
     assert_eq!(troubles(&store), [(Kind::IdCollision, 1)]);
     assert_eq!(store.reader().with_id("x", 0).unwrap(), [0, 1, 2]);
+    // What came last is what it is compared with.
+    let three = batch(&Tip::after(two.signed()), vec![event("x", "", "Again")]);
+    take(&mut store, &three).unwrap();
+    assert_eq!(troubles(&store), [(Kind::IdCollision, 1)]);
+    let from = |first| store.reader().with_id("x", first).unwrap();
+    assert_eq!((from(0), from(1), from(3), from(5)), (vec![0, 1, 2, 4], vec![1, 2, 4], vec![4], vec![]));
 }
 
-/// F8: times a year off, missing, in local time, and a collector whose clock is ahead. Broken to see it fail: only the source's
-/// clock looked at.
+/// F8: times a year off, missing, in local time, and a collector whose clock is ahead or behind. Broken to see it fail: only the source's
+/// clock looked at; only what is ahead of the service's.
 #[test]
 fn times_that_cannot_be_are_counted_and_change_nothing_else() {
     let check = |time: &str, observed: u64, lag_ms: i64, expected: &[(Kind, u64)]| {
@@ -195,4 +201,9 @@ fn times_that_cannot_be_are_counted_and_change_nothing_else() {
     check("", NOW.0 - 2_000, 2_000, &[]);
     check("", NOW.0 + HOUR_MS, -hour, skew);
     check(r#""eventTime":"2026-09-21T14:13:20Z","#, NOW.0 + HOUR_MS, 0, skew);
+    // By its collector it was seen an hour before it happened; a year ago, with the source's own time and without one.
+    check(r#""eventTime":"2026-09-21T14:13:20Z","#, NOW.0 - HOUR_MS, 0, skew);
+    let year = 365 * 24 * HOUR_MS;
+    check(r#""eventTime":"2025-09-21T14:13:20Z","#, NOW.0 - year, 365 * 24 * hour, skew);
+    check("", NOW.0 - year, 365 * 24 * hour, skew);
 }

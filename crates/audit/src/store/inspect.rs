@@ -8,17 +8,14 @@ use epigraph_core::{Hash, LeafIndex, SourceVKey};
 use epigraph_event::Leaf;
 use epigraph_event::batch::{Signed, path};
 use epigraph_event::chain::{Link, Tip};
-use epigraph_event::leaf::LEAF_BYTES;
-use redb::{
-    ReadOnlyMultimapTable, ReadOnlyTable, ReadTransaction, ReadableMultimapTable, ReadableTable,
-    ReadableTableMetadata,
-};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable};
 
+use super::read::{block_of, run_at, slot_of};
 use super::{
-    BATCHES, EVENTS, EventName, IDS, Id, KEYS, LEAVES, MAX_OPEN_KEYS, PLACED, Reader, SLOTS, SOURCES,
-    StoreError, disk,
+    BATCHES, EVENTS, EventName, IDS, Id, KEYS, LEAVES, MAX_OPEN_KEYS, PLACED, REPEATS, Reader, SEQUENCES,
+    SOURCES, StoreError, disk,
 };
-use crate::record::{BatchRecord, decode_sealed};
+use crate::record::{BatchRecord, Block, Sealed};
 use crate::seal::{self, OpenError};
 use crate::source::{Gap, State};
 use crate::vault::{DataKey, KeyName};
@@ -56,14 +53,15 @@ pub struct Flaw {
 
 /// The tables, as of one moment.
 struct Tables {
-    events: ReadOnlyTable<(&'static Id, u64, u64), &'static [u8]>,
+    events: ReadOnlyTable<u64, &'static [u8]>,
+    sequences: ReadOnlyTable<(&'static Id, u64, u64), (u64, u32)>,
     batches: ReadOnlyTable<(&'static Id, u64, u64), &'static [u8]>,
-    slots: ReadOnlyTable<u64, (&'static Id, u64, u64)>,
     placed: ReadOnlyTable<u64, (u64, u64)>,
     leaves: ReadOnlyTable<u64, (u64, u64)>,
     sources: ReadOnlyTable<&'static Id, &'static [u8]>,
     keys: ReadOnlyTable<&'static [u8; KeyName::LEN], &'static [u8]>,
-    ids: ReadOnlyMultimapTable<&'static [u8; KeyName::LEN], u64>,
+    ids: ReadOnlyTable<&'static [u8; KeyName::LEN], u64>,
+    repeats: ReadOnlyTable<(&'static [u8; KeyName::LEN], u64), ()>,
 }
 
 impl Tables {
@@ -71,12 +69,13 @@ impl Tables {
         Ok(Tables {
             events: transaction.open_table(EVENTS).map_err(disk("read"))?,
             batches: transaction.open_table(BATCHES).map_err(disk("read"))?,
-            slots: transaction.open_table(SLOTS).map_err(disk("read"))?,
+            sequences: transaction.open_table(SEQUENCES).map_err(disk("read"))?,
             placed: transaction.open_table(PLACED).map_err(disk("read"))?,
             leaves: transaction.open_table(LEAVES).map_err(disk("read"))?,
             sources: transaction.open_table(SOURCES).map_err(disk("read"))?,
             keys: transaction.open_table(KEYS).map_err(disk("read"))?,
-            ids: transaction.open_multimap_table(IDS).map_err(disk("read"))?,
+            ids: transaction.open_table(IDS).map_err(disk("read"))?,
+            repeats: transaction.open_table(REPEATS).map_err(disk("read"))?,
         })
     }
 }
@@ -100,8 +99,9 @@ impl Reader {
         let tables = Tables::of(&self.begin()?)?;
         let mut found = Inspection::default();
         self.inspect_keys(&tables, &mut found)?;
-        inspect_places(&tables, &mut found)?;
-        self.inspect_events(&tables, progress, &mut found)?;
+        let end = self.inspect_events(&tables, progress, &mut found)?;
+        inspect_places(&tables, end, &mut found)?;
+        inspect_sequences(&tables, &mut found)?;
         let ends = inspect_batches(&tables, key_of, &mut found)?;
         inspect_sources(&tables, &ends, &mut found)?;
         Ok(found)
@@ -120,15 +120,6 @@ impl Reader {
         Ok(runs)
     }
 
-    /// The leaf in a slot as it is stored; none if nothing is there that has one.
-    pub fn stored_leaf(&self, slot: u64) -> Result<Option<[u8; LEAF_BYTES]>, StoreError> {
-        let Some(name) = self.in_slot(slot)? else { return Ok(None) };
-        let events = self.begin()?.open_table(EVENTS).map_err(disk("read"))?;
-        let EventName { source, epoch, sequence } = name;
-        let stored = events.get((source.as_bytes(), epoch, sequence)).map_err(disk("read"))?;
-        Ok(stored.and_then(|stored| decode_sealed(stored.value())).map(|sealed| sealed.leaf))
-    }
-
     fn inspect_keys(&self, tables: &Tables, found: &mut Inspection) -> Result<(), StoreError> {
         for row in tables.keys.iter().map_err(disk("read"))? {
             let (name, wrapped) = row.map_err(disk("read"))?;
@@ -144,66 +135,112 @@ impl Reader {
         Ok(())
     }
 
+    /// Returns the slot behind the last event.
     fn inspect_events(
         &self,
         tables: &Tables,
         progress: &mut dyn FnMut(u64),
         found: &mut Inspection,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
         let mut open: HashMap<KeyName, Option<DataKey>> = HashMap::new();
+        let mut end = 0;
         for row in tables.events.iter().map_err(disk("read"))? {
-            let (name, stored) = row.map_err(disk("read"))?;
-            let (source, epoch, sequence) = name.value();
-            found.events += 1;
-            progress(found.events);
-            let what = format!("event {sequence} of epoch {epoch} of source {}", Hash::from_bytes(*source));
-            let Some(sealed) = decode_sealed(stored.value()) else {
-                found.flaw(None, format!("{what} cannot be read: it was changed"));
+            let (first, stored) = row.map_err(disk("read"))?;
+            let first = first.value();
+            if first != end {
+                found.flaw(
+                    None,
+                    format!("the list of slots has a hole: {end} is expected, and {first} is there"),
+                );
+            }
+            let Some(block) = Block::decode(first, stored.value()) else {
+                found
+                    .flaw(None, format!("the events from slot {first} on cannot be read: they were changed"));
+                end = first.saturating_add(1);
                 continue;
             };
-            let index = super::run_at(&tables.placed, sealed.slot)?.and_then(LeafIndex::new);
-            let slot = tables.slots.get(sealed.slot).map_err(disk("read"))?;
-            if slot.is_none_or(|slot| slot.value() != (source, epoch, sequence)) {
-                found.flaw(index, format!("{what}: the list of slots has another one in its place"));
-            }
-            if open.len() > MAX_OPEN_KEYS {
-                open.clear();
-            }
-            for (name, _) in &sealed.seals {
-                if !open.contains_key(name) {
-                    let wrapped = tables.keys.get(name.as_bytes()).map_err(disk("read"))?;
-                    // Of one that cannot be unwrapped it is said where the keys are looked at.
-                    open.insert(
-                        *name,
-                        wrapped.and_then(|wrapped| self.wrapper.unwrap(name, wrapped.value()).ok()),
-                    );
-                }
-            }
-            let opened =
-                seal::open::<OpenError, _>(&sealed, |name| Ok(open.get(name).and_then(Option::as_ref)));
-            let opened = match opened {
-                Ok(opened) => opened,
-                Err(why) => {
-                    found.flaw(index, format!("{what}: {why}"));
+            end = block.end();
+            for slot in first..end {
+                found.events += 1;
+                progress(found.events);
+                let index = run_at(&tables.placed, slot)?.and_then(LeafIndex::new);
+                let event =
+                    block.event(slot).and_then(|sealed| Some((Leaf::parse(&sealed.leaf).ok()?, sealed)));
+                let Some((leaf, sealed)) = event else {
+                    found.flaw(index, format!("the event in slot {slot} cannot be read: it was changed"));
                     continue;
+                };
+                if let Err(why) =
+                    self.inspect_event(tables, (&EventName::of(&leaf), &sealed), &mut open, found)?
+                {
+                    let Leaf { source, epoch, sequence, .. } = leaf;
+                    found.flaw(index, format!("event {sequence} of epoch {epoch} of source {source}{why}"));
                 }
-            };
-            let leaf = &opened.leaf;
-            if (leaf.source.as_bytes(), leaf.epoch, leaf.sequence) != (source, epoch, sequence) {
-                found.flaw(index, format!("{what} lies where another event belongs"));
             }
-            found.erased += opened.segments.iter().filter(|segment| segment.is_none()).count() as u64;
         }
-        let slots = tables.slots.len().map_err(disk("read"))?;
-        if slots != found.events {
-            found.flaw(None, format!("{slots} events were taken, and {} are there", found.events));
+        Ok(end)
+    }
+
+    /// Opens one event; says what is wrong with it.
+    fn inspect_event(
+        &self,
+        tables: &Tables,
+        (name, sealed): (&EventName, &Sealed<&[u8]>),
+        open: &mut HashMap<KeyName, Option<DataKey>>,
+        found: &mut Inspection,
+    ) -> Result<Result<(), String>, StoreError> {
+        if slot_of(&tables.sequences, name)? != Some(sealed.slot) {
+            return Ok(Err(format!(" lies where another event belongs, in slot {}", sealed.slot)));
         }
-        Ok(())
+        if open.len() > MAX_OPEN_KEYS {
+            open.clear();
+        }
+        for (name, _) in &sealed.seals {
+            if !open.contains_key(name) {
+                let wrapped = tables.keys.get(name.as_bytes()).map_err(disk("read"))?;
+                // Of one that cannot be unwrapped it is said where the keys are looked at.
+                open.insert(
+                    *name,
+                    wrapped.and_then(|wrapped| self.wrapper.unwrap(name, wrapped.value()).ok()),
+                );
+            }
+        }
+        let opened =
+            seal::open::<OpenError, _, _>(sealed, |name| Ok(open.get(name).and_then(Option::as_ref)));
+        Ok(match opened {
+            Ok(opened) => {
+                found.erased += opened.segments.iter().filter(|segment| segment.is_none()).count() as u64;
+                Ok(())
+            }
+            Err(why) => Err(format!(": {why}")),
+        })
     }
 }
 
-/// Slots are counted without a hole, and what the log confirmed is listed in both directions.
-fn inspect_places(tables: &Tables, found: &mut Inspection) -> Result<(), StoreError> {
+/// Numbers are used once, and all that were taken are there.
+fn inspect_sequences(tables: &Tables, found: &mut Inspection) -> Result<(), StoreError> {
+    let (mut taken, mut last) = (0_u64, None);
+    for row in tables.sequences.iter().map_err(disk("read"))? {
+        let (name, run) = row.map_err(disk("read"))?;
+        let ((source, epoch, first), (_, count)) = (name.value(), run.value());
+        if last.is_some_and(|(of, in_epoch, end)| (of, in_epoch) == (*source, epoch) && first < end) {
+            let id = Hash::from_bytes(*source);
+            found.flaw(
+                None,
+                format!("the list of numbers has event {first} of epoch {epoch} of source {id} twice"),
+            );
+        }
+        taken = taken.saturating_add(u64::from(count));
+        last = Some((*source, epoch, first.saturating_add(u64::from(count))));
+    }
+    if taken != found.events {
+        found.flaw(None, format!("{taken} events were taken, and {} are there", found.events));
+    }
+    Ok(())
+}
+
+/// What the log confirmed is listed in both directions, and ids lead to events. `slots` is how many there are.
+fn inspect_places(tables: &Tables, slots: u64, found: &mut Inspection) -> Result<(), StoreError> {
     let mut end = 0;
     for row in tables.placed.iter().map_err(disk("read"))? {
         let (slot, run) = row.map_err(disk("read"))?;
@@ -214,19 +251,20 @@ fn inspect_places(tables: &Tables, found: &mut Inspection) -> Result<(), StoreEr
         }
         end = slot.saturating_add(count);
     }
-    let slots =
-        tables.slots.last().map_err(disk("read"))?.map_or(0, |(slot, _)| slot.value().saturating_add(1));
-    if tables.slots.len().map_err(disk("read"))? != slots || end > slots {
-        found.flaw(None, format!("the list of slots has a hole, or ends at {slots} and leaves at {end}"));
+    if end > slots {
+        found.flaw(None, format!("the list of slots ends at {slots}, and that of leaves at {end}"));
     }
     found.unplaced = slots.saturating_sub(end);
-    for row in tables.ids.iter().map_err(disk("read"))? {
-        for slot in row.map_err(disk("read"))?.1 {
-            let slot = slot.map_err(disk("read"))?.value();
-            if slot >= slots {
-                found.flaw(None, format!("an event id leads to slot {slot}, and there are {slots}"));
-            }
+    let mut leads = |slot: u64| {
+        if slot >= slots {
+            found.flaw(None, format!("an event id leads to slot {slot}, and there are {slots}"));
         }
+    };
+    for row in tables.ids.iter().map_err(disk("read"))? {
+        leads(row.map_err(disk("read"))?.1.value());
+    }
+    for row in tables.repeats.iter().map_err(disk("read"))? {
+        leads(row.map_err(disk("read"))?.0.value().1);
     }
     Ok(())
 }
@@ -310,16 +348,17 @@ fn inspect_batches(
 }
 
 fn leaves_of(tables: &Tables, record: &BatchRecord) -> Result<Option<Vec<Leaf>>, StoreError> {
-    let end = record.first_slot.saturating_add(u64::from(record.count));
-    let mut leaves = Vec::new();
-    for row in tables.slots.range(record.first_slot..end).map_err(disk("read"))? {
-        let (_, name) = row.map_err(disk("read"))?;
-        let stored = tables.events.get(name.value()).map_err(disk("read"))?;
-        let sealed = stored.and_then(|stored| decode_sealed(stored.value()));
-        let Some(leaf) = sealed.and_then(|sealed| Leaf::parse(&sealed.leaf).ok()) else { return Ok(None) };
+    let (mut leaves, mut slot) = (Vec::new(), record.first_slot);
+    let end = slot.saturating_add(u64::from(record.count));
+    while slot < end {
+        let Some(stored) = block_of(&tables.events, slot)? else { return Ok(None) };
+        // Of one that cannot be read it is said where the events are looked at.
+        let Ok(block) = stored.get() else { return Ok(None) };
+        let Some(leaf) = block.leaf(slot).and_then(|leaf| Leaf::parse(leaf).ok()) else { return Ok(None) };
         leaves.push(leaf);
+        slot += 1;
     }
-    Ok((leaves.len() as u64 == u64::from(record.count)).then_some(leaves))
+    Ok(Some(leaves))
 }
 
 /// Whether the leaves are those of the batch, all of them, in order: the path of one event leads to the root over all.
@@ -391,6 +430,7 @@ mod tests {
     use epigraph_core::{SourceKey, UnixMillis};
     use epigraph_event::Batch;
     use epigraph_event::decode::{Context, k8s};
+    use epigraph_event::leaf::LEAF_BYTES;
     use redb::{Database, WriteTransaction};
     use zeroize::Zeroizing;
 
@@ -458,26 +498,43 @@ mod tests {
             let flaws = kept.inspect().flaws;
             assert!(flaws.iter().any(|flaw| flaw.message.contains(says)), "{says}: {flaws:?}");
         };
-        check(
-            "5 events were taken, and 4 are there",
-            Box::new(|all, id| drop(all.open_table(EVENTS).unwrap().remove((id, 0, 1)).unwrap())),
-        );
-        check(
-            "an event of it is missing",
-            Box::new(|all, id| drop(all.open_table(EVENTS).unwrap().remove((id, 0, 1)).unwrap())),
-        );
-        // One event in the place of another, under the other's name.
-        check(
-            "lies where another event belongs",
-            Box::new(|all, id| {
+        let block = |change: fn(&mut Vec<u8>)| -> Change {
+            Box::new(move |all, _| {
                 let mut events = all.open_table(EVENTS).unwrap();
-                let other = events.get((id, 0, 3)).unwrap().unwrap().value().to_vec();
-                events.insert((id, 0, 1), other.as_slice()).unwrap();
+                let mut block = events.get(2).unwrap().unwrap().value().to_vec();
+                change(&mut block);
+                events.insert(2, block.as_slice()).unwrap();
+            })
+        };
+        for says in ["5 events were taken, and 3 are there", "an event of it is missing", "has a hole: 2 is"]
+        {
+            check(says, Box::new(|all, _| drop(all.open_table(EVENTS).unwrap().remove(2).unwrap())));
+        }
+        check("the events from slot 2 on cannot be read", block(|block| block.truncate(block.len() - 1)));
+        check(
+            "the event in slot 3 cannot be read",
+            block(|block| {
+                let at = block.len() - 12 - 8;
+                block[at] -= 1;
+            }),
+        );
+        check("event 2 of epoch 0 of source", block(|block| block[LEAF_BYTES + KeyName::LEN + 4 + 30] ^= 1));
+        // One event in the place of another.
+        check(
+            "lies where another event belongs, in slot 2",
+            Box::new(|all, _| {
+                let mut events = all.open_table(EVENTS).unwrap();
+                let other = events.get(0).unwrap().unwrap().value().to_vec();
+                events.insert(2, other.as_slice()).unwrap();
             }),
         );
         check(
-            "the list of slots",
-            Box::new(|all, _| drop(all.open_table(SLOTS).unwrap().remove(2).unwrap())),
+            "lies where another event belongs",
+            Box::new(|all, id| drop(all.open_table(SEQUENCES).unwrap().insert((id, 0, 2), (3, 2)).unwrap())),
+        );
+        check(
+            "the list of numbers has event 1 of epoch 0",
+            Box::new(|all, id| drop(all.open_table(SEQUENCES).unwrap().insert((id, 0, 1), (3, 1)).unwrap())),
         );
         check(
             "does not follow the batch before it",
@@ -495,13 +552,36 @@ mod tests {
             "events 2 to 3 of epoch 0 are missing, and the list of gaps does not say so",
             Box::new(|all, id| drop(all.open_table(BATCHES).unwrap().remove((id, 0, 1)).unwrap())),
         );
-        check(
-            "cannot be read: it was changed",
-            Box::new(|all, id| {
+        let record = |change: fn(&mut Vec<u8>)| -> Change {
+            Box::new(move |all, id| {
                 let mut batches = all.open_table(BATCHES).unwrap();
                 let mut record = batches.get((id, 0, 0)).unwrap().unwrap().value().to_vec();
-                record.pop();
+                change(&mut record);
                 batches.insert((id, 0, 0), record.as_slice()).unwrap();
+            })
+        };
+        check("cannot be read: it was changed", record(|record| record.truncate(record.len() - 1)));
+        // Of a record: its hash, then the time in its leaves; the signature is at the end.
+        check("is another one than is written beside it", record(|record| record[0] ^= 1));
+        check("the leaf in the place of event 0 is another one's", record(|record| record[32] ^= 1));
+        check("signature", record(|record| *record.last_mut().unwrap() ^= 1));
+        check(
+            "is not in the list of sources any more",
+            Box::new(|all, id| {
+                let mut batches = all.open_table(BATCHES).unwrap();
+                let one = batches.get((id, 0, 0)).unwrap().unwrap().value().to_vec();
+                batches.insert((&[9; 32], 0, 0), one.as_slice()).unwrap();
+            }),
+        );
+        check(
+            "has sent batches, and none is there",
+            Box::new(|all, _| all.open_table(BATCHES).unwrap().retain(|_, _| false).unwrap()),
+        );
+        check(
+            "the list of slots ends at 5, and that of leaves at 13",
+            Box::new(|all, _| {
+                all.open_table(PLACED).unwrap().insert(4, (9, 14)).unwrap();
+                all.open_table(LEAVES).unwrap().insert(14, (9, 4)).unwrap();
             }),
         );
         check(
@@ -511,7 +591,13 @@ mod tests {
         check(
             "an event id leads to slot 77",
             Box::new(|all, _| {
-                all.open_multimap_table(IDS).unwrap().insert(&[3; KeyName::LEN], 77).unwrap();
+                all.open_table(IDS).unwrap().insert(&[3; KeyName::LEN], 77).unwrap();
+            }),
+        );
+        check(
+            "an event id leads to slot 78",
+            Box::new(|all, _| {
+                all.open_table(REPEATS).unwrap().insert((&[3; KeyName::LEN], 78), ()).unwrap();
             }),
         );
         check(

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::mem::{Discriminant, discriminant};
 
 use epigraph_audit::guard::approval::{Approval, ApprovalId};
 use epigraph_audit::guard::limits::LimitTable;
@@ -10,7 +11,7 @@ use epigraph_audit::guard::plan::{Decision, Guard, Known, Plan, Question, Reques
 use epigraph_audit::guard::policy::Policies;
 use epigraph_audit::guard::quota::Standing;
 use epigraph_audit::guard::{Kind, Principal, Role, Tenants};
-use epigraph_audit::query::{Column, Estimate, Pseudonym, Scan, Window};
+use epigraph_audit::query::{Access, Column, Estimate, Pseudonym, Scan, Window};
 use epigraph_audit::runbook::shelf::Shelf;
 use epigraph_core::UnixMillis;
 use zeroize::Zeroizing;
@@ -69,6 +70,8 @@ pub(crate) struct World {
     pub(crate) estimate: Estimate,
     pub(crate) approvals: BTreeMap<ApprovalId, Approval>,
     pub(crate) is_down: bool,
+    /// Of which kinds of scans it is too much what they ask for.
+    pub(crate) too_much: Vec<Discriminant<Access>>,
     /// The events that an audit would go through.
     pub(crate) numbered: u64,
     /// How often a name was looked up.
@@ -76,8 +79,12 @@ pub(crate) struct World {
 }
 
 impl Known for World {
-    fn estimate(&self, _: &Scan) -> Result<Estimate, Unavailable> {
-        if self.is_down { Err(Unavailable("the index is being made".into())) } else { Ok(self.estimate) }
+    fn estimate(&self, scan: &Scan) -> Result<Option<Estimate>, Unavailable> {
+        if self.is_down {
+            return Err(Unavailable("the index is being made".into()));
+        }
+        let is_too_much = self.too_much.contains(&discriminant(&scan.access));
+        Ok((!is_too_much).then_some(self.estimate))
     }
 
     fn pseudonyms(

@@ -1,9 +1,9 @@
 //! CloudEvents 1.0: structured mode, one event or a batch, in JSON; and binary mode, headers and data of an HTTP
 //! message.
 
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
-use super::json::{self, text};
+use super::json::{self, Tree, Value};
 use super::{Context, Decoded, MAX_DOCUMENT_BYTES, Reason, Rejected, overwrite, when};
 use crate::collected::Event;
 use crate::segment::MAX_RECORD_BYTES;
@@ -22,8 +22,8 @@ pub fn decode(bytes: &[u8], context: &Context) -> Vec<Decoded> {
         return whole(Reason::TooLarge);
     }
     let Ok(text) = std::str::from_utf8(bytes) else { return whole(Reason::NotUtf8) };
-    let decode = |record: &str, object: Map<String, Value>| {
-        event(Event::of(context, format, "cloudevents", record.as_bytes()), &object)
+    let decode = |record: &str, object: Value<'_>| {
+        event(Event::of(context, format, "cloudevents", record.as_bytes()), object)
     };
     if !text.trim_start().starts_with('[') {
         return vec![json::record(text, 0, format, &decode)];
@@ -38,7 +38,7 @@ pub fn decode(bytes: &[u8], context: &Context) -> Vec<Decoded> {
 /// headers as lines, an empty line, and the data.
 pub fn decode_binary(headers: &[(&str, &str)], data: &[u8], context: &Context) -> Decoded {
     let mut record = Vec::new();
-    let mut attributes = Map::new();
+    let mut attributes = BTreeMap::new();
     let mut twice = false;
     for (name, value) in headers {
         let name = name.to_ascii_lowercase();
@@ -46,7 +46,7 @@ pub fn decode_binary(headers: &[(&str, &str)], data: &[u8], context: &Context) -
             if name == "content-type" { Some("datacontenttype") } else { name.strip_prefix(PREFIX) };
         let Some(attribute) = attribute else { continue };
         record.extend(format!("{name}: {value}\r\n").as_bytes());
-        twice |= attributes.insert(attribute.to_owned(), percent_decoded(value).into()).is_some();
+        twice |= attributes.insert(attribute.to_owned(), percent_decoded(value)).is_some();
     }
     record.extend(b"\r\n");
     record.extend(data);
@@ -61,13 +61,15 @@ pub fn decode_binary(headers: &[(&str, &str)], data: &[u8], context: &Context) -
     if headers.len() > MAX_HEADERS || !headers.iter().all(|(name, value)| is_line(name) && is_line(value)) {
         return rejected(Reason::NotAnEvent);
     }
-    let made = event(Event::of(context, Format::CloudeventBinary, "cloudevents", &record), &attributes);
+    let attributes = Tree::of_texts(&attributes);
+    let made =
+        event(Event::of(context, Format::CloudeventBinary, "cloudevents", &record), attributes.value());
     made.or_else(rejected)
 }
 
 /// What the attributes say; they are the same in every mode.
-fn event(mut event: Event, object: &Map<String, Value>) -> Result<Event, Reason> {
-    let attribute = |name: &str| text(object, &[name]);
+fn event(mut event: Event, object: Value<'_>) -> Result<Event, Reason> {
+    let attribute = |name: &str| object.text(&[name]);
     let required = ["id", "source", "type"].map(attribute);
     if attribute("specversion") != "1.0" || required.iter().any(String::is_empty) {
         return Err(Reason::NotAnEvent);

@@ -1,8 +1,6 @@
 //! AWS CloudTrail: a record, or a file with `Records`. Fields as in the record's contents, versions 1.05 to 1.11.
 
-use serde_json::{Map, Value};
-
-use super::json::{self, string, text, value};
+use super::json::{self, Value};
 use super::{Context, Decoded, Reason, overwrite, when};
 use crate::collected::Event;
 use crate::v1::{
@@ -62,39 +60,40 @@ const VERBS: &[(&str, Operation)] = &[
 
 /// Decodes a record, or a file of them.
 pub fn decode(bytes: &[u8], context: &Context) -> Vec<Decoded> {
-    json::document(bytes, "Records", Format::Cloudtrail, |record, object| event(record, &object, context))
+    json::document(bytes, "Records", Format::Cloudtrail, |record, object| event(record, object, context))
 }
 
-fn event(record: &str, object: &Map<String, Value>, context: &Context) -> Result<Event, Reason> {
-    let (Some(name), Some(service)) = (string(object, "eventName"), string(object, "eventSource")) else {
+fn event(record: &str, object: Value<'_>, context: &Context) -> Result<Event, Reason> {
+    let string = |name| object.get(name).and_then(Value::string);
+    let (Some(name), Some(service)) = (string("eventName"), string("eventSource")) else {
         return Err(Reason::NotAnEvent);
     };
     let mut event = Event::of(context, Format::Cloudtrail, "cloudtrail", record.as_bytes());
     event.set_source(|source| {
         service.clone_into(&mut source.id);
-        source.region = text(object, &["awsRegion"]);
+        source.region = object.text(&["awsRegion"]);
     });
-    event.set_time(when::of_text(&text(object, &["eventTime"])));
+    event.set_time(when::of_text(&object.text(&["eventTime"])));
     for label in ["eventType", "eventVersion", "eventCategory", "sharedEventID"] {
-        event.label(label, &text(object, &[label]));
+        event.label(label, &object.text(&[label]));
     }
     let core = &mut event.core;
-    core.event_id = text(object, &["eventID"]);
-    overwrite(&mut core.tenant, &text(object, &["recipientAccountId"]));
+    core.event_id = object.text(&["eventID"]);
+    overwrite(&mut core.tenant, &object.text(&["recipientAccountId"]));
     core.action = format!("{service}:{name}");
-    core.request_id = text(object, &["requestID"]);
-    let is_read = value(object, &["readOnly"]).and_then(Value::as_bool).unwrap_or(false);
+    core.request_id = object.text(&["requestID"]);
+    let is_read = object.at(&["readOnly"]).and_then(Value::truth).unwrap_or(false);
     let operation = operation(name, is_read);
     core.operation = operation.into();
-    core.category = category(service, operation, text(object, &["eventCategory"]) == "Data").into();
-    core.result_code = text(object, &["errorCode"]);
+    core.category = category(service, operation, object.text(&["eventCategory"]) == "Data").into();
+    core.result_code = object.text(&["errorCode"]);
     core.result = result(object, &core.result_code).into();
 
     let identity = &mut event.identity;
-    identity.result_message = text(object, &["errorMessage"]);
-    identity.user_agent = text(object, &["userAgent"]);
-    identity.addresses.extend(Some(text(object, &["sourceIPAddress"])).filter(|text| !text.is_empty()));
-    if let Some(user) = value(object, &["userIdentity"]).and_then(Value::as_object) {
+    identity.result_message = object.text(&["errorMessage"]);
+    identity.user_agent = object.text(&["userAgent"]);
+    identity.addresses.extend(Some(object.text(&["sourceIPAddress"])).filter(|text| !text.is_empty()));
+    if let Some(user) = object.at(&["userIdentity"]).and_then(Value::object) {
         let actor = actor(user);
         core.actor_type = actor.r#type;
         identity.actor = Some(actor);
@@ -127,8 +126,8 @@ fn category(service: &str, operation: Operation, is_data: bool) -> Category {
     }
 }
 
-fn result(object: &Map<String, Value>, code: &str) -> Outcome {
-    let login = value(object, &["responseElements", "ConsoleLogin"]).and_then(Value::as_str);
+fn result(object: Value<'_>, code: &str) -> Outcome {
+    let login = object.at(&["responseElements", "ConsoleLogin"]).and_then(Value::string);
     let denied = ["AccessDenied", "Unauthorized", "Forbidden"].iter().any(|word| code.contains(word));
     match code {
         "" if login == Some("Failure") => Outcome::Failure,
@@ -138,14 +137,14 @@ fn result(object: &Map<String, Value>, code: &str) -> Outcome {
     }
 }
 
-fn actor(user: &Map<String, Value>) -> Actor {
-    let ids = ["arn", "principalId", "invokedBy", "accountId"].map(|name| text(user, &[name]));
-    let mfa = text(user, &["sessionContext", "attributes", "mfaAuthenticated"]) == "true";
+fn actor(user: Value<'_>) -> Actor {
+    let ids = ["arn", "principalId", "invokedBy", "accountId"].map(|name| user.text(&[name]));
+    let mfa = user.text(&["sessionContext", "attributes", "mfaAuthenticated"]) == "true";
     Actor {
-        r#type: actor_type(&text(user, &["type"])).into(),
+        r#type: actor_type(&user.text(&["type"])).into(),
         id: ids.into_iter().find(|id| !id.is_empty()).unwrap_or_default(),
-        name: text(user, &["userName"]),
-        session: text(user, &["accessKeyId"]),
+        name: user.text(&["userName"]),
+        session: user.text(&["accessKeyId"]),
         auth_method: if mfa { "mfa".to_owned() } else { String::new() },
         ..Actor::default()
     }
@@ -163,27 +162,27 @@ fn actor_type(kind: &str) -> ActorType {
 }
 
 /// Who stands behind a session: the role or user that issued it, the service that asked, the person of a federation.
-fn behind(user: &Map<String, Value>) -> Vec<Actor> {
-    let issuer = value(user, &["sessionContext", "sessionIssuer"]).and_then(Value::as_object).map(actor);
+fn behind(user: Value<'_>) -> Vec<Actor> {
+    let issuer = user.at(&["sessionContext", "sessionIssuer"]).and_then(Value::object).map(actor);
     let of = |kind: ActorType, id: String| {
         (!id.is_empty()).then(|| Actor { r#type: kind.into(), id, ..Actor::default() })
     };
-    let person = of(ActorType::User, text(user, &["onBehalfOf", "userId"]));
-    let service = of(ActorType::Service, text(user, &["invokedBy"]));
+    let person = of(ActorType::User, user.text(&["onBehalfOf", "userId"]));
+    let service = of(ActorType::Service, user.text(&["invokedBy"]));
     issuer.into_iter().chain(person).chain(service).collect()
 }
 
-fn resources(object: &Map<String, Value>, event: &mut Event) {
-    let listed = value(object, &["resources"]).and_then(Value::as_array).into_iter().flatten();
-    for resource in listed.filter_map(Value::as_object) {
-        let kind = ResourceKind { r#type: text(resource, &["type"]), parent: text(resource, &["accountId"]) };
-        event.resource(kind, ResourceName { id: text(resource, &["ARN"]), ..ResourceName::default() });
+fn resources(object: Value<'_>, event: &mut Event) {
+    let listed = object.get("resources").into_iter().flat_map(Value::items);
+    for resource in listed.filter_map(Value::object) {
+        let kind = ResourceKind { r#type: resource.text(&["type"]), parent: resource.text(&["accountId"]) };
+        event.resource(kind, ResourceName { id: resource.text(&["ARN"]), ..ResourceName::default() });
     }
     if event.core.resources.is_empty() {
         named_in_parameters(object, event);
     }
     for path in ISSUED {
-        let id = text(object, &path);
+        let id = object.text(&path);
         if !id.is_empty() {
             let kind = ResourceKind { r#type: "AWS::IAM::AccessKey".to_owned(), ..ResourceKind::default() };
             event.resource(kind, ResourceName { id, ..ResourceName::default() });
@@ -191,10 +190,10 @@ fn resources(object: &Map<String, Value>, event: &mut Event) {
     }
 }
 
-fn named_in_parameters(object: &Map<String, Value>, event: &mut Event) {
-    let Some(parameters) = value(object, &["requestParameters"]).and_then(Value::as_object) else { return };
+fn named_in_parameters(object: Value<'_>, event: &mut Event) {
+    let Some(parameters) = object.at(&["requestParameters"]).and_then(Value::object) else { return };
     for (parameter, kind) in PARAMETERS {
-        let name = text(parameters, &[parameter]);
+        let name = parameters.text(&[parameter]);
         if !name.is_empty() {
             let kind = ResourceKind { r#type: (*kind).to_owned(), ..ResourceKind::default() };
             event.resource(kind, ResourceName { name, ..ResourceName::default() });

@@ -3,6 +3,7 @@
 
 use std::mem;
 
+use memchr::memchr;
 use thiserror::Error;
 
 use super::{KEPT_OF_TOO_LARGE, Reason, Rejected};
@@ -66,7 +67,7 @@ impl Lines {
 
     /// Takes the next bytes of the stream and calls `each` with every record that they complete.
     pub fn push(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+        while let Some(end) = memchr(b'\n', bytes) {
             self.hold(&bytes[..end]);
             bytes = &bytes[end + 1..];
             self.complete(1, &mut each);

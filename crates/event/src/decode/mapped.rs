@@ -1,9 +1,9 @@
 //! JSON of no known shape, one object a line: a mapping says where the fields of an event are.
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Number;
 
-use super::json;
+use super::json::{self, Value};
 use super::{Context, Decoded, Reason, Rejected, overwrite, when};
 use crate::collected::Event;
 use crate::v1::{
@@ -67,19 +67,13 @@ pub fn decode(bytes: &[u8], mapping: &Mapping, context: &Context) -> Vec<Decoded
     let Ok(text) = std::str::from_utf8(bytes) else {
         return vec![Err(Rejected::new(Reason::NotUtf8, Format::Json, 0, bytes))];
     };
-    let decode = |record: &str, object| event(record, object, mapping, context);
+    let decode = |record: &str, object: Value<'_>| event(record, object, mapping, context);
     vec![json::record(text, 0, Format::Json, &decode)]
 }
 
-fn event(
-    record: &str,
-    object: Map<String, Value>,
-    mapping: &Mapping,
-    context: &Context,
-) -> Result<Event, Reason> {
-    let object = Value::Object(object);
+fn event(record: &str, object: Value<'_>, mapping: &Mapping, context: &Context) -> Result<Event, Reason> {
     let value = |pointer: &Option<String>| object.pointer(pointer.as_deref()?);
-    let text = |pointer: &Option<String>| value(pointer).map(json::scalar).unwrap_or_default();
+    let text = |pointer: &Option<String>| value(pointer).map(Value::scalar).unwrap_or_default();
     let mut event = Event::of(context, Format::Json, "json", record.as_bytes());
     event.set_time(time(value(&mapping.time), mapping.time_format));
     event.set_source(|source| overwrite(&mut source.id, &text(&mapping.source)));
@@ -109,15 +103,15 @@ fn event(
     Ok(event)
 }
 
-fn time(value: Option<&Value>, format: TimeFormat) -> (i64, TimeFrom) {
+fn time(value: Option<Value<'_>>, format: TimeFormat) -> (i64, TimeFrom) {
     let Some(value) = value.filter(|value| !value.is_null()) else { return (0, TimeFrom::Missing) };
     let per_unit = match format {
-        TimeFormat::Rfc3339 => return when::of_text(&json::scalar(value)),
+        TimeFormat::Rfc3339 => return when::of_text(&value.scalar()),
         TimeFormat::UnixSeconds => 1_000_000_000,
         TimeFormat::UnixMillis => 1_000_000,
         TimeFormat::UnixNanos => 1,
     };
-    let number = value.as_i64().or_else(|| value.as_str()?.parse().ok());
+    let number = value.number().and_then(Number::as_i64).or_else(|| value.string()?.parse().ok());
     number.map_or((0, TimeFrom::Unreadable), |number| when::of_number(number, per_unit))
 }
 

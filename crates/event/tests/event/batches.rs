@@ -21,7 +21,10 @@ fn a_batch_reads_back_with_its_paths_and_leaves() {
         let made = batch(&Tip { sequence: 10, ..Tip::default() }, count);
         let read = verify(&made.to_wire()).unwrap();
         assert_eq!(read, made);
+        assert_eq!(made.encode(), made.to_wire().encode_to_vec());
         assert_eq!(Unverified::decode(&made.encode()).unwrap().claim().unwrap(), *made.signed().envelope());
+        let leaves = (0..made.events().len()).filter_map(|place| made.leaf(place, 7)).map(|leaf| leaf.hash());
+        assert_eq!(made.roll().leaf_hashes(7), leaves.collect::<Vec<_>>());
         let paths = made.paths();
         assert_eq!(paths.len(), count);
         for (place, path) in paths.iter().enumerate() {

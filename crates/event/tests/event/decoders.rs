@@ -178,6 +178,36 @@ fn a_kubernetes_event() {
     assert_eq!(identity.addresses, ["198.51.100.1", "192.0.2.7"]);
 }
 
+/// F9: that nobody said who it was is something else than that somebody was nobody; and both ends of an impersonation are kept. Broken to see
+/// it fail: whoever has no name taken for anonymous.
+#[test]
+fn anonymous_is_said_and_never_concluded() {
+    let check = |event: Event, expected: Option<ActorType>, name: &str| {
+        let actor = event.identity.actor.as_ref();
+        assert_eq!(
+            (event.core.actor_type(), actor.map_or("", |actor| &actor.name)),
+            (expected.unwrap_or_default(), name)
+        );
+    };
+    let k8s = |user: &str| {
+        let event = format!(r#"{{"auditID":"a","stage":"ResponseComplete","verb":"get"{user}}}"#);
+        one(k8s::decode(event.as_bytes(), &context()))
+    };
+    check(k8s(r#","user":{"username":"system:anonymous"}"#), Some(ActorType::Anonymous), "system:anonymous");
+    check(k8s(r#","user":{"username":""}"#), None, "");
+    check(k8s(""), None, "");
+    check(k8s(r#","user":{"username":"ann"}"#), Some(ActorType::User), "ann");
+    let both = k8s(r#","user":{"username":"ann"},"impersonatedUser":{"username":"system:anonymous"}"#);
+    assert_eq!(both.identity.on_behalf_of[0].r#type(), ActorType::Anonymous);
+    check(both, Some(ActorType::User), "ann");
+    let cloud = |more: &str| {
+        let event = format!(r#"{{"specversion":"1.0","type":"t","source":"s","id":"1"{more}}}"#);
+        one(cloudevents::decode(event.as_bytes(), &context()))
+    };
+    check(cloud(r#","authtype":"unauthenticated""#), Some(ActorType::Anonymous), "");
+    check(cloud(""), None, "");
+}
+
 #[test]
 fn a_kubernetes_list_holds_events() {
     let items: Vec<_> = (0..400).map(|number| K8S.replace("a-1", &format!("a-{number}"))).collect();

@@ -1,5 +1,7 @@
 //! What detectors find is nowhere in what is signed, and the report says where it was.
 
+use std::collections::BTreeSet;
+
 use epigraph_event::decode::mapped::Mapping;
 use epigraph_event::decode::{cloudevents, k8s, mapped, otlp, syslog};
 use epigraph_event::sensitive::{ALL, Detectors, TokenKey};
@@ -228,6 +230,21 @@ fn tokens_are_stable_keyed_and_of_one_value() {
     assert!(letters.len() == 24 && letters.bytes().all(|byte| (b'a'..=b'p').contains(&byte)), "{first}");
     // Whoever knows the value and not the key cannot make the token.
     assert!(!format!("{:?}", detectors(1)).contains("1, 1"));
+}
+
+// Broken to see it fail: a token that was made for one value given to the next one.
+#[test]
+fn each_value_of_a_record_has_its_own_token() {
+    let addresses: Vec<_> = (0..12).map(|n| format!("a{n}@example.com")).collect();
+    let json = serde_json::to_string(&[&addresses[..], &addresses[..]].concat()).unwrap();
+    let record = format!("{{\"auditID\":\"a\",\"verb\":\"get\",\"sourceIPs\":{json}}}");
+    let mut event = k8s::decode(record.as_bytes(), &context()).remove(0).unwrap();
+    detectors(1).apply(&mut event);
+    let tokens: BTreeSet<_> = event.identity.addresses[..12].iter().collect();
+    assert_eq!(tokens.len(), 12);
+    assert_eq!(event.identity.addresses[..12], event.identity.addresses[12..]);
+    let record: serde_json::Value = serde_json::from_slice(&event.body.record).unwrap();
+    assert_eq!(record["sourceIPs"], serde_json::json!(event.identity.addresses));
 }
 
 /// RFC 4231 is of HMAC; this is of what goes into it. The expected letters are those of Python's hmac module:

@@ -21,7 +21,7 @@ use crate::file::{Dir, File};
 /// The next segment while it is made ready.
 pub(super) const SPARE_NAME: &str = "spare.tmp";
 const EXTENSION: &str = ".seg";
-/// How much is written, zeroed or scanned at once.
+/// How much is written, zeroed or scanned at once: a few milliseconds of a slow disk.
 pub(super) const CHUNK: usize = 1 << 20;
 
 /// `<first index, 20 digits>.seg`.
@@ -65,21 +65,35 @@ pub struct SpareMaker {
 impl SpareMaker {
     /// Writes and syncs the zeros. After an error nothing is left of it, as far as the system lets us.
     pub fn make(&self) -> io::Result<Spare> {
-        self.try_make().inspect_err(|_| {
+        self.make_in_pieces(|| true)
+    }
+
+    /// The same, a piece of [`CHUNK`] bytes at a time: an append that is synced meanwhile waits for one piece at most, and not for
+    /// all of a segment. Asks before each piece but the first whether to go on; that may take its time.
+    pub(super) fn make_in_pieces(&self, go_on: impl FnMut() -> bool) -> io::Result<Spare> {
+        self.try_make(go_on).inspect_err(|_| {
             // Only to give the space back; the next open removes what stays.
             let _ = self.dir.remove(SPARE_NAME);
         })
     }
 
-    fn try_make(&self) -> io::Result<Spare> {
+    fn try_make(&self, mut go_on: impl FnMut() -> bool) -> io::Result<Spare> {
         match self.dir.remove(SPARE_NAME) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let file = self.dir.create(SPARE_NAME)?;
-        write_zeros(file.as_ref(), 0, self.config.segment_bytes())?;
-        // Now, so that no append waits for megabytes of zeros, and a full volume shows here and not at a frame.
-        file.sync()?;
+        let (mut at, to) = (0, self.config.segment_bytes());
+        while at < to {
+            if at > 0 && !go_on() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let end = to.min(at + CHUNK as u64);
+            write_zeros(file.as_ref(), at, end)?;
+            // Now, so that no append waits for megabytes of zeros, and a full volume shows here and not at a frame.
+            file.sync()?;
+            at = end;
+        }
         self.dir.crash_point("journal.spare.ready");
         let mut id = SegmentId::default();
         self.entropy.fill(&mut id);

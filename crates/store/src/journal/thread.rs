@@ -1,17 +1,20 @@
 //! The journal's thread: batches in over a bounded channel, results out through callbacks.
 //!
-//! A second, short-lived thread makes each next segment ready while the current one fills, so that no append waits
-//! for megabytes of zeros.
+//! A second thread makes each next segment ready while the current one fills, so that no append waits for megabytes of
+//! zeros: neither at the end of a segment nor, since they are written at the pace of the appends, behind them on the disk.
 
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use super::segment::Spare;
+use super::segment::{CHUNK, Spare};
 use super::{AppendError, Batch, Journal};
 
 /// Batches that may wait for the journal: one more fills while one syncs (DESIGN section 5), so two are enough.
 pub const QUEUE_BATCHES: usize = 2;
+
+/// Bytes of appends for which one piece of the next segment is written: it is ready when the current one is half full.
+const BYTES_FOR_A_PIECE: u64 = CHUNK as u64 / 2;
 
 /// Hears how an append ended; runs on the journal's thread, so it must be quick.
 type Done = Box<dyn FnOnce(Result<(), AppendError>) + Send>;
@@ -60,7 +63,24 @@ impl Drop for JournalHandle {
 
 struct Worker {
     journal: Journal,
-    making: Option<JoinHandle<io::Result<Spare>>>,
+    making: Option<Making>,
+}
+
+/// The next segment while it is made.
+struct Making {
+    thread: JoinHandle<io::Result<Spare>>,
+    /// Dropped, it is made without a pause.
+    orders: Sender<Order>,
+    /// Pieces that were ordered.
+    ordered: u64,
+}
+
+/// To the one who makes the next segment.
+enum Order {
+    /// Another piece.
+    Piece,
+    /// None any more.
+    Stop,
 }
 
 impl Worker {
@@ -79,9 +99,14 @@ impl Worker {
             if rolls_over {
                 self.make_spare();
             }
+            self.order_pieces();
         }
-        // The next open removes the spare; its thread must not outlive the lock on the directory.
-        self.take_spare();
+        // What there is of the next segment the next open would remove; its thread must not outlive the lock on the directory.
+        if let Some(Making { thread, orders, .. }) = self.making.take() {
+            // One that is ready hears nothing.
+            let _ = orders.send(Order::Stop);
+            let _ = thread.join();
+        }
     }
 
     /// Starts to make the next segment ready. Where that fails, the append that needs it tries again itself and
@@ -90,13 +115,30 @@ impl Worker {
         if self.making.is_none()
             && let Some(maker) = self.journal.spare_wanted()
         {
-            let thread = thread::Builder::new().name("journal-spare".to_owned());
-            self.making = thread.spawn(move || maker.make()).ok();
+            let (orders, ordered) = channel();
+            let make = move || maker.make_in_pieces(|| !matches!(ordered.recv(), Ok(Order::Stop)));
+            let thread = thread::Builder::new().name("journal-spare".to_owned()).spawn(make).ok();
+            self.making = thread.map(|thread| Making { thread, orders, ordered: 0 });
+            self.order_pieces();
         }
     }
 
+    /// Lets the next segment grow twice as fast as the current one fills.
+    fn order_pieces(&mut self) {
+        let Some(making) = &mut self.making else { return };
+        let due = self.journal.filled() / BYTES_FOR_A_PIECE;
+        for _ in making.ordered..due {
+            // One that is ready, or failed, hears nothing.
+            let _ = making.orders.send(Order::Piece);
+        }
+        making.ordered = due.max(making.ordered);
+    }
+
+    /// Takes the next segment; waits for what is missing of it.
     fn take_spare(&mut self) {
-        if let Some(Ok(Ok(spare))) = self.making.take().map(JoinHandle::join) {
+        let Some(Making { thread, orders, .. }) = self.making.take() else { return };
+        drop(orders);
+        if let Ok(Ok(spare)) = thread.join() {
             self.journal.give_spare(spare);
         }
     }

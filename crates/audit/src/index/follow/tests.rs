@@ -4,11 +4,13 @@ use epigraph_core::{KeyName, SourceKey, UnixMillis};
 use epigraph_event::Batch;
 use epigraph_event::chain::Tip;
 use epigraph_event::decode::{Context, cloudtrail};
+use redb::ReadableTable;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::index::{Kind, completeness};
+use crate::index::compare::compare;
+use crate::index::{COUNTS, Kind, NUMBERS, ROWS, SOURCES, SYMBOLS, TENANTS, completeness};
 use crate::query::row::Pseudonyms;
 use crate::query::{Access, Filter, Meter, Scan, Window};
 use crate::store::Store;
@@ -68,14 +70,13 @@ impl Kept {
         self.dir.path().join("index.redb")
     }
 
-    fn index(&self) -> Index {
-        open(&self.path(), false, &self.store.reader()).unwrap()
+    fn index(&self) -> Arc<Index> {
+        Arc::new(open(&self.path(), false, &self.store.reader()).unwrap())
     }
 
-    fn fill(&self, index: &Index) -> u64 {
-        std::iter::repeat_with(|| step(index, &self.store.reader(), true).unwrap())
-            .take_while(|n| *n > 0)
-            .sum()
+    fn fill(&self, index: &Arc<Index>) -> u64 {
+        let mut filler = Filler::new(Arc::clone(index), self.store.reader());
+        std::iter::repeat_with(|| filler.step().unwrap()).take_while(|n| *n > 0).sum()
     }
 
     fn leaves(&self, index: &Index, access: Access) -> Vec<u64> {
@@ -97,8 +98,8 @@ impl Kept {
     }
 }
 
-// Broken to see it fail: no key drawn for a role on whose behalf somebody acts; a slot taken in before its leaf was placed; trace ids left
-// out of `Row::requests`.
+/// F9: who acted, and on whose behalf, are both ways to an event. Broken to see it fail: no key drawn for a role on whose behalf somebody
+/// acts; a slot taken in before its leaf was placed; trace ids left out of `Row::requests`.
 #[test]
 fn events_are_found_by_everybody_and_everything_that_they_name() {
     let mut kept = Kept::new();
@@ -138,7 +139,7 @@ fn events_are_found_by_everybody_and_everything_that_they_name() {
     assert_eq!((&complete.gaps[..], complete.last_seen_ms), (&[][..], NOW.0));
 }
 
-// Broken to see it fail: the last event not compared at the opening.
+/// F20. Broken to see it fail: the last event not compared at the opening.
 #[test]
 fn the_indexes_are_made_again_when_they_are_gone_damaged_or_ahead() {
     let mut kept = Kept::new();
@@ -173,8 +174,114 @@ fn the_indexes_are_made_again_when_they_are_gone_damaged_or_ahead() {
     let index = kept.index();
     assert_eq!((kept.fill(&index), index.digest().unwrap()), (6, digest));
     drop(index);
-    let index = open(&kept.path(), true, &kept.store.reader()).unwrap();
+    let index = Arc::new(open(&kept.path(), true, &kept.store.reader()).unwrap());
     assert_eq!((kept.fill(&index), index.digest().unwrap()), (6, digest));
+}
+
+/// The library's own, to change what it would not.
+fn change(kept: &Kept, change: impl FnOnce(&redb::WriteTransaction)) {
+    let transaction = redb::Database::open(kept.path()).unwrap().begin_write().unwrap();
+    change(&transaction);
+    transaction.commit().unwrap();
+}
+
+type Definition = redb::TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// F7 e, F20: indexes against those that are made again of the store. What somebody changed who keeps the file's checksums right is found, and
+/// of a row it is said which event it is about. Broken to see it fail: the counts not compared; the end of one table taken for the end of both;
+/// what was taken in since compared as well.
+#[test]
+fn indexes_that_are_not_what_the_store_makes_of_its_events_are_told() {
+    let mut kept = Kept::new();
+    for upon in ["one", "two", "three"] {
+        kept.take(&[("ann", upon, None), ("bob", upon, Some("a-role"))]);
+    }
+    kept.place(10);
+    let compared = |kept: &Kept| {
+        let index = kept.index();
+        let beside = kept.dir.path().join("beside");
+        let difference = compare(&index, &kept.store.reader(), &beside).unwrap();
+        std::fs::remove_file(beside).unwrap();
+        difference.map(|difference| (difference.table.clone(), difference.leaf.map(LeafIndex::get)))
+    };
+    let fresh = |kept: &Kept| {
+        let _ = std::fs::remove_file(kept.path());
+        kept.fill(&kept.index());
+    };
+    fresh(&kept);
+    assert_eq!(compared(&kept), None);
+    // What one index lacks, because it was dropped, and what all lack, because it came since, is no difference.
+    kept.index().drop_index(Kind::Request).unwrap();
+    assert_eq!(compared(&kept), None);
+    fresh(&kept);
+    kept.take(&[("ann", "four", None)]);
+    kept.place(20);
+    assert_eq!(compared(&kept), None);
+
+    let check = |table: &'static str, expected: Option<u64>, what: fn(&mut redb::Table<&[u8], &[u8]>)| {
+        fresh(&kept);
+        change(&kept, |all| what(&mut all.open_table(Definition::new(table)).unwrap()));
+        assert_eq!(compared(&kept), Some((table.to_owned(), expected)), "{table}");
+    };
+    let first_gone = |rows: &mut redb::Table<&[u8], &[u8]>| drop(rows.pop_first().unwrap());
+    let last_gone = |rows: &mut redb::Table<&[u8], &[u8]>| drop(rows.pop_last().unwrap());
+    check("time", Some(10), first_gone);
+    check("time", Some(26), last_gone);
+    check("outcome", Some(26), last_gone);
+    check("actor-counts", None, last_gone);
+    check("tenants", None, last_gone);
+    check("sources", None, first_gone);
+    check("numbers", None, last_gone);
+    // One row more, of an event that there is, under another time of the day.
+    check("time", Some(26), |rows| {
+        let (key, value) = {
+            let last = rows.last().unwrap().unwrap();
+            (last.0.value().to_vec(), last.1.value().to_vec())
+        };
+        let mut later = key;
+        let time = later.len() - 9;
+        later[time] ^= 1;
+        rows.insert(later.as_slice(), value.as_slice()).unwrap();
+    });
+}
+
+/// F7 e: one bit of a record of each table, and the next start: the indexes are made again, to the same digest, and none answers before.
+/// Broken to see it fail: the indexes opened without comparing the pages with their checksums.
+#[test]
+fn a_bit_that_flips_in_the_file_of_a_stopped_service_never_makes_an_answer_wrong() {
+    let mut kept = Kept::new();
+    for upon in ["one", "two", "three"] {
+        kept.take(&[("ann", upon, None), ("bob", upon, Some("a-role"))]);
+    }
+    kept.place(0);
+    let index = kept.index();
+    kept.fill(&index);
+    let digest = index.digest().unwrap();
+    let transaction = index.begin().unwrap();
+    let tables = [SYMBOLS, NUMBERS, TENANTS, SOURCES].into_iter().chain(ROWS).chain(COUNTS);
+    let records = tables.map(|table| {
+        let table = transaction.open_table(table).unwrap();
+        let (key, value) = table.last().unwrap().unwrap();
+        [key.value(), value.value()].into_iter().max_by_key(|part| part.len()).unwrap().to_vec()
+    });
+    let records: Vec<_> = records.collect();
+    drop((transaction, index));
+    let sound = std::fs::read(kept.path()).unwrap();
+    for record in records {
+        let mut renewed = 0;
+        let places = (0..sound.len() - record.len()).filter(|at| sound[*at..].starts_with(&record));
+        // Old pages stay in the file for a while, and nothing reads them.
+        for place in places {
+            let mut changed = sound.clone();
+            changed[place + record.len() / 2] ^= 1;
+            std::fs::write(kept.path(), &changed).unwrap();
+            let index = kept.index();
+            renewed += u32::from(index.next().unwrap() == 0);
+            kept.fill(&index);
+            assert_eq!(index.digest().unwrap(), digest, "byte {place}");
+        }
+        assert!(renewed > 0, "{record:?}");
+    }
 }
 
 #[tokio::test]
@@ -188,7 +295,7 @@ async fn events_are_taken_in_whatever_the_indexes_do() {
     let path = dir.path().join("index.redb");
     std::fs::create_dir(&path).unwrap();
     let following = Following::default();
-    let run = tokio::spawn(run(path, keeper.clone(), following.clone()));
+    let run = tokio::spawn(run(path, keeper.clone(), following.clone(), || ()));
     let batch = Batch::sign(&key, &tip, Vec::new(), NOW).unwrap();
     let tip = Tip::after(batch.signed());
     assert!(keeper.submit(batch).await.unwrap().await.unwrap().is_ok());
@@ -198,7 +305,8 @@ async fn events_are_taken_in_whatever_the_indexes_do() {
 
     // Where they can be made they follow, and go on as events come.
     let following = Following::default();
-    let run = tokio::spawn(super::run(dir.path().join("other.redb"), keeper.clone(), following.clone()));
+    let run =
+        tokio::spawn(super::run(dir.path().join("other.redb"), keeper.clone(), following.clone(), || ()));
     following.reached(1).await;
     let event = cloudtrail::decode(
         br#"{"eventName":"GetUser","eventSource":"iam.amazonaws.com"}"#,

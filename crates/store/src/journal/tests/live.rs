@@ -76,6 +76,39 @@ fn the_thread_answers_every_batch_also_after_it_stopped() {
     assert_eq!(open(&memory).unwrap().1.head().size.get(), 3 + 2 * acknowledged as u64);
 }
 
+/// Whoever appends is not held up by the zeros of a whole segment. Broken to see it fail: no order waited for, no order given,
+/// an order for each append, no order to stop.
+#[test]
+fn the_next_segment_is_made_at_the_pace_of_the_appends() {
+    let config = Config::new(8 << 20, 1 << 20).unwrap();
+    let check = |batches: u64, made: usize| {
+        let dir = FaultDir::new(Arc::new(MemoryDir::new()));
+        let any: Arc<dyn Dir> = Arc::new(dir.clone());
+        let journal = Journal::create(any, ORIGIN, config, NOW, Arc::new(Counter::default())).unwrap();
+        let ready = || dir.points().iter().filter(|point| **point == "journal.spare.ready").count();
+        assert_eq!(ready(), 1, "the first segment is made in one go");
+        let handle = JournalHandle::spawn(journal).unwrap();
+        let (answers, results) = channel();
+        let mut frontier = Frontier::new();
+        for _ in 0..batches {
+            // A little less than 1 MiB of 8.
+            let batch = batch_of(&frontier, &vec![vec![7; 65_000]; 16]);
+            frontier = batch.after.clone();
+            let answers = answers.clone();
+            handle.append(batch, Box::new(move |result| answers.send(result.is_ok()).unwrap()));
+            assert!(results.recv().unwrap());
+        }
+        while ready() < made {
+            std::thread::yield_now();
+        }
+        handle.close();
+        assert_eq!((ready(), dir.list().unwrap().len()), (made, batches as usize / 8 + made), "{batches}");
+    };
+    check(0, 1);
+    check(3, 1);
+    check(4, 2);
+}
+
 #[test]
 fn the_same_on_the_real_disk() {
     let home = tempfile::tempdir().unwrap();
