@@ -250,7 +250,7 @@ impl Index {
 
     /// The indexes as they are now: an estimate and the scan after it on one view count the same rows.
     pub fn view(&self) -> Result<View, IndexError> {
-        View::new(&self.begin()?, Arc::clone(&self.cover))
+        View::new(self.begin()?, Arc::clone(&self.cover))
     }
 
     /// How far each index has come that there is, in the order of [`Kind::ALL`].

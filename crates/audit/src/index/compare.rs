@@ -45,10 +45,9 @@ pub fn compare(index: &Index, reader: &Reader, beside: &Path) -> Result<Option<D
 
 /// Takes in what is in the store and not in the indexes, up to a slot.
 pub fn fill_up(index: &Index, reader: &Reader, end: u64) -> Result<(), FollowError> {
-    let mut follow = reader.follow()?;
     loop {
         let next = index.next()?;
-        if fill(index, &mut follow, next..next.saturating_add(STEP).min(end), true)? == 0 {
+        if fill(index, reader, next..next.saturating_add(STEP).min(end), true)? == 0 {
             return Ok(());
         }
     }

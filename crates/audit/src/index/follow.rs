@@ -21,6 +21,10 @@ use crate::store::{Follow, Placed, Reader, StoreError};
 /// there are, the more of their rows share a page.
 pub const STEP: u64 = 16_384;
 
+/// Bytes of events, without their records, after which a step ends: their rows and keys take several times as much, most of all where one event
+/// names many things.
+const STEP_BYTES: usize = 16 << 20;
+
 /// So many events are made durable together: what a crash takes is filled in again in a second or two.
 pub const SYNC: u64 = 65_536;
 
@@ -68,17 +72,16 @@ impl Filler {
     /// Takes in what is next: newer events first, then those that an index lacks which was added later. Answers how many there were.
     pub fn step(&mut self) -> Result<u64, FollowError> {
         let index = &self.index;
-        let mut follow = self.reader.follow()?;
         let next = index.next()?;
         let durable = self.unsynced >= SYNC;
-        let mut taken = fill(index, &mut follow, next..next.saturating_add(STEP), durable)?;
+        let mut taken = fill(index, &self.reader, next..next.saturating_add(STEP), durable)?;
         let behind: Vec<_> = index.progress()?.into_iter().map(|(_, progress)| progress.next).collect();
         let next = index.next()?;
         if let Some(first) = behind.iter().copied().filter(|at| *at < next).min() {
             // Up to where the next one stands: from there on they go together.
             let end =
                 behind.into_iter().filter(|at| *at > first).min().unwrap_or(next).min(first + STEP).min(next);
-            taken += fill(index, &mut follow, first..end, durable)?;
+            taken += fill(index, &self.reader, first..end, durable)?;
         }
         self.unsynced = if durable && taken > 0 { 0 } else { self.unsynced.saturating_add(taken) };
         Ok(taken)
@@ -87,16 +90,24 @@ impl Filler {
 
 pub(super) fn fill(
     index: &Index,
-    follow: &mut Follow,
+    reader: &Reader,
     slots: std::ops::Range<u64>,
     durable: bool,
 ) -> Result<u64, FollowError> {
+    let mut follow = reader.follow()?;
     let mut entries = Vec::new();
     let mut texts = HashSet::<Arc<str>>::new();
+    let mut bytes = 0_usize;
     for slot in slots {
+        if bytes >= STEP_BYTES {
+            break;
+        }
         let Some(placed) = follow.event(slot)? else { break };
-        entries.push(entry(placed, slot, follow, &mut texts)?);
+        bytes = bytes.saturating_add(placed.bytes);
+        entries.push(entry(placed, slot, &mut follow, &mut texts)?);
     }
+    // What the store has replaced is not used again while it is looked at: that is not to last as long as the indexes take.
+    drop(follow);
     index.fill(&entries, durable)?;
     Ok(entries.len() as u64)
 }

@@ -1,6 +1,6 @@
 //! Questions to the indexes as they are at one moment: what a scan costs at most, from counts alone, and the scan.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -13,22 +13,29 @@ use super::key::{self, Kind};
 use super::value::{Symbol, decode};
 use super::word::{MAX_NUMBERS, pseudonym_bytes, text_bytes};
 use super::{
-    COUNTS, IndexError, MAX_RUNS, META, NUMBERS, Progress, ROW, ROWS, SOURCES, SYMBOL, SYMBOLS, TENANTS,
-    Table, damaged, disk, last_of, numbers_of, progress_of,
+    COUNTS, Definition, IndexError, MAX_RUNS, META, NUMBERS, Progress, ROW, ROWS, SOURCES, SYMBOL, SYMBOLS,
+    TENANTS, Table, damaged, disk, last_of, numbers_of, progress_of,
 };
 use crate::query::scan::{DAY_NS, MAX_SUBJECTS};
 use crate::query::{Access, Estimate, Meter, Row, Scan, Stopped, Window};
 use crate::vault::Cover;
 
+/// The rows of an index, and their counts.
+struct Tables {
+    rows: Table,
+    counts: Table,
+}
+
 /// The indexes as they are at one moment.
 pub struct View {
     cover: Arc<Cover>,
     next: u64,
-    indexes: HashMap<Kind, (Progress, Table, Table)>,
+    /// To open an index is to read where its tables begin: only that which is asked is opened.
+    transaction: ReadTransaction,
+    indexes: HashMap<Kind, (Progress, OnceCell<Tables>)>,
     symbols: Table,
     numbers: Table,
     tenants: Table,
-    sources: Table,
     /// Symbols that were met.
     known: RefCell<HashMap<u32, Symbol>>,
 }
@@ -69,13 +76,13 @@ enum By {
 }
 
 impl View {
-    pub(super) fn new(transaction: &ReadTransaction, cover: Arc<Cover>) -> Result<View, IndexError> {
-        let open = |definition| transaction.open_table(definition).map_err(disk("read"));
+    pub(super) fn new(transaction: ReadTransaction, cover: Arc<Cover>) -> Result<View, IndexError> {
+        let open = |definition| open(&transaction, definition);
         let meta = open(META)?;
         let mut indexes = HashMap::new();
         for kind in Kind::ALL {
             if let Some(progress) = progress_of(&meta, kind)? {
-                indexes.insert(kind, (progress, open(ROWS[kind.place()])?, open(COUNTS[kind.place()])?));
+                indexes.insert(kind, (progress, OnceCell::new()));
             }
         }
         Ok(View {
@@ -85,8 +92,8 @@ impl View {
             symbols: open(SYMBOLS)?,
             numbers: open(NUMBERS)?,
             tenants: open(TENANTS)?,
-            sources: open(SOURCES)?,
             known: RefCell::default(),
+            transaction,
         })
     }
 
@@ -147,7 +154,7 @@ impl View {
     ) -> Result<Option<Stopped>, IndexError> {
         let Some(asked) = self.asked(scan)? else { return Ok(None) };
         let index = self.index(asked.kind)?;
-        let (_, rows, _) = index;
+        let rows = &index.rows;
         let days = self.days(&scan.window, asked.tenant)?;
         let days: Vec<_> =
             if scan.newest_first { days.into_iter().rev().collect() } else { days.into_iter().collect() };
@@ -194,9 +201,10 @@ impl View {
     /// which it sent, not in that of time.
     pub fn sources(&self, window: &Window) -> Result<Vec<Span>, IndexError> {
         let days = window.days();
+        let sources = open(&self.transaction, SOURCES)?;
         let (from, to) = (key::day_bytes(days.start), key::day_bytes(days.end));
         let mut spans = BTreeMap::<(Hash, u64), Span>::new();
-        for row in self.sources.range::<&[u8]>(&from[..]..&to[..]).map_err(disk("read"))? {
+        for row in sources.range::<&[u8]>(&from[..]..&to[..]).map_err(disk("read"))? {
             let (key, value) = row.map_err(disk("read"))?;
             let name = key.value().get(4..).and_then(|name| name.split_first_chunk::<32>());
             let name =
@@ -221,12 +229,17 @@ impl View {
     }
 
     /// The index, if it is there and has everything.
-    fn index(&self, kind: Kind) -> Result<&(Progress, Table, Table), IndexError> {
-        let index = self.indexes.get(&kind).ok_or(IndexError::Dropped(kind))?;
-        if index.0.next < self.next {
-            return Err(IndexError::NotReady { kind, has: index.0.next, of: self.next });
+    fn index(&self, kind: Kind) -> Result<&Tables, IndexError> {
+        let (progress, tables) = self.indexes.get(&kind).ok_or(IndexError::Dropped(kind))?;
+        if progress.next < self.next {
+            return Err(IndexError::NotReady { kind, has: progress.next, of: self.next });
         }
-        Ok(index)
+        if let Some(tables) = tables.get() {
+            return Ok(tables);
+        }
+        let open = |definition| open(&self.transaction, definition);
+        let opened = Tables { rows: open(ROWS[kind.place()])?, counts: open(COUNTS[kind.place()])? };
+        Ok(tables.get_or_init(|| opened))
     }
 
     /// What is asked, in the index's own words; none if nobody and nothing in the indexes is called so.
@@ -329,6 +342,10 @@ impl View {
     }
 }
 
+fn open(transaction: &ReadTransaction, definition: Definition) -> Result<Table, IndexError> {
+    transaction.open_table(definition).map_err(disk("read"))
+}
+
 impl Asked {
     /// Which part of a day is asked for: from the first place on, without the last one, as nanoseconds in the day and leaf.
     fn of_day(&self, day: i32) -> Option<((u64, u64), (u64, u64))> {
@@ -343,7 +360,7 @@ impl Asked {
 
 /// The stems of a day that are asked for and have rows, with their counts.
 fn stems(
-    (_, rows, counts): &(Progress, Table, Table),
+    Tables { rows, counts }: &Tables,
     asked: &Asked,
     day: i32,
     tenants: &[u32],

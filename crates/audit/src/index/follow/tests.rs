@@ -155,8 +155,7 @@ fn the_indexes_are_made_again_when_they_are_gone_damaged_or_ahead() {
     // As a step that was made and not yet durable is after a kill.
     std::fs::remove_file(kept.path()).unwrap();
     let index = kept.index();
-    let mut follow = kept.store.reader().follow().unwrap();
-    fill(&index, &mut follow, 0..3, true).unwrap();
+    fill(&index, &kept.store.reader(), 0..3, true).unwrap();
     drop(index);
     let index = kept.index();
     assert_eq!((kept.fill(&index), index.digest().unwrap()), (3, digest));
