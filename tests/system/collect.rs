@@ -212,7 +212,7 @@ fn files_go_in_once_and_every_event_is_proven() {
     assert_eq!(status["next_sequence"], 702);
 }
 
-/// Broken by hand: with nobody who waits for the last leaf, the collector gives up before the log's hour is over.
+/// Broken by hand: with nobody who waits for the last leaf, the collector waits until it is stopped.
 #[test]
 fn a_collector_that_has_sent_all_it_has_does_not_wait_for_the_log_s_interval() {
     let audited = Audited::with_log_that_publishes_every(3_600_000);
