@@ -412,7 +412,7 @@ fn the_wrapping_key_is_replaced_and_what_was_cut_off_is_ended() {
 
 /// F14, F20, as far as there is no archive yet: through a new wrapping key, indexes that are made again, and a directory that was copied away and
 /// back, an event keeps its leaf and its place in the log; and what was kept as a proof at the beginning stays one. Broken to see it fail:
-/// leaves given to the log anew at a start.
+/// `rekey` with new data keys under the new wrapping key.
 #[test]
 fn an_event_keeps_its_place_whatever_is_done_with_what_is_kept() {
     let mut audited = Audited::new();
