@@ -89,3 +89,25 @@ pub fn stop_signal() -> io::Result<impl Future<Output = ()>> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Broken to see it fail: the priority of the process given instead of the thread's.
+    #[test]
+    fn only_the_thread_that_stands_back_is_nicer() {
+        let nice = || {
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            // The name, in parentheses, may have spaces: what comes behind it is counted, from the state, which is the third.
+            let fields = stat.rsplit_once(')').unwrap().1.trim();
+            fields.split(' ').nth(19 - 3).unwrap().parse::<i32>().unwrap()
+        };
+        let before = nice();
+        let there = std::thread::spawn(move || {
+            stand_back();
+            nice()
+        });
+        assert_eq!((there.join().unwrap(), nice()), (BEHIND.max(before), before));
+    }
+}

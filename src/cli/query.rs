@@ -88,7 +88,8 @@ pub struct ApprovalDecide {
     pub reason: String,
 }
 
-/// One question on the record, however long it runs. Ctrl-C ends it.
+/// A question on the record, and its end; every quarter of an hour or so the service asks for a new connection, which is another one. Ctrl-C
+/// ends it, and so does `query cancel`.
 #[derive(Args)]
 pub struct EventsTail {
     #[command(flatten)]

@@ -66,6 +66,10 @@ pub struct RunbookRun {
     #[arg(long, value_name = "TIME")]
     pub to: Option<When>,
 
+    /// Only events of this kind of source, such as k8s or cloudtrail
+    #[arg(long, value_name = "KIND")]
+    pub stream: Option<String>,
+
     /// Only events of this tenant: an account, a cluster
     #[arg(long, value_name = "NAME")]
     pub tenant: Option<String>,
@@ -188,6 +192,7 @@ pub fn run(args: &RunbookRun, terminal: Terminal) -> Outcome {
         from_ns: args.from.map_or(0, |When(at)| at),
         to_ns: args.to.map_or(0, |When(at)| at),
         tenant: args.tenant.clone().unwrap_or_default(),
+        stream: args.stream.clone().unwrap_or_default(),
         purpose: args.purpose.clone(),
         ticket: args.ticket.clone(),
     };

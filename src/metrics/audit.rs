@@ -174,6 +174,8 @@ fn of_runbooks(out: &mut Samples<'_>, runbooks: &[(String, Tally)]) -> fmt::Resu
     };
     let help = "Rows of the indexes that were looked at for answers";
     out.counter("audit_runbook_examined_rows", help, each(|tally| tally.rows_examined))?;
+    let help = "Bytes of the indexes that were read for answers";
+    out.counter("audit_runbook_read_bytes", help, each(|tally| tally.bytes_read))?;
     out.counter("audit_runbook_answered_rows", "Rows of answers", each(|tally| tally.rows_answered))?;
     let refused = runbooks.iter().flat_map(|(id, tally)| {
         let labels = |code: &Code| [("runbook", id.as_str()), ("code", code.as_str())];

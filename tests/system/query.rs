@@ -199,6 +199,10 @@ fn everything_that_ships_finds_something(asked: &Asked) {
     check("access-outside-hours", "2024-07-15", "2024-08-05", &[], 1);
     check("actor-activity", "2024-07-30", "2024-08-02", &[SOMEBODY], 35);
     check("failed-logins", "2024-07-15", "2024-08-10", &[], 2);
+    let narrowed = |stream| {
+        rows(&asked.answer("", "privilege-grants", &[&AUGUST[..], &["--stream", stream]].concat())).len()
+    };
+    assert!(narrowed("cloudtrail") > 5 && narrowed("k8s") == 0);
     let grants = check("privilege-grants", "2024-07-01", "2024-09-01", &[], 7);
     // The collector had replaced the key: its token is what the key is called.
     let named = rows(&grants)[0]["values"]["resource"].as_str().unwrap().to_owned();
@@ -266,6 +270,16 @@ fn what_may_not_be_asked_is_refused(asked: &Asked) {
         &["--param", "actor=x", "--from", "2024-01-01", "--to", "2025-01-01"],
         &["WINDOW_TOO_LONG", "7 days"],
     );
+    let year = ["--from", "2024-01-01", "--to", "2025-01-01"];
+    check("", "access-outside-hours", &year, &["(estimate: at most ", "Ask for at most 31 days"]);
+    for stream in ["payroll", "*", "K8S"] {
+        check(
+            "",
+            "privilege-grants",
+            &[&AUGUST[..], &["--stream", stream]].concat(),
+            &["UNKNOWN_STREAM", "cloudtrail"],
+        );
+    }
     check("", "nothing-like-this", &AUGUST, &["UNKNOWN_RUNBOOK"]);
     check("developer", "privilege-grants", &AUGUST, &["UNKNOWN_RUNBOOK"]);
     check(

@@ -184,7 +184,7 @@ fn apply(runbook: &Runbook, question: &Question, rows: Vec<Row>, keys: &mut Keys
     let tenant = (!question.tenant.is_empty()).then(|| question.tenant.clone());
     let scan = |access: Access| {
         Some(Scan {
-            stream: None,
+            stream: (!question.stream.is_empty()).then(|| question.stream.clone()),
             tenant: tenant.clone(),
             access,
             window,

@@ -35,6 +35,9 @@ pub const MAX_ROWS: u64 = 100_000;
 /// How long a part waits for its reader to take it. Whoever takes longer holds a place that others wait for.
 const STALL: Duration = Duration::from_secs(60);
 
+/// From how long on a question is named in the messages: ten times what answers are to take.
+const SLOW_MS: u64 = 1_000;
+
 /// Rows that are turned into texts, proven and sent at a time.
 const CHUNK: usize = 64;
 
@@ -118,13 +121,19 @@ impl Asker {
         parts: mpsc::Sender<Result<Part, AskError>>,
     ) {
         let ended = self.carry_out(&mut run, proofs, &parts).await;
-        let (runbook, begun, answered) = (run.planned.runbook.id.clone(), run.begun, run.answered);
+        let (id, reader) = (run.planned.id.clone(), run.principal.name.clone());
+        let (runbook, begun, answered) = (Arc::clone(&run.planned.runbook), run.begun, run.answered);
         let ended = self.end(run, ended).await;
         if let Ok(finished) = &ended
             && finished.stopped != Some(Stopped::Cancelled)
         {
             let took_ms = self.clock.now().0.saturating_sub(begun.0);
-            self.tallies().answered(&runbook, took_ms, finished.cost.rows_examined, answered);
+            let cost = &finished.cost;
+            self.tallies().answered(&runbook.id, took_ms, cost, answered);
+            if took_ms >= SLOW_MS {
+                let (runbook, bytes) = (runbook.id.as_str(), cost.bytes_read);
+                tracing::warn!(query = id, runbook, reader, took_ms, bytes, "a question was slow");
+            }
         }
         give(&parts, ended.map(|finished| Part::Finished(Box::new(finished)))).await;
     }

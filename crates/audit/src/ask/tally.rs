@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::guard::plan::Question;
 use crate::guard::refusal::{Code, Refusal};
+use crate::query::Cost;
 use crate::runbook::shelf::Shelf;
 
 /// Up to how many milliseconds each class of answers took: from a row of a warm index to the longest that a role may wait.
@@ -19,6 +20,8 @@ pub struct Tally {
     pub took_ms: u64,
     /// Rows of the indexes that were looked at.
     pub rows_examined: u64,
+    /// Bytes of the indexes that were read.
+    pub bytes_read: u64,
     /// Rows that were answered.
     pub rows_answered: u64,
     /// Refusals, by reason; those that there were.
@@ -31,12 +34,13 @@ pub(super) struct Tallies(BTreeMap<String, Tally>);
 
 impl Tallies {
     /// Counts an answer that came to its end, from the question to its end.
-    pub(super) fn answered(&mut self, runbook: &str, took_ms: u64, rows_examined: u64, rows_answered: u64) {
+    pub(super) fn answered(&mut self, runbook: &str, took_ms: u64, cost: &Cost, rows_answered: u64) {
         let tally = self.of(runbook);
         let class = CLASSES_MS.iter().position(|most| took_ms <= *most).unwrap_or(CLASSES_MS.len());
         tally.took[class] += 1;
         tally.took_ms = tally.took_ms.saturating_add(took_ms);
-        tally.rows_examined = tally.rows_examined.saturating_add(rows_examined);
+        tally.rows_examined = tally.rows_examined.saturating_add(cost.rows_examined);
+        tally.bytes_read = tally.bytes_read.saturating_add(cost.bytes_read);
         tally.rows_answered = tally.rows_answered.saturating_add(rows_answered);
     }
 
@@ -74,7 +78,8 @@ mod tests {
         let shelf = Shelf::shipped().unwrap();
         let mut tallies = Tallies::default();
         for took_ms in [0, 1, 2, 600_000, 600_001] {
-            tallies.answered("who-read", took_ms, 10, 2);
+            let cost = Cost { rows_examined: 10, rows_returned: 3, bytes_read: 100 };
+            tallies.answered("who-read", took_ms, &cost, 2);
         }
         let refusal = Refusal::new(Code::NoWindow, "no", "Say when.");
         for id in ["who-read", "x\"} 1\nepigraph_forged 1"] {
@@ -86,6 +91,7 @@ mod tests {
         let (_, tally) = all.iter().find(|(id, _)| id == "who-read").unwrap();
         assert_eq!((tally.took[0], tally.took[1], tally.took[13], tally.took[14]), (2, 1, 1, 1));
         assert_eq!((tally.took_ms, tally.rows_examined, tally.rows_answered), (1_200_004, 50, 10));
+        assert_eq!(tally.bytes_read, 500);
         assert_eq!(tally.refused, [(Code::NoWindow, 1)].into());
         assert_eq!(all.iter().map(|(_, tally)| tally.refused.len()).sum::<usize>(), 1);
     }

@@ -38,6 +38,7 @@ pub(super) fn window_of(
     request: &Request,
     limits: &Limits,
     runbook: Option<&Runbook>,
+    bounded: bool,
 ) -> Result<Window, Refusal> {
     if limits.window_s == 0 {
         let suggestion = "Ask whoever gives out roles.";
@@ -58,7 +59,7 @@ pub(super) fn window_of(
         )
     })?;
     let most = runbook.map_or(limits.window_s, |runbook| limits.window_s.min(runbook.window_s));
-    if window.length_ns() > most.saturating_mul(1_000_000_000) {
+    if bounded && window.length_ns() > most.saturating_mul(1_000_000_000) {
         let days = window.length_ns().div_ceil(scan::DAY_NS.unsigned_abs());
         let most = most as f64 / 86_400.0;
         return Err(Refusal::new(

@@ -1,5 +1,5 @@
 //! The one planner of every read, in this order: what exists for this reader, the window, the parameters, the policies, what it would
-//! cost, whether another person has to agree, and whether the reader has that much left. The first that does not hold is the answer.
+//! cost, whether the reader has that much left, and whether another person has to agree. The first that does not hold is the answer.
 //!
 //! A pure function: it asks statistics, keys and approvals of [`Known`] and never a row.
 
@@ -22,6 +22,7 @@ use crate::query::scan::{self, Clause};
 use crate::query::{Access, Column, Estimate, Filter, Pseudonym, Reduce, Scan, Window};
 use crate::runbook::Runbook;
 use crate::runbook::bind::{Given, Wanted};
+use crate::runbook::file::MAX_WINDOW_DAYS;
 use crate::runbook::shelf::Shelf;
 
 /// The kinds of sources that there are: what the decoders write, and the service itself.
@@ -180,6 +181,14 @@ struct Rights {
     decided_by: BTreeSet<String>,
 }
 
+/// What is known at the moment of a decision.
+struct At<'a> {
+    known: &'a dyn Known,
+    standing: &'a Standing,
+    pages: &'a PageKey,
+    now: UnixMillis,
+}
+
 /// Who asks for what, and under which rules: what every step of the planner looks at.
 struct Asking<'a> {
     guard: &'a Guard,
@@ -199,9 +208,30 @@ impl Guard {
         pages: &PageKey,
         now: UnixMillis,
     ) -> Decision {
-        match self.decide(who, request, known, standing, pages, now) {
+        let at = At { known, standing, pages, now };
+        match self.decide(who, request, &at, true) {
             Ok(decision) => decision,
+            Err(refusal) if refusal.code == Code::WindowTooLong => {
+                let estimate = self.cost_all_the_same(who, request, &at);
+                Decision::Refused(Box::new(Refusal { estimate, ..refusal }))
+            }
             Err(refusal) => Decision::Refused(Box::new(refusal)),
+        }
+    }
+
+    /// What a read would cost whose window is too long: what the reader may ask for in shorter ones it may know for all of them. None
+    /// beyond the longest window of any runbook, and where it would be refused all the same.
+    fn cost_all_the_same(&self, who: &Principal, request: &Request, at: &At<'_>) -> Option<Estimate> {
+        let length_ns = request.to_ns?.abs_diff(request.from_ns?);
+        if length_ns > MAX_WINDOW_DAYS.saturating_mul(scan::DAY_NS.unsigned_abs()) {
+            return None;
+        }
+        let request = Request { approval: None, page: None, ..request.clone() };
+        match self.decide(who, &request, at, false) {
+            Ok(Decision::Run(plan)) => Some(plan.estimate),
+            Ok(Decision::NeedsApproval(pending)) => Some(pending.ceiling),
+            Ok(Decision::Refused(refusal)) => refusal.estimate,
+            Err(refusal) => refusal.estimate,
         }
     }
 
@@ -224,11 +254,10 @@ impl Guard {
         &self,
         who: &Principal,
         request: &Request,
-        known: &dyn Known,
-        standing: &Standing,
-        pages: &PageKey,
-        now: UnixMillis,
+        at: &At<'_>,
+        bounded: bool,
     ) -> Result<Decision, Refusal> {
+        let At { known, standing, pages, now } = *at;
         let unavailable = |why: Unavailable| {
             Refusal::new(
                 Code::Unavailable,
@@ -244,7 +273,7 @@ impl Guard {
         };
         let runbook = question::resolve(self, who, request)?;
         let limits = self.limits.of(who);
-        let window = bounds::window_of(request, &limits, runbook.as_deref())?;
+        let window = bounds::window_of(request, &limits, runbook.as_deref(), bounded)?;
         let asked = question::Asked::new(request, runbook)?;
         let reduce = asked.reduce(&window)?;
 

@@ -70,8 +70,8 @@ impl Counts {
 pub(super) enum Met {
     /// It has no row.
     None,
-    /// It has one, which is not counted: what it comes to.
-    One(Counts),
+    /// It has one, which is not counted: the nanoseconds of its day, and its length.
+    One(u64, usize),
     /// It has several, which are counted.
     More,
 }
@@ -83,12 +83,10 @@ pub(super) fn met(rows: &impl Bytes, stem: &[u8]) -> Result<Met, IndexError> {
         let (key, value) = row.map_err(disk("read"))?;
         let (key, value) = (key.value(), value.value());
         let Some(rest_ns) = key::rest_of(key, stem) else { break };
-        if matches!(met, Met::One(_)) {
+        if matches!(met, Met::One(..)) {
             return Ok(Met::More);
         }
-        let mut one = Counts::default();
-        one.add(rest_ns, key.len() + value.len());
-        met = Met::One(one);
+        met = Met::One(rest_ns, key.len() + value.len());
     }
     Ok(met)
 }

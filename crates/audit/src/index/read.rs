@@ -358,7 +358,11 @@ fn stems(
                     let met = if asked.kind.counts_one() { Met::More } else { met(rows, &stem)? };
                     let count = match met {
                         Met::None => None,
-                        Met::One(one) => Some(one),
+                        Met::One(rest_ns, bytes) => {
+                            let mut one = Counts::default();
+                            one.add(rest_ns, bytes);
+                            Some(one)
+                        }
                         Met::More => match counts.get(stem.as_slice()).map_err(disk("read"))? {
                             Some(count) => Some(counted(count.value())?),
                             None if asked.kind.counts_one() => None,

@@ -52,3 +52,42 @@ impl Drop for Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    // Broken to see it fail: the thread not joined.
+    #[tokio::test]
+    async fn whoever_lets_go_of_the_thread_waits_until_its_job_is_done() {
+        let worker = Worker::start(|| ()).unwrap();
+        assert_eq!(
+            worker.run(|| thread::current().name().map(str::to_owned)).await.ok().flatten().as_deref(),
+            Some("index")
+        );
+        let done = Arc::new(AtomicBool::new(false));
+        let (is_done, (release, released)) = (Arc::clone(&done), mpsc::channel::<()>());
+        let job = worker.run(move || {
+            released.recv().unwrap();
+            is_done.store(true, Ordering::SeqCst);
+        });
+        tokio::select! {
+            biased;
+            _ = job => panic!("it waits"),
+            () = async {} => {}
+        }
+        thread::spawn(move || release.send(()).unwrap());
+        drop(worker);
+        assert!(done.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn a_job_that_panics_is_told_and_so_is_every_one_after_it() {
+        let worker = Worker::start(|| ()).unwrap();
+        assert!(worker.run(|| panic!("as the library does over pages that were changed")).await.is_err());
+        assert!(worker.run(|| ()).await.is_err());
+    }
+}

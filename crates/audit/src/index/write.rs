@@ -244,8 +244,8 @@ impl Target {
             match before {
                 Met::None if group.len() == 1 => {}
                 Met::None => self.insert_counts(&mut counts, stem, &new)?,
-                Met::One(one) => {
-                    new.merge(&one);
+                Met::One(rest_ns, bytes) => {
+                    new.add(rest_ns, bytes);
                     self.insert_counts(&mut counts, stem, &new)?;
                 }
                 Met::More => self.count(&mut counts, stem, new)?,

@@ -329,7 +329,7 @@ fn only<T: Send + 'static>(part: Result<T, Status>) -> Response<Answers<T>> {
 
 fn asking(question: Option<v1::Question>) -> Result<Asking, Refusal> {
     let missing = || Refusal::new(Reason::Malformed, "say what is asked").at("question");
-    let v1::Question { runbook, parameters, from_ns, to_ns, tenant, purpose, ticket } =
+    let v1::Question { runbook, parameters, from_ns, to_ns, tenant, purpose, ticket, stream } =
         question.ok_or_else(missing)?;
     if parameters.len() > MAX_PARAMETERS {
         let message = format!("a question has at most {MAX_PARAMETERS} parameters");
@@ -346,7 +346,7 @@ fn asking(question: Option<v1::Question>) -> Result<Asking, Refusal> {
     let time = |at_ns: i64| (at_ns != 0).then_some(at_ns);
     Ok(Asking {
         question: Question::Runbook { id: text("runbook", runbook, MAX_PARAMETER_BYTES)?, parameters: given },
-        stream: None,
+        stream: (!stream.is_empty()).then_some(stream),
         tenant: (!tenant.is_empty()).then_some(tenant),
         from_ns: time(from_ns),
         to_ns: time(to_ns),

@@ -15,7 +15,7 @@ use epigraph_audit::query::{
     Access, Column, Estimate, Group, Pseudonym, Row, Scan, Standing as There, Window, reduce,
 };
 use epigraph_core::LeafIndex;
-use epigraph_event::decode::{Context, Decoded, cloudtrail, k8s};
+use epigraph_event::decode::{Context, Decoded, cloudevents, cloudtrail, k8s};
 use epigraph_event::v1::Result as Outcome;
 
 use crate::support::{NOW, World, guard, pages, plan as plan_of, planned, reader, run, token};
@@ -208,6 +208,29 @@ fn the_runbooks_find_the_cases_in_recorded_kubernetes() {
     assert_eq!(history("nginx", "2018-10-26T09:31:36Z"), [(vec![], Some(There::Unknown), vec![])]);
     // Made, deleted, made, and made again without having been deleted.
     assert_eq!(history("some-reader", "end"), [(vec![21, 23, 31, 32], Some(There::There), vec![3])]);
+}
+
+/// What services say of one trace is found by it, and no other trace's; by the request each finds its own.
+#[test]
+fn a_trace_is_found_through_the_services_that_it_went_through() {
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let call = |at: u32, of: &str, request: &str| {
+        format!(
+            r#"{{"specversion":"1.0","id":"e{at}","source":"shop","type":"order","time":"2024-08-01T03:00:0{at}Z","traceparent":"00-{of}-b7ad6b7169203331-01","correlationid":"{request}"}}"#
+        )
+    };
+    let lines = [
+        call(0, trace, "one"),
+        call(1, &trace.replace('0', "1"), "one"),
+        call(2, trace, "two"),
+        r#"{"specversion":"1.0","id":"e3","source":"shop","type":"order","time":"2024-08-01T03:00:03Z"}"#
+            .into(),
+    ];
+    let list = List::of(&lines.join("\n"), cloudevents::decode);
+    let find = |id| list.leaves("request-trace", &[("request", id)], ("2024-08-01", "2024-08-02"));
+    assert_eq!(find(trace), [[0, 2]]);
+    assert_eq!(find("one"), [[0, 1]]);
+    assert_eq!(find(&trace[..31]), [[0_u64; 0]]);
 }
 
 fn planted(time: &str, verb: &str, code: u16, user: &str, address: &str, name: &str) -> String {

@@ -18,7 +18,7 @@ use epigraph_audit::runbook::shelf::Shelf;
 use epigraph_core::{LeafIndex, UnixMillis};
 use serde::Deserialize;
 
-use crate::support::{AUGUST_NS, DAY_NS, NOW, World, guard, pages, planned, reader, run, token};
+use crate::support::{AUGUST_NS, DAY_NS, NOW, World, guard, pages, plan, planned, reader, run, token};
 
 const CORPUS: &str = include_str!("bad_queries.toml");
 
@@ -253,6 +253,23 @@ fn check_told(name: &str, refusal: &Refusal) {
     let costs =
         matches!(refusal.code, Code::OverBudget | Code::QuotaSpent | Code::SmallGroup | Code::TooManyRunning);
     assert!(!costs || refusal.estimate.is_some(), "{name}: says no cost");
+}
+
+/// Who asks for a year is told what it would have cost, unless it would not have been answered even then, or asks for more than anybody
+/// may at once.
+#[test]
+fn a_window_that_is_too_long_is_refused_with_what_it_would_have_cost() {
+    let check = |role, request: Request, to: i64, expected: Option<u64>| {
+        let request = Request { to_ns: Some(AUGUST_NS + to * DAY_NS), ..request };
+        let Decision::Refused(refusal) = plan(&reader(role), &request, &world(1_000)) else { panic!() };
+        assert_eq!(refusal.code, Code::WindowTooLong);
+        assert_eq!(refusal.estimate.map(|estimate| estimate.bytes), expected, "{role} {to}");
+    };
+    let by_thing = || run("resource-activity", &[("resource", "x")]);
+    check(Role::Developer, by_thing(), 366, Some(1_000));
+    check(Role::Responder, run("actor-activity", &[("actor", "ann")]), 400, Some(1_000));
+    check(Role::Auditor, by_thing(), 401, None);
+    check(Role::Developer, run("actor-activity", &[("actor", "ann")]), 366, None);
 }
 
 #[test]

@@ -131,7 +131,8 @@ fn any_question(dice: &mut Dice) -> (Principal, Action, Stream, Object, Facts) {
     let kind = Kind::ALL[dice.roll(3)];
     let who = Principal { name, kind, roles, tenants, subject: None };
     let other = dice.roll(5) == 0;
-    let stream = Stream { kind: "k8s".into(), tenant: if other { "other".into() } else { tenant } };
+    let kind = STREAMS[dice.roll(STREAMS.len())];
+    let stream = Stream { kind: kind.into(), tenant: if other { "other".into() } else { tenant } };
     let facts = Facts {
         window_s: [0, 1, u64::MAX][dice.roll(3)],
         estimate_rows: [0, 1, u64::MAX][dice.roll(3)],

@@ -116,21 +116,17 @@ impl<'t> Value<'t> {
         Some(&self.0.first()?.what)
     }
 
-    /// Each value directly below a list, each name and each value directly below an object.
-    fn below(self) -> impl Iterator<Item = Value<'t>> {
-        let mut rest = self.0.get(1..).unwrap_or_default();
-        std::iter::from_fn(move || {
-            let parts = usize::try_from(rest.first()?.parts).ok()?;
-            let (value, after) = rest.split_at_checked(parts)?;
-            rest = after;
-            Some(Value(value))
-        })
-    }
-
     /// The items of a list.
     pub(in crate::decode) fn items(self) -> impl Iterator<Item = Value<'t>> {
-        let listed = Some(self).filter(|value| matches!(value.what(), Some(What::List)));
-        listed.into_iter().flat_map(Value::below)
+        let mut rest = match self.what() {
+            Some(What::List) => self.0.get(1..).unwrap_or_default(),
+            _ => &[],
+        };
+        std::iter::from_fn(move || {
+            let (item, after) = rest.split_at_checked(usize::try_from(rest.first()?.parts).ok()?)?;
+            rest = after;
+            Some(Value(item))
+        })
     }
 
     /// It, if it is an object.
@@ -140,13 +136,8 @@ impl<'t> Value<'t> {
 
     /// A member of an object.
     pub(in crate::decode) fn get(self, name: &str) -> Option<Value<'t>> {
-        let mut below = self.object()?.below();
-        while let (Some(of), Some(value)) = (below.next(), below.next()) {
-            if of.string() == Some(name) {
-                return Some(value);
-            }
-        }
-        None
+        let mut members = members(self.object()?.0.get(1..)?);
+        members.find(|(of, _)| *of == name).map(|(_, value)| value)
     }
 
     /// The value at a path of names below an object.
@@ -219,12 +210,13 @@ impl<'t> Value<'t> {
     }
 }
 
-/// The names of an object's members, of which these are the parts.
-fn names<'t>(mut members: &'t [Part<'t>]) -> impl Iterator<Item = &'t str> {
+/// The members of an object, of which these are the parts.
+fn members<'t>(mut parts: &'t [Part<'t>]) -> impl Iterator<Item = (&'t str, Value<'t>)> {
     std::iter::from_fn(move || {
-        let (name, value) = members.split_first()?;
-        members = value.get(usize::try_from(value.first()?.parts).ok()?..)?;
-        Value(std::slice::from_ref(name)).string()
+        let (name, rest) = parts.split_first()?;
+        let (value, rest) = rest.split_at_checked(usize::try_from(rest.first()?.parts).ok()?)?;
+        parts = rest;
+        Some((Value(std::slice::from_ref(name)).string()?, Value(value)))
     })
 }
 
@@ -304,7 +296,7 @@ impl<'a> Visitor<'a> for Reader<'_, 'a> {
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
         let place = self.tree.push(What::Object);
-        let (mut members, mut looked_up) = (0, BTreeSet::new());
+        let (mut known, mut looked_up) = (0, BTreeSet::new());
         while map.next_key_seed(Reader { tree: self.tree, refused: None })?.is_some() {
             let at = self.tree.0.len() - 1;
             if self.refused.is_some() && self.tree.text(at) == self.refused {
@@ -314,19 +306,19 @@ impl<'a> Visitor<'a> for Reader<'_, 'a> {
             self.tree.close(place);
             let Some(name) = self.tree.text(at) else { continue };
             let before = self.tree.0.get(place + 1..at).unwrap_or_default();
-            let names = || names(before);
-            if members == MAX_COMPARED {
+            let names = || members(before).map(|(name, _)| name);
+            if known == MAX_COMPARED {
                 looked_up.extend(names().map(str::to_owned));
             }
-            let is_known = if members < MAX_COMPARED {
-                names().any(|known| known == name)
+            let is_known = if known < MAX_COMPARED {
+                names().any(|before| before == name)
             } else {
                 !looked_up.insert(name.to_owned())
             };
             if is_known {
                 return Err(A::Error::custom("a name stands twice"));
             }
-            members += 1;
+            known += 1;
         }
         self.tree.close(place);
         Ok(())
@@ -417,11 +409,9 @@ pub(in crate::decode::json) mod tests {
             What::Number(number) => Json::Number(number.clone()),
             What::Text(text) => text.as_ref().into(),
             What::List => value.items().map(json).collect(),
-            What::Object => {
-                let below: Vec<_> = value.below().collect();
-                let member = |pair: &[Value<'_>]| (pair[0].string().unwrap().to_owned(), json(pair[1]));
-                Json::Object(below.chunks(2).map(member).collect())
-            }
+            What::Object => Json::Object(
+                members(&value.0[1..]).map(|(name, value)| (name.to_owned(), json(value))).collect(),
+            ),
         }
     }
 
