@@ -426,5 +426,7 @@ fn a_flipped_bit_in_the_spool_is_named_and_nothing_is_sent() {
         .unwrap();
     crate::support::flip(&segment, 3_000);
     audited.tell(&["--jsonl", text(&file)]).refused(5, &["is damaged at byte"]);
+    fs::remove_file(&segment).unwrap();
+    audited.tell(&["--jsonl", text(&file)]).refused(5, &["the collector's spool are gone", "put them back"]);
     assert_eq!(audited.status()["events"], 0);
 }
