@@ -88,7 +88,7 @@ impl RawTracing {
 
 /// Messages to standard error, as a command wants them that has no configuration of its own.
 pub fn to_stderr(json: bool) {
-    subscribe(filter(DEFAULT_FILTER), json);
+    subscribe(&filter(DEFAULT_FILTER), json);
 }
 
 /// Messages and traces as a configuration wants them.
@@ -97,7 +97,7 @@ pub fn start(tracing: &Tracing, json: bool, entropy: Arc<dyn Entropy>) -> Outcom
     let json = tracing.format.map_or(json, |format| format == Format::Json);
     let spans = Spans::new();
     let Some(otlp) = &tracing.otlp else {
-        subscribe(filter, json);
+        subscribe(&filter, json);
         return Ok(Observing { spans, exporting: None });
     };
     let (provider, exporting) = otlp::start(&otlp.endpoint, otlp.sample_ratio, entropy, &spans)
@@ -111,6 +111,7 @@ pub fn start(tracing: &Tracing, json: bool, entropy: Arc<dyn Entropy>) -> Outcom
         .with_filter(filter_fn(is_traced).with_max_level_hint(LevelFilter::DEBUG));
     let messages = fmt::layer().with_writer(std::io::stderr).with_target(false);
     let registry = tracing_subscriber::registry().with(traces);
+    let filter = EnvFilter::new(filter);
     if json {
         registry.with(messages.json().fmt_fields(SpanFields).with_filter(filter)).init();
     } else {
@@ -124,15 +125,22 @@ fn is_traced(metadata: &Metadata<'_>) -> bool {
     metadata.is_span() && metadata.target().starts_with(TARGETS)
 }
 
-/// Nothing but messages: one filter for all is cheaper than one for each layer.
-fn subscribe(filter: EnvFilter, json: bool) {
-    let messages =
-        fmt::Subscriber::builder().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if json { messages.json().fmt_fields(SpanFields).init() } else { messages.with_ansi(false).init() }
+/// Nothing but messages: one filter for all is cheaper than one for each layer, and a bare level, which is what most
+/// processes have, than a filter that looks at each step of each span.
+fn subscribe(filter: &str, json: bool) {
+    let messages = fmt::Subscriber::builder().with_writer(std::io::stderr).with_target(false);
+    match (filter.parse::<LevelFilter>(), json) {
+        (Ok(level), true) => messages.json().fmt_fields(SpanFields).with_max_level(level).init(),
+        (Ok(level), false) => messages.with_ansi(false).with_max_level(level).init(),
+        (Err(_), true) => messages.json().fmt_fields(SpanFields).with_env_filter(filter).init(),
+        (Err(_), false) => messages.with_ansi(false).with_env_filter(filter).init(),
+    }
 }
 
-fn filter(configured: &str) -> EnvFilter {
-    EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new(configured))
+/// What the environment says, if that is a filter.
+fn filter(configured: &str) -> String {
+    let said = env::var(FILTER_VARIABLE).ok().filter(|said| EnvFilter::from_str(said).is_ok());
+    said.unwrap_or_else(|| configured.to_owned())
 }
 
 /// What is being observed until the process ends.

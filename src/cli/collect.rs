@@ -245,14 +245,15 @@ async fn collect(run: Run, once: bool, terminal: Terminal) -> Outcome {
         .map_err(of_intake)?;
     show(&reports, &vkey, *progress.borrow(), watch, terminal);
     delivered.map_err(|error| of_delivery(&error, &progress.borrow()))?;
+    let left = progress.borrow().tip.number.saturating_sub(progress.borrow().delivered);
     if let (Some(profile), Some(id)) =
         (profile, reports.iter().find_map(|(_, report)| report.first_id.as_ref()))
+        && left == 0
     {
         terminal.line(format_args!(
             "Look at the first of them, with everything that proves it:\n  epigraph events get {id} --proof out/{profile}"
         ));
     }
-    let left = progress.borrow().tip.number.saturating_sub(progress.borrow().delivered);
     if once && left > 0 {
         let message =
             format!("stopped before the end: {left} batches wait in the spool, and the next run sends them");

@@ -148,7 +148,7 @@ mod tests {
         tracing::warn!(field = 1, "second");
     }
 
-    /// The oracle is the library's own formatter. Broken to see it fail: no comma, no escapes, `later` left out, NaN as it is.
+    /// The oracle is the library's own formatter. Broken to see it fail: no comma, no escapes, `later` left out.
     #[test]
     fn messages_say_the_same_as_with_the_library_s_own_fields() {
         let (ours, theirs) = (Messages::default(), Messages::default());

@@ -134,12 +134,21 @@ impl RoleProcess {
 
     /// What it said last, under the kind of failure that its exit code names.
     pub fn failure(&self, code: Option<i32>) -> Failure {
-        let message = last_message(&self.messages);
+        let message = match code {
+            Some(_) => last_message(&self.messages),
+            None => format!(
+                "a signal ended it, or it does not answer; its messages are in {}",
+                self.messages.display()
+            ),
+        };
         let kind = match code {
             Some(2) => Kind::Usage,
             _ => Kind::State,
         };
-        Failure::new(kind, format_args!("the {} did not start, or stopped: {message}", self.role))
+        Failure::new(
+            kind,
+            format_args!("the process of the {} did not start, or stopped: {message}", self.role),
+        )
     }
 
     /// Asks it to finish what it took, and to end.

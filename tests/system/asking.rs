@@ -231,11 +231,11 @@ fn what_was_read_today_outlives_the_process_and_ends_with_the_day() {
 }
 
 /// Broken to see it fail: no place counted for a tail; a tail that is not told when it is ended; one that is not taken out of the list;
-/// the look at the first event left out.
+/// the look at the first event left out; what it reads not counted.
 #[test]
 fn a_tail_takes_a_place_is_listed_and_is_ended() {
     let mut asked = Asked::new();
-    asked.rules("[questions.limits.auditor]\nrunning = 2\n[questions.limits.responder]\nday_bytes = 1000\n");
+    asked.rules("[questions.limits.auditor]\nrunning = 2\n");
     let mut first = asked.tail("", &["--from-leaf", "0", "--filter", ACTION]);
     let shown = first.next();
     assert_eq!(format!("action={}", shown["values"]["action"].as_str().unwrap()), ACTION);
@@ -274,6 +274,17 @@ fn a_tail_takes_a_place_is_listed_and_is_ended() {
     assert_eq!(record.says("tail.finished", "events")["values"]["result"], "success");
     drop(record);
 
+    // What it read is gone from the day, and the rest of what it was counted for is not.
+    let mut tail = asked.tail("responder", &["--from-leaf", "0", "--filter", ACTION]);
+    tail.next();
+    drop(tail);
+    let mut record = asked.record();
+    (0..3).for_each(|_| drop(record.says("tail.finished", "events")));
+    drop(record);
+    asked.rules("[questions.limits.responder]\nday_bytes = 272\n");
+    asked.refused("responder", &[], &["QUOTA_SPENT"]);
+    asked.rules("[questions.limits.responder]\nday_bytes = 1000000\n");
+    asked.ask("responder", &[]).succeeded(&[]);
     // A tail counts before it begins, and begins no further back than its reader may look.
     asked.no_tail("responder", &[], &["QUOTA_SPENT"]);
     asked.rules("");
@@ -374,6 +385,26 @@ fn an_answer_goes_on_page_by_page_for_its_reader_alone() {
     asked.refused("", &["--page", &format!("{}{last}", &token[..token.len() - 1])], &["PAGE_EDITED"]);
     asked.clock.set(asked.noon + HOUR + 1);
     asked.refused("", &["--page", token], &["PAGE_EXPIRED"]);
+}
+
+/// Broken to see it fail: the time looked at only while the index is read.
+#[test]
+fn a_question_takes_no_longer_than_it_may_however_it_is_asked() {
+    let mut asked = Asked::new();
+    let events = (0..100).flat_map(|_| collected(&asked.audited.entropy)).collect();
+    let more = asked.audited.batch(&asked.tip, events);
+    asked.audited.submit("one", &[more]);
+    // More than it takes to find the rows, and less than it takes to prove a hundred.
+    asked.rules("[questions.limits.auditor]\ntimeout_ms = 60\n");
+    let ended = until("too late", || {
+        let out = asked.audited.house.outside("out");
+        let _ = fs::remove_dir_all(&out);
+        let ended = asked.ask("", &["--proofs", &out.display().to_string()]);
+        ended.err.contains("took longer than it may").then_some(ended)
+    });
+    ended.refused(3, &["DEADLINE_EXCEEDED", "shorter window"]);
+    let mut record = asked.record();
+    while record.says("runbook.finished", "actor-activity")["values"]["result"] != "partial" {}
 }
 
 /// Broken to see it fail: series under names that were asked for; an answer that is not counted.

@@ -355,6 +355,26 @@ fn wrong_batches_are_refused_and_gaps_are_named() {
     audited.house.call("audit", &[&"status"]).succeeded(&["reused-sequence: 1 times", "2 sources, 0 gaps"]);
 }
 
+/// F12: nobody can ask for an event to be changed or taken out: each call of the two services reads, or adds, or answers a question of its own.
+/// Broken to see it fail: a call `DeleteEvent` in the file.
+#[test]
+fn no_call_changes_or_deletes_an_event() {
+    let mut calls = Vec::new();
+    for service in ["audit", "query"] {
+        let path = format!("{}/proto/epigraph/v1/{service}.proto", env!("CARGO_MANIFEST_DIR"));
+        let text = fs::read_to_string(path).unwrap();
+        let names = text.lines().filter_map(|line| line.trim().strip_prefix("rpc ")?.split_once('('));
+        calls.extend(names.map(|(name, _)| name.to_owned()));
+    }
+    assert!(calls.len() > 10, "{calls:?}");
+    let reads = ["Get", "List", "Run", "Tail", "AuditWindow"];
+    let others = ["SubmitBatches", "CancelQuery", "DecideApproval"];
+    for call in calls {
+        let is_harmless = reads.iter().any(|verb| call.starts_with(verb)) || others.contains(&&*call);
+        assert!(is_harmless, "{call}: what does it do to events?");
+    }
+}
+
 /// F17: nothing of an event is on the service's disk in the clear.
 #[test]
 fn nothing_planted_is_found_on_the_disk() {
@@ -412,7 +432,7 @@ fn the_wrapping_key_is_replaced_and_what_was_cut_off_is_ended() {
 
 /// F14, F20, as far as there is no archive yet: through a new wrapping key, indexes that are made again, and a directory that was copied away and
 /// back, an event keeps its leaf and its place in the log; and what was kept as a proof at the beginning stays one. Broken to see it fail:
-/// leaves given to the log anew at a start.
+/// `rekey` with new data keys under the new wrapping key.
 #[test]
 fn an_event_keeps_its_place_whatever_is_done_with_what_is_kept() {
     let mut audited = Audited::new();

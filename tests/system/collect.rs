@@ -32,6 +32,11 @@ pub struct Audited {
 
 impl Audited {
     pub fn new() -> Audited {
+        Audited::with_log_that_publishes_every(1_000)
+    }
+
+    /// With the longest time that the log lets growth wait which nobody waits for.
+    fn with_log_that_publishes_every(interval_ms: u64) -> Audited {
         let house = House::new();
         let issue = |purpose: &str, spiffe: &str, out: &str| {
             let out = house.path(out);
@@ -56,6 +61,8 @@ impl Audited {
         issue("--client", audit, "pki/audit/client");
         issue("--client", COLLECTOR, "pki/collector/client");
         let origin = house.origin();
+        let interval = "checkpoint_interval_ms = ";
+        house.edit("log.toml", &format!("{interval}1000"), &format!("{interval}{interval_ms}"));
         let log_toml = fs::read_to_string(house.path("log.toml")).unwrap();
         fs::write(
             house.path("log.toml"),
@@ -203,6 +210,20 @@ fn files_go_in_once_and_every_event_is_proven() {
     let status = audited.status();
     assert_eq!((status["events"].as_u64(), status["gap_count"].as_u64()), (Some(702), Some(0)));
     assert_eq!(status["next_sequence"], 702);
+}
+
+/// Broken by hand: with nobody who waits for the last leaf, the collector waits until it is stopped.
+#[test]
+fn a_collector_that_has_sent_all_it_has_does_not_wait_for_the_log_s_interval() {
+    let audited = Audited::with_log_that_publishes_every(3_600_000);
+    for (name, to) in [("first.jsonl", 1), ("second.jsonl", 600)] {
+        let file = audited.file(name, &events(0, to));
+        let object = audited.collect(&["--jsonl", text(&file)]).succeeded(&[]).object();
+        assert_eq!(
+            (object["waiting_batches"].as_u64(), object["inputs"][0]["events"].as_u64()),
+            (Some(0), Some(to as u64))
+        );
+    }
 }
 
 #[test]
@@ -405,5 +426,7 @@ fn a_flipped_bit_in_the_spool_is_named_and_nothing_is_sent() {
         .unwrap();
     crate::support::flip(&segment, 3_000);
     audited.tell(&["--jsonl", text(&file)]).refused(5, &["is damaged at byte"]);
+    fs::remove_file(&segment).unwrap();
+    audited.tell(&["--jsonl", text(&file)]).refused(5, &["the collector's spool are gone", "put them back"]);
     assert_eq!(audited.status()["events"], 0);
 }

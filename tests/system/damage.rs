@@ -372,7 +372,10 @@ fn only_init_creates_state_and_only_once() {
 fn a_second_process_on_the_same_directory_is_refused_and_the_first_is_named() {
     let house = House::new();
     let serving = house.serve();
-    house.serve_refused(5, &["is in use by", &format!("process {}", serving.pid()), "would fork the log"]);
+    house.serve_refused(
+        5,
+        &["is in use by", &format!("process {}", serving.pid()), "would write two histories"],
+    );
     epigraph(&[&"init", &"log", &"--config", &house.path("log.toml")]).refused(5, &["initialised already"]);
     let entry = house.path("policy");
     house.call("append", &[&entry]).succeeded(&["indexes 3 to"]);

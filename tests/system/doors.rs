@@ -358,7 +358,7 @@ fn a_thousand_events_through_each_door_arrive_once_and_are_found() {
     });
 }
 
-/// An API server that did not hear an answer sends the same list again; what differs by a byte is another event.
+/// F3, F11: an API server that did not hear an answer sends the same list again; what differs by a byte is another event.
 /// Broken to see it fail: repeats not looked for.
 #[test]
 fn a_list_that_is_sent_again_is_taken_once() {

@@ -4,10 +4,13 @@
 //! leaves go under the same numbers, and the log answers where they are. So a leaf is in the log once, whatever happens
 //! on the way.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use epigraph_client::producer::Producer;
 use epigraph_client::{Client, ClientError};
 use epigraph_core::Entropy;
 use epigraph_core::backoff::spread_wait;
@@ -19,6 +22,10 @@ use crate::store::StoreError;
 
 /// Leaves in one append: as many as the log takes. Below the window in which it recognises repeats.
 const MOST: usize = 4_096;
+
+/// How long nothing has to come before what was appended last is waited for, which makes the log publish it: a burst is published
+/// once, and a collector that has sent all it has does not wait for the log's next checkpoint.
+const QUIET: Duration = Duration::from_millis(20);
 
 /// The pauses after the client has given up: its own attempts have taken minutes by then.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -88,10 +95,12 @@ pub async fn run(
                 };
                 producer.repeat_from(placed);
                 let mut durable = keeper.durable();
+                let mut last = None;
                 loop {
                     let next = producer.next_sequence();
-                    if durable.wait_for(|durable| *durable > next).await.is_err() {
-                        return Err(Ended.into());
+                    tokio::select! {
+                        more = durable.wait_for(|durable| *durable > next) => drop(more.map_err(|_| Ended)?),
+                        never = publish(&producer, last.take()) => match never {},
                     }
                     let reader = keeper.reader().clone();
                     let leaves = tokio::task::spawn_blocking(move || reader.leaves(next, most)).await;
@@ -100,6 +109,7 @@ pub async fn run(
                     match producer.append(&leaves, Wait::Durable).await {
                         Ok(appended) => {
                             keeper.place(next, leaves.len() as u64, appended.first_index).await?;
+                            last = leaves.last().cloned();
                             (attempts, most) = (0, MOST);
                             trouble(None);
                         }
@@ -115,6 +125,18 @@ pub async fn run(
         attempts = attempts.saturating_add(1);
         tokio::time::sleep(spread_wait(FIRST_PAUSE, LONGEST_PAUSE, attempts, &*entropy)).await;
     }
+}
+
+/// Makes the log publish what was appended last, once nothing more comes; without it that is published all the same, later. It is
+/// left alone as soon as something comes.
+async fn publish(producer: &Producer<'_>, last: Option<Bytes>) -> Infallible {
+    if let Some(last) = last {
+        tokio::time::sleep(QUIET).await;
+        if let Err(error) = producer.wait_for_last(last).await {
+            tracing::debug!(%error, "the last leaf was not waited for");
+        }
+    }
+    pending().await
 }
 
 fn is_fenced(error: &ClientError) -> bool {

@@ -51,15 +51,19 @@ pub struct Opened {
 
 /// The names of the keys under which an event of a batch is sealed, in the order of its seals; and of those that seal nothing of it, because
 /// it only calls somebody so: the name of who did it, and those on whose behalf it was done. Their pseudonyms are made of them. `day` is that
-/// of its source and day.
-pub fn key_names(names: &Names, event: &Collected, day: KeyName) -> ([KeyName; SEALS], Vec<KeyName>) {
+/// of its source and day; `of_subject` knows that of a tenant and person ([`Names::of_subject`]).
+pub fn key_names<'e>(
+    event: &'e Collected,
+    day: KeyName,
+    mut of_subject: impl FnMut(&'e str, &'e str) -> KeyName,
+) -> ([KeyName; SEALS], Vec<KeyName>) {
     let (core, identity) = (event.core(), event.identity());
-    let name = |id: &str| (!id.is_empty()).then(|| names.of_subject(&core.tenant, id));
+    let mut name = |id: &'e str| (!id.is_empty()).then(|| of_subject(&core.tenant, id));
     // Events that say of nobody who it was are erased with their day.
     let subject = identity.actor.as_ref().and_then(|actor| name(subject_of(actor))).unwrap_or(day);
-    let called = identity.actor.iter().filter_map(|actor| name(&actor.name));
-    let behind = identity.on_behalf_of.iter().filter_map(|actor| name(subject_of(actor)));
-    ([day, subject, day, day], called.chain(behind).collect())
+    let called = identity.actor.iter().map(|actor| actor.name.as_str());
+    let behind = identity.on_behalf_of.iter().map(subject_of);
+    ([day, subject, day, day], called.chain(behind).filter_map(name).collect())
 }
 
 /// The name of the key of a batch's day.

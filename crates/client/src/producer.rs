@@ -95,6 +95,15 @@ impl Producer<'_> {
         Ok(appended)
     }
 
+    /// Waits until the entry before the next one, which is this, is published or cannot be in time: a log publishes at once what
+    /// somebody waits for. The entry is appended again under its number, and the log answers where it is.
+    pub async fn wait_for_last(&self, entry: Bytes) -> Result<Appended, ClientError> {
+        let none = ClientError::WrongAnswer("of an entry that was not appended");
+        let first_sequence = self.next_sequence.checked_sub(1).ok_or(none)?;
+        let producer = convert::Producer { id: self.id, epoch: self.epoch, first_sequence };
+        self.client.append_as(Some(producer), &[entry], Wait::Published).await
+    }
+
     async fn try_append(&self, entries: &[Bytes], wait: Wait) -> Result<Appended, ClientError> {
         let (id, epoch, first_sequence) = (self.id, self.epoch, self.next_sequence);
         let producer = convert::Producer { id, epoch, first_sequence };

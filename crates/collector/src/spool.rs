@@ -56,6 +56,12 @@ pub enum SpoolError {
     /// The files.
     #[error("the spool of the collector: {0}")]
     Journal(#[from] JournalError),
+    /// There are no files.
+    #[error(
+        "the files of the collector's spool are gone, and with them what was not delivered: put them back from wherever there is a copy. \
+         If there is none, make a new collector directory with a new key, and retire this one"
+    )]
+    Gone,
     /// A write failed.
     #[error("the spool of the collector: {0}")]
     Append(#[from] AppendError),
@@ -170,7 +176,12 @@ impl Spool {
         limits: Limits,
         entropy: Arc<dyn Entropy>,
     ) -> Result<(Spool, Option<Cut>), SpoolError> {
-        let (journal, opened) = Journal::open_trimmed(Arc::clone(&dir), key, limits.files, entropy)?;
+        let (journal, opened) = Journal::open_trimmed(Arc::clone(&dir), key, limits.files, entropy).map_err(
+            |error| match error {
+                JournalError::NoJournal => SpoolError::Gone,
+                error => SpoolError::Journal(error),
+            },
+        )?;
         let (start, durable) = (journal.first_kept()?, journal.head().size);
         let scan = Scan::of(Reader::starting_at(dir, key, start), start, durable, &mut |_, _| Ok(()))?;
         let Scan { tip, positions, delivered, waiting, newest, .. } = scan;

@@ -161,9 +161,9 @@ impl Event {
         self.core.occurred_at_ns = if from == TimeFrom::Source { at } else { self.core.observed_at_ns };
     }
 
-    fn label(&mut self, key: &str, value: &str) {
+    fn label(&mut self, key: &str, value: String) {
         if !value.is_empty() {
-            self.core.labels.push(crate::v1::Label { key: key.to_owned(), value: value.to_owned() });
+            self.core.labels.push(crate::v1::Label { key: key.to_owned(), value });
         }
     }
 

@@ -85,7 +85,7 @@ mod tests {
         growth.to(TreeSize::new(size).unwrap(), awaited);
     }
 
-    /// Broken to see it fail: no rest after what was told, no rest after what was told after a rest.
+    /// Broken to see it fail: no rest, a word after a rest in which nothing came.
     #[tokio::test(start_paused = true)]
     async fn what_nobody_waits_for_is_told_at_once_and_then_together() {
         let (mut growth, tree) = growth();

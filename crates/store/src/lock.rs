@@ -30,7 +30,7 @@ pub struct DirLock {
 #[derive(Debug, Error)]
 pub enum LockError {
     /// Another process has it.
-    #[error("{} is in use by {holder}; two processes on one directory would fork the log. Stop the other one, \
+    #[error("{} is in use by {holder}; two processes on one directory would write two histories. Stop the other one, \
              or use another directory", dir.display())]
     Held {
         /// The directory.

@@ -126,7 +126,7 @@ fn hostile_streams_of_syslog_are_named_and_harm_nobody() {
     assert_eq!(audited.status()["events"], 4);
 }
 
-/// A source that never stops, and a service that is away: the spool fills, senders are pushed back in the words of their protocols
+/// F3: a source that never stops, and a service that is away: the spool fills, senders are pushed back in the words of their protocols
 /// and lose nothing, and the collector takes more as soon as something was delivered. Broken to see it fail: a full spool that
 /// drops what is pushed and answers 200.
 #[test]

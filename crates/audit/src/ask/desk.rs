@@ -235,6 +235,7 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guard::refusal::Code;
 
     fn approval(byte: u8, state: State) -> Approval {
         Approval {
@@ -248,6 +249,33 @@ mod tests {
             asked_at: UnixMillis(5),
             state,
         }
+    }
+
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> UnixMillis {
+            UnixMillis(5)
+        }
+    }
+
+    // Broken to see it fail: what was counted ahead never used; the rest of it not given back.
+    #[test]
+    fn what_a_question_without_an_end_reads_counts_in_portions() {
+        let limits = Limits { day_bytes: 25, running: 1, ..Limits::NONE };
+        let desk = Arc::new(Mutex::new(Desk::default()));
+        let standing = || desk.lock().unwrap().ledger.standing("ann", Still.now());
+        let counted = desk.lock().unwrap().ledger.count("ann", 10, &limits, Still.now()).unwrap();
+        let meter = Arc::new(Meter::new(u64::MAX, u64::MAX));
+        let mut counting = Counting::new(Arc::clone(&desk), Arc::new(Still), counted, meter).without_end(10);
+        for (bytes, more, today) in [(4, false, 10), (6, false, 10), (1, true, 20), (9, false, 20)] {
+            assert_eq!(counting.read_on(bytes, 10, &limits), Ok(more));
+            assert_eq!(standing().bytes_today, today);
+        }
+        assert_eq!(counting.read_on(1, 10, &limits).unwrap_err().code, Code::QuotaSpent);
+        assert_eq!(counting.read_on(1, 4, &limits), Ok(true));
+        drop(counting);
+        assert_eq!((standing().bytes_today, standing().running), (21, 0));
     }
 
     #[test]

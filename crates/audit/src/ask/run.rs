@@ -1,6 +1,7 @@
 //! A plan, carried out: rows are read, put together, made into texts and proven, within its budget; and at the end the record says what it
 //! cost and what the answer was.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use epigraph_core::{Checkpoint, Hash, LeafIndex, UnixMillis, Verified};
 use epigraph_event::v1::{IdentitySegment, Result as Outcome};
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::time::{Duration, sleep, timeout};
+use tokio::time::{Duration, Sleep, sleep, timeout};
 
 use super::desk::Counting;
 use super::entries::{estimate, named};
@@ -103,6 +104,15 @@ pub(super) async fn give<P>(parts: &mpsc::Sender<P>, part: P) -> bool {
     matches!(timeout(STALL, parts.send(part)).await, Ok(Ok(())))
 }
 
+/// Whether a time is over.
+pub(super) async fn is_over(deadline: Pin<&mut Sleep>) -> bool {
+    tokio::select! {
+        biased;
+        () = deadline => true,
+        () = std::future::ready(()) => false,
+    }
+}
+
 /// What was read.
 struct Read {
     lines: Vec<Line>,
@@ -165,7 +175,9 @@ impl Asker {
         parts: &mpsc::Sender<Result<Part, AskError>>,
     ) -> Result<Finished, AskError> {
         let begun = self.clock.now();
-        let read = self.read(run, parts).await?;
+        // Of all of it: whoever takes what is sent slowly, or wants much of it proven, has no more time than others.
+        let mut deadline = std::pin::pin!(sleep(Duration::from_millis(run.plan.budget.timeout_ms)));
+        let read = self.read(run, parts, deadline.as_mut()).await?;
         let mut digest = AnswerDigest::new(&run.planned.runbook.hash, &run.planned.columns);
         let by = match run.plan.reduce {
             Some(Reduce::Count { by, .. }) => Some(by),
@@ -173,14 +185,16 @@ impl Asker {
         };
         let mut stopped = read.stopped;
         for chunk in read.lines.chunks(CHUNK) {
-            if run.meter.is_cancelled() {
-                stopped = Some(Stopped::Cancelled);
+            if run.meter.is_cancelled() || stopped == Some(Stopped::Deadline) {
                 break;
             }
             let texts = self.texts(chunk.to_vec(), run, by).await?;
             let mut rows = Vec::with_capacity(chunk.len());
             for (line, values) in chunk.iter().zip(texts) {
-                if run.meter.is_cancelled() {
+                if is_over(deadline.as_mut()).await {
+                    stopped = Some(Stopped::Deadline);
+                }
+                if run.meter.is_cancelled() || stopped == Some(Stopped::Deadline) {
                     break;
                 }
                 let leaves: Vec<u64> = line.rows.iter().map(|row| row.leaf.get()).collect();
@@ -227,6 +241,7 @@ impl Asker {
         self: &Arc<Self>,
         run: &mut Run,
         parts: &mpsc::Sender<Result<Part, AskError>>,
+        mut deadline: Pin<&mut Sleep>,
     ) -> Result<Read, AskError> {
         let view = run.view.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         let Some(view) = view else { return Err(AskError::NotFound) };
@@ -235,7 +250,6 @@ impl Asker {
         let (asker, store) = (Arc::clone(self), self.store().clone());
         let reading = blocking(move || read(&view, &plan, &meter, size, &asker, &store));
         tokio::pin!(reading);
-        let mut deadline = std::pin::pin!(sleep(Duration::from_millis(run.plan.budget.timeout_ms)));
         let mut gone = std::pin::pin!(parts.closed());
         let (mut late, mut left) = (false, false);
         loop {

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Duration, sleep};
 
 use super::event::withhold;
-use super::run::{Finished, Run, give};
+use super::run::{Finished, Run, give, is_over};
 use super::{AskError, Asker, blocking};
 use crate::audit::ReadError;
 use crate::index::Span;
@@ -44,17 +44,11 @@ impl Asker {
         let mut digest = AnswerDigest::new(&run.planned.runbook.hash, &[]);
         let stopped = {
             let mut deadline = std::pin::pin!(sleep(Duration::from_millis(run.plan.budget.timeout_ms)));
-            let mut late = false;
             let mut stopped = None;
             'all: for Span { source, epoch, first, last, .. } in self.spans(run).await? {
                 for sequence in first..=last {
-                    tokio::select! {
-                        biased;
-                        () = &mut deadline, if !late => {
-                            late = true;
-                            run.meter.expire();
-                        }
-                        () = std::future::ready(()) => {}
+                    if is_over(deadline.as_mut()).await {
+                        run.meter.expire();
                     }
                     let name = EventName { source, epoch, sequence };
                     let Some(bundle) = self.audited(name, &checkpoint).await? else { continue };

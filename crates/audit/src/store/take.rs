@@ -66,6 +66,7 @@ impl Store {
                 entropy: &*self.entropy,
                 nonces: Nonces::new(&*self.entropy),
                 block: NewBlock::default(),
+                subjects: HashMap::new(),
                 ids: Vec::new(),
                 next_slot,
                 now,
@@ -157,6 +158,8 @@ struct Taking<'t, 'b> {
     entropy: &'t dyn Entropy,
     nonces: Nonces<'t>,
     block: NewBlock,
+    /// Of tenants and people the names of their keys, each made once: they come again and again.
+    subjects: HashMap<(&'b str, &'b str), KeyName>,
     ids: Vec<Identified<'b>>,
     next_slot: u64,
     now: UnixMillis,
@@ -227,7 +230,10 @@ impl<'b> Taking<'_, 'b> {
         day: KeyName,
     ) -> Result<(), StoreError> {
         let envelope = batch.signed().envelope();
-        let (wanted, behind) = seal::key_names(&self.reader.names, event, day);
+        let (names, subjects) = (&self.reader.names, &mut self.subjects);
+        let (wanted, behind) = seal::key_names(event, day, |tenant, id| {
+            *subjects.entry((tenant, id)).or_insert_with(|| names.of_subject(tenant, id))
+        });
         for name in wanted.iter().chain(&behind) {
             self.open_key(name)?;
         }

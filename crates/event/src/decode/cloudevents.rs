@@ -78,7 +78,7 @@ fn event(mut event: Event, object: Value<'_>) -> Result<Event, Reason> {
     event.set_source(|of| of.id = source);
     event.set_time(when::of_text(&attribute("time")));
     for label in ["datacontenttype", "dataschema", "sequence"] {
-        event.label(label, &attribute(label));
+        event.label(label, attribute(label));
     }
     let core = &mut event.core;
     core.event_id = id;

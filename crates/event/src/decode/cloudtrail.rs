@@ -75,7 +75,7 @@ fn event(record: &str, object: Value<'_>, context: &Context) -> Result<Event, Re
     });
     event.set_time(when::of_text(&object.text(&["eventTime"])));
     for label in ["eventType", "eventVersion", "eventCategory", "sharedEventID"] {
-        event.label(label, &object.text(&[label]));
+        event.label(label, object.text(&[label]));
     }
     let core = &mut event.core;
     core.event_id = object.text(&["eventID"]);

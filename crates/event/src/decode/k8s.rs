@@ -46,7 +46,7 @@ fn event(record: &str, object: Value<'_>, context: &Context) -> Result<Event, Re
     event.set_time(when::of_text(at));
     let stage = object.text(&["stage"]);
     for label in ["level", "stage", "apiVersion"] {
-        event.label(label, &object.text(&[label]));
+        event.label(label, object.text(&[label]));
     }
 
     let reference = object.at(&["objectRef"]).and_then(Value::object);

@@ -138,8 +138,8 @@ fn event(bytes: &[u8], context: &Context) -> Result<Event, Reason> {
         source.region = about(&["cloud.region"]);
     });
     event.set_time(time(&record));
-    event.label("scope", &scope_logs.scope.unwrap_or_default().name);
-    event.label("severity", &record.severity_text);
+    event.label("scope", scope_logs.scope.unwrap_or_default().name);
+    event.label("severity", record.severity_text.clone());
     let core = &mut event.core;
     core.event_id = attribute(&["log.record.uid", "event.id"]);
     overwrite(&mut core.tenant, &about(&["tenant.id", "cloud.account.id"]));

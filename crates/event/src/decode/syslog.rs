@@ -43,8 +43,8 @@ fn event(bytes: &[u8], context: &Context) -> Result<Event, Reason> {
         overwrite(&mut source.id, &said("", app));
         overwrite(&mut source.instance, &said("", host));
     });
-    event.label("procid", &said("", process));
-    event.label("facility", &(priority / 8).to_string());
+    event.label("procid", said("", process));
+    event.label("facility", (priority / 8).to_string());
     event.core.action = match (app, message_id) {
         (NIL, NIL) => "syslog".to_owned(),
         (app, NIL) => app.to_owned(),

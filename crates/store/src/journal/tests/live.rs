@@ -76,8 +76,8 @@ fn the_thread_answers_every_batch_also_after_it_stopped() {
     assert_eq!(open(&memory).unwrap().1.head().size.get(), 3 + 2 * acknowledged as u64);
 }
 
-/// Whoever appends is not held up by the zeros of a whole segment. Broken to see it fail: no order waited for, no order given,
-/// an order for each append, no order to stop.
+/// Whoever appends is not held up by the zeros of a whole segment. Broken to see it fail: no order waited for, orders at
+/// half the bytes, no order to stop; with no order given it waits for ever.
 #[test]
 fn the_next_segment_is_made_at_the_pace_of_the_appends() {
     let config = Config::new(8 << 20, 1 << 20).unwrap();
