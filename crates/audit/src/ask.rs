@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use epigraph_core::{Checkpoint, Clock, Entropy, Verified};
+use epigraph_core::{Checkpoint, Clock, Entropy, LeafIndex, Verified};
 use epigraph_event::v1::Result as Outcome;
 use epigraph_rpc::{SpiffeId, SpiffePattern};
 use serde_json::json;
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
 use crate::audit::{Audit, Published, ReadError};
@@ -262,16 +262,21 @@ impl Asker {
         self.published.borrow().clone()
     }
 
-    /// Waits, not for long, until a checkpoint is known and the indexes have what was taken before: a service that has just started, or has
-    /// just taken an event, is asked about it at once.
-    async fn caught_up(&self) {
-        let placed = *self.keeper.placed().borrow();
+    /// Waits, not for long, until a checkpoint is known and the indexes have what is under it: a service that has just started, or has just
+    /// taken an event, is asked about it at once. Answers the checkpoint, and the slot after the last event that is known to be under it.
+    async fn caught_up(&self) -> Result<(Option<Arc<Verified<Checkpoint>>>, u64), AskError> {
         let mut published = self.published.clone();
-        let ready = async {
-            let _ = published.wait_for(Option::is_some).await;
-            self.following.reached(placed).await;
+        let until = Instant::now() + CAUGHT_UP_WITHIN;
+        let _ = timeout_at(until, published.wait_for(Option::is_some)).await;
+        let Some(checkpoint) = self.checkpoint() else { return Ok((None, 0)) };
+        let (size, store) = (checkpoint.head().size.get(), self.store().clone());
+        let end = match LeafIndex::new(size) {
+            Some(size) => blocking(move || Ok(store.slot_from_leaf(size)?)).await?,
+            None => 0,
         };
-        let _ = timeout(CAUGHT_UP_WITHIN, ready).await;
+        let end = end.min(*self.keeper.placed().borrow());
+        let _ = timeout_at(until, self.following.reached(end)).await;
+        Ok((Some(checkpoint), end))
     }
 
     /// The runbooks that somebody may run.
@@ -295,7 +300,7 @@ impl Asker {
             self.refuse(who.as_str(), By::Service, &request, &refusal).await?;
             return Ok(Asked::Refused(refusal));
         };
-        self.caught_up().await;
+        let (checkpoint, end) = self.caught_up().await?;
         let (asker, of, asked) = (Arc::clone(self), principal.clone(), request.clone());
         let decided = blocking(move || asker.decide(&rules, &of, &asked, plan_only)).await?;
         match decided {
@@ -321,7 +326,8 @@ impl Asker {
                 };
                 let mut run = Run {
                     planned,
-                    checkpoint: self.checkpoint(),
+                    checkpoint,
+                    unindexed: end.saturating_sub(view.next()),
                     principal,
                     request,
                     view: Mutex::new(Some(view)),

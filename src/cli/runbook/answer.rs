@@ -164,6 +164,13 @@ impl Answer {
             ));
         }
         terminal.line(format_args!("read at the published checkpoint of size {}", self.size));
+        if self.finished.unindexed > 0 {
+            terminal.line(format_args!(
+                "{} the indexes do not know the newest {} events yet, so they are not in this answer; ask again in a moment",
+                terminal.bad("behind:"),
+                self.finished.unindexed
+            ));
+        }
         for source in sources {
             let missing = match source.missing.as_slice() {
                 [] => terminal.good("no gap"),
@@ -225,7 +232,8 @@ impl Answer {
     }
 
     fn object(&self, kept: Option<usize>, audited: Option<&Audited>) -> Value {
-        let QueryFinished { cost, truncated, digest, checkpoint, sources, next_page_token } = &self.finished;
+        let QueryFinished { cost, truncated, digest, checkpoint, sources, next_page_token, unindexed } =
+            &self.finished;
         let row = |row: &QueryRow| {
             let values =
                 self.planned.columns.iter().cloned().zip(row.values.iter().map(|value| json!(value)));
@@ -243,6 +251,7 @@ impl Answer {
             "cost": cost.as_ref().map(cost_object),
             "truncated": truncated,
             "next_page_token": next_page_token,
+            "unindexed": unindexed,
             "digest": hex(digest),
             "checkpoint": String::from_utf8_lossy(checkpoint),
             "sources": sources.iter().map(source_object).collect::<Vec<_>>(),

@@ -24,6 +24,8 @@ pub struct Audited {
     sources: usize,
     /// Numbers of sources of which no event came.
     missing: u64,
+    /// Published events that the indexes did not know yet: the audit goes through those that they know.
+    unindexed: u64,
     /// Leaves that the runbook finds, and that are not in the answer.
     left_out: Vec<u64>,
     /// Leaves in the answer that the runbook does not find.
@@ -36,7 +38,7 @@ pub struct Audited {
 impl Audited {
     /// Whether the answer is all that the runbook finds.
     pub fn complete(&self) -> bool {
-        self.left_out.is_empty() && self.unfounded.is_empty() && self.missing == 0
+        self.left_out.is_empty() && self.unfounded.is_empty() && self.missing == 0 && self.unindexed == 0
     }
 
     pub fn problem(&self) -> String {
@@ -52,6 +54,12 @@ impl Audited {
         }
         if self.missing > 0 {
             problems.push(format!("{} events are missing in the numbering of their sources", self.missing));
+        }
+        if self.unindexed > 0 {
+            problems.push(format!(
+                "{} events are not in the indexes yet, and nobody looked at them: ask again in a moment",
+                self.unindexed
+            ));
         }
         format!("the answer is not what the events of the window say: {}", problems.join("; "))
     }
@@ -84,6 +92,7 @@ impl Audited {
             "events": self.events,
             "sources": self.sources,
             "missing": self.missing,
+            "unindexed": self.unindexed,
             "left_out": self.left_out,
             "unfounded": self.unfounded,
             "estimate": estimate_object(&self.estimate),
@@ -119,7 +128,7 @@ pub async fn run(
     let (mut rows, mut estimate) = (Vec::new(), QueryEstimate::default());
     let mut numbers: BTreeMap<(Hash, u64), BTreeSet<u64>> = BTreeMap::new();
     let mut keys = Keys::default();
-    let cost = loop {
+    let finished = loop {
         match parts.next().await.map_err(failed)? {
             Some(Part::Planned(planned)) => estimate = planned.estimate.unwrap_or_default(),
             Some(Part::Refused(refused)) => return Err(refusal(&refused)),
@@ -139,7 +148,7 @@ pub async fn run(
                 rows.push(row);
                 terminal.progress(format_args!("{} events verified", rows.len()));
             }
-            Some(Part::Finished(finished)) => break finished.cost.unwrap_or_default(),
+            Some(Part::Finished(finished)) => break finished,
             Some(_) => return Err(Failure::no("the service sent something that is no part of an audit")),
             None => return Err(Failure::unreachable("the audit ended before its end")),
         }
@@ -159,8 +168,9 @@ pub async fn run(
         // What was published after the answer was begun could not be in it.
         left_out: found.difference(&answered).copied().filter(|leaf| *leaf < answer.size).collect(),
         unfounded: answered.difference(&found).copied().collect(),
+        unindexed: finished.unindexed,
         estimate,
-        cost,
+        cost: finished.cost.unwrap_or_default(),
     })
 }
 

@@ -90,8 +90,8 @@ impl Asker {
         which: &Which,
         from_slot: u64,
     ) -> Result<Result<Page, Refusal>, AskError> {
-        self.caught_up().await;
-        let checkpoint = self.checkpoint().ok_or(ReadError::NotYetPublished)?;
+        let (checkpoint, _) = self.caught_up().await?;
+        let checkpoint = checkpoint.ok_or(ReadError::NotYetPublished)?;
         let slots = self.audit().find(which, from_slot).await?;
         let next = slots.get(PAGE).copied();
         let (mut bundles, mut refused) = (Vec::new(), None);

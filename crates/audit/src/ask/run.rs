@@ -48,6 +48,8 @@ pub struct Run {
     pub planned: Planned,
     /// Under what everything in the answer is published.
     pub checkpoint: Option<Arc<Verified<Checkpoint>>>,
+    /// Events under it that the indexes did not know.
+    pub(super) unindexed: u64,
     pub(super) principal: Principal,
     pub(super) request: Request,
     pub(super) plan: Plan,
@@ -97,6 +99,8 @@ pub struct Finished {
     pub sources: Vec<(String, Completeness)>,
     /// Where it goes on.
     pub next: Option<Vec<u8>>,
+    /// Events under the checkpoint that the indexes did not know: they cannot be in it.
+    pub unindexed: u64,
 }
 
 /// Gives a part to whoever reads; whether it was taken, in time.
@@ -233,6 +237,7 @@ impl Asker {
             checkpoint: run.checkpoint.clone(),
             sources: read.sources.into_iter().map(named).collect(),
             next,
+            unindexed: run.unindexed,
         })
     }
 

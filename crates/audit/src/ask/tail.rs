@@ -136,7 +136,7 @@ impl Asker {
             self.refuse(who.as_str(), super::By::Service, &request, &refusal).await?;
             return Ok(Err(refusal));
         };
-        self.caught_up().await;
+        self.caught_up().await?;
         let limits = rules.guard.limits.of(&principal);
         let now_ns = nanos(now);
         request.from_ns = Some(now_ns);

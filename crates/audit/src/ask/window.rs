@@ -42,10 +42,11 @@ impl Asker {
         let begun = self.clock.now();
         let checkpoint = run.checkpoint.clone().ok_or(ReadError::NotYetPublished)?;
         let mut digest = AnswerDigest::new(&run.planned.runbook.hash, &[]);
+        let spans = self.spans(run).await?;
         let stopped = {
             let mut deadline = std::pin::pin!(sleep(Duration::from_millis(run.plan.budget.timeout_ms)));
             let mut stopped = None;
-            'all: for Span { source, epoch, first, last, .. } in self.spans(run).await? {
+            'all: for Span { source, epoch, first, last, .. } in spans {
                 for sequence in first..=last {
                     if is_over(deadline.as_mut()).await {
                         run.meter.expire();
@@ -76,6 +77,7 @@ impl Asker {
             checkpoint: Some(checkpoint),
             sources: Vec::new(),
             next: None,
+            unindexed: run.unindexed,
         })
     }
 

@@ -522,6 +522,7 @@ fn wire_finished(finished: &Finished) -> Result<v1::QueryFinished, Status> {
             .unwrap_or_default(),
         sources: finished.sources.iter().flat_map(source).take(most).collect(),
         next_page_token: finished.next.as_ref().map(hex).unwrap_or_default(),
+        unindexed: finished.unindexed,
     })
 }
 
