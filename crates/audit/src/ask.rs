@@ -13,7 +13,7 @@ use epigraph_event::v1::Result as Outcome;
 use epigraph_rpc::{SpiffeId, SpiffePattern};
 use serde_json::json;
 use thiserror::Error;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::audit::{Audit, Published, ReadError};
@@ -49,7 +49,8 @@ pub mod tail;
 pub mod tally;
 pub mod window;
 
-/// How long a question waits for what was taken before it: longer than a start takes, shorter than a call.
+/// How long a question waits for a checkpoint, and then for the indexes to have what is under it: longer than a start takes, shorter than a
+/// call.
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Somebody who may ask, as configured.
@@ -266,8 +267,7 @@ impl Asker {
     /// taken an event, is asked about it at once. Answers the checkpoint, and the slot after the last event that is known to be under it.
     async fn caught_up(&self) -> Result<(Option<Arc<Verified<Checkpoint>>>, u64), AskError> {
         let mut published = self.published.clone();
-        let until = Instant::now() + CAUGHT_UP_WITHIN;
-        let _ = timeout_at(until, published.wait_for(Option::is_some)).await;
+        let _ = timeout(CAUGHT_UP_WITHIN, published.wait_for(Option::is_some)).await;
         let Some(checkpoint) = self.checkpoint() else { return Ok((None, 0)) };
         let (size, store) = (checkpoint.head().size.get(), self.store().clone());
         let end = match LeafIndex::new(size) {
@@ -275,7 +275,7 @@ impl Asker {
             None => 0,
         };
         let end = end.min(*self.keeper.placed().borrow());
-        let _ = timeout_at(until, self.following.reached(end)).await;
+        let _ = timeout(CAUGHT_UP_WITHIN, self.following.reached(end)).await;
         Ok((Some(checkpoint), end))
     }
 
