@@ -13,7 +13,7 @@ use epigraph_event::leaf::LEAF_BYTES;
 
 use crate::load::{Load, drive};
 use crate::log::{AppendCall, Log, PROGRAM, serve, set_up};
-use crate::long::{MIB, free_bytes, memory};
+use crate::long::{MIB, ensure_room, memory};
 use crate::postgres::{Answered, Postgres};
 use crate::process::Served;
 use crate::publish;
@@ -269,14 +269,7 @@ impl Report for Collected {
 
 /// Lets many events through, and prints what memory the collector and the audit service take on the way.
 pub(crate) fn long(events: u64, dir: &Path) -> anyhow::Result<()> {
-    let (room, free) = (events * ROOM_PER_EVENT + ROOM, free_bytes(dir)?);
-    anyhow::ensure!(
-        free >= room,
-        "{} has {:.0} MiB free and {:.0} MiB are needed: set CARGO_TARGET_DIR to a larger disk",
-        dir.display(),
-        free as f64 / MIB,
-        room as f64 / MIB
-    );
+    ensure_room(dir, events * ROOM_PER_EVENT + ROOM)?;
     let home = dir.join("long-collect");
     let audited = Audited::start(&home)?;
     println!("\nlong: {events} CloudTrail events through collector and audit service");

@@ -29,9 +29,9 @@ const STEPS: u64 = 10;
 
 pub(crate) const MIB: f64 = (1 << 20) as f64;
 
-/// Fills a log with `entries` entries and looks at it.
-pub(crate) fn run(entries: u64, dir: &Path) -> anyhow::Result<()> {
-    let (room, free) = (entries * ROOM_PER_ENTRY + ROOM, free_bytes(dir)?);
+/// Whether there are so many bytes free: a run that fills the disk ends in its middle.
+pub(crate) fn ensure_room(dir: &Path, room: u64) -> anyhow::Result<()> {
+    let free = free_bytes(dir)?;
     anyhow::ensure!(
         free >= room,
         "{} has {:.0} MiB free and {:.0} MiB are needed: set CARGO_TARGET_DIR to a larger disk",
@@ -39,6 +39,12 @@ pub(crate) fn run(entries: u64, dir: &Path) -> anyhow::Result<()> {
         free as f64 / MIB,
         room as f64 / MIB
     );
+    Ok(())
+}
+
+/// Fills a log with `entries` entries and looks at it.
+pub(crate) fn run(entries: u64, dir: &Path) -> anyhow::Result<()> {
+    ensure_room(dir, entries * ROOM_PER_ENTRY + ROOM)?;
     let home = dir.join("long");
     let log = Log::start(&home)?;
     println!(

@@ -37,6 +37,18 @@ impl Kept {
         Kept { dir, store: store.unwrap(), key, tip: Tip::default() }
     }
 
+    /// Six events, in the log and in the index.
+    fn of_six() -> (Kept, Arc<Index>) {
+        let mut kept = Kept::new();
+        for upon in ["one", "two", "three"] {
+            kept.take(&[("ann", upon, None), ("bob", upon, Some("a-role"))]);
+        }
+        kept.place(0);
+        let index = kept.index();
+        kept.fill(&index);
+        (kept, index)
+    }
+
     /// Takes in a batch of calls by somebody, each upon one user, of which some were made in a role.
     fn take(&mut self, calls: &[(&str, &str, Option<&str>)]) {
         let calls = calls.iter().map(|(who, upon, behind)| {
@@ -142,13 +154,7 @@ fn events_are_found_by_everybody_and_everything_that_they_name() {
 /// F20. Broken to see it fail: the last event not compared at the opening.
 #[test]
 fn the_indexes_are_made_again_when_they_are_gone_damaged_or_ahead() {
-    let mut kept = Kept::new();
-    for upon in ["one", "two", "three"] {
-        kept.take(&[("ann", upon, None), ("bob", upon, Some("a-role"))]);
-    }
-    kept.place(0);
-    let index = kept.index();
-    kept.fill(&index);
+    let (kept, index) = Kept::of_six();
     let digest = index.digest().unwrap();
     drop(index);
 
@@ -248,13 +254,7 @@ fn indexes_that_are_not_what_the_store_makes_of_its_events_are_told() {
 /// Broken to see it fail: the indexes opened without comparing the pages with their checksums.
 #[test]
 fn a_bit_that_flips_in_the_file_of_a_stopped_service_never_makes_an_answer_wrong() {
-    let mut kept = Kept::new();
-    for upon in ["one", "two", "three"] {
-        kept.take(&[("ann", upon, None), ("bob", upon, Some("a-role"))]);
-    }
-    kept.place(0);
-    let index = kept.index();
-    kept.fill(&index);
+    let (kept, index) = Kept::of_six();
     let digest = index.digest().unwrap();
     let transaction = index.begin().unwrap();
     let tables = [SYMBOLS, NUMBERS, TENANTS, SOURCES].into_iter().chain(ROWS).chain(COUNTS);
