@@ -104,7 +104,7 @@ pub(super) fn fill(
         }
         let Some(placed) = follow.event(slot)? else { break };
         bytes = bytes.saturating_add(placed.bytes);
-        entries.push(entry(placed, slot, &mut follow, &mut texts)?);
+        entries.push(entry(index, placed, slot, (&mut follow, &mut texts))?);
     }
     // What the store has replaced is not used again while it is looked at: that is not to last as long as the indexes take.
     drop(follow);
@@ -113,10 +113,10 @@ pub(super) fn fill(
 }
 
 fn entry(
+    index: &Index,
     placed: Placed,
     slot: u64,
-    follow: &mut Follow,
-    texts: &mut HashSet<Arc<str>>,
+    (follow, texts): (&mut Follow, &mut HashSet<Arc<str>>),
 ) -> Result<Entry, StoreError> {
     let Placed { leaf, name, ingested_s, core, identity, bytes: _ } = placed;
     let intern = |text: &str| match texts.get(text) {
@@ -127,8 +127,9 @@ fn entry(
             new
         }
     };
+    let id = core.as_ref().and_then(|core| index.name_of_id(&core.event_id));
     let row = core.map(|core| Row::of((leaf, slot, ingested_s), &core, identity.as_ref(), follow, intern));
-    Ok(Entry { row: row.transpose()?, slot, leaf: leaf.get(), name })
+    Ok(Entry { row: row.transpose()?, slot, leaf: leaf.get(), name, id })
 }
 
 /// Opens the indexes of a store, or makes them. Indexes that know an event which the store has not, or has elsewhere, are of another

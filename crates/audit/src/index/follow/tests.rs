@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::index::compare::compare;
-use crate::index::{COUNTS, Kind, NUMBERS, ROWS, SOURCES, SYMBOLS, TENANTS, completeness};
+use crate::index::{COUNTS, IDS, Kind, NUMBERS, ROWS, SOURCES, SYMBOLS, TENANTS, completeness};
 use crate::query::row::Pseudonyms;
 use crate::query::{Access, Filter, Meter, Scan, Window};
 use crate::store::Store;
@@ -57,7 +57,7 @@ impl Kept {
             });
             let record = format!(
                 r#"{{"eventName":"CreateUser","eventSource":"iam.amazonaws.com","eventTime":"2024-07-31T21:53:13Z",
-                   "recipientAccountId":"a-tenant","requestID":"req-{upon}","sourceIPAddress":"198.51.100.7",
+                   "recipientAccountId":"a-tenant","eventID":"id-{who}-{upon}","requestID":"req-{upon}","sourceIPAddress":"198.51.100.7",
                    "requestParameters":{{"userName":"{upon}"}},
                    "userIdentity":{{"type":"IAMUser","arn":"{who}","userName":"name of {who}","accessKeyId":"KEY-{who}"{issuer}}}}}"#
             );
@@ -140,6 +140,7 @@ fn events_are_found_by_everybody_and_everything_that_they_name() {
     check(Access::Request("req-one".into()), &[100, 203]);
     check(Access::Request("0a".repeat(16)), &[101, 102]);
     check(Access::Time, &[100, 101, 102, 203]);
+    assert_eq!(index.with_id("id-ann-two", 0, 9).unwrap(), [2]);
 
     let source = kept.key.vkey().id();
     let state = kept.store.state(&source).unwrap().clone();
@@ -173,7 +174,7 @@ fn the_indexes_are_made_again_when_they_are_gone_damaged_or_ahead() {
 
     // It knows an event that the store has not.
     let last = index.last().unwrap().unwrap();
-    let ahead = Entry { row: None, slot: 6, leaf: 6, name: last.1 };
+    let ahead = Entry { row: None, slot: 6, leaf: 6, name: last.1, id: None };
     index.fill(&[ahead], true).unwrap();
     drop(index);
     let index = kept.index();
@@ -237,6 +238,7 @@ fn indexes_that_are_not_what_the_store_makes_of_its_events_are_told() {
     check("tenants", None, last_gone);
     check("sources", None, first_gone);
     check("numbers", None, last_gone);
+    check("ids", None, last_gone);
     // One row more, of an event that there is, under another time of the day.
     check("time", Some(26), |rows| {
         let (key, value) = {
@@ -257,7 +259,7 @@ fn a_bit_that_flips_in_the_file_of_a_stopped_service_never_makes_an_answer_wrong
     let (kept, index) = Kept::of_six();
     let digest = index.digest().unwrap();
     let transaction = index.begin().unwrap();
-    let tables = [SYMBOLS, NUMBERS, TENANTS, SOURCES].into_iter().chain(ROWS).chain(COUNTS);
+    let tables = [SYMBOLS, NUMBERS, TENANTS, SOURCES, IDS].into_iter().chain(ROWS).chain(COUNTS);
     let records = tables.map(|table| {
         let table = transaction.open_table(table).unwrap();
         let (key, value) = table.last().unwrap().unwrap();
@@ -339,7 +341,8 @@ fn nothing_of_an_event_is_in_the_file_in_the_clear() {
     assert_eq!(kept.fill(&index), 1);
     drop(index);
     let file = std::fs::read(kept.path()).unwrap();
-    for planted in ["planted", "a-tenant", "CreateUser", "req-", "198.51.100", "cloudtrail", "iam.amazonaws"]
+    for planted in
+        ["planted", "a-tenant", "CreateUser", "id-", "req-", "198.51.100", "cloudtrail", "iam.amazonaws"]
     {
         let found = file.windows(planted.len()).any(|window| window == planted.as_bytes());
         assert!(!found, "{planted}");
