@@ -234,13 +234,14 @@ async fn follow(
     let mut placed = keeper.placed();
     let reader = keeper.reader().clone();
     let worker = Worker::start(first).map_err(FollowError::NoThread)?;
-    let (index, mut filler) = worker
+    let (opened, mut filler) = worker
         .run(move || {
             let index = Arc::new(open(&path, is_damaged, &reader)?);
-            Ok::<_, FollowError>((Arc::clone(&index), Filler::new(index, reader)))
+            let opened = State { index: Some(Arc::clone(&index)), next: index.next()?, trouble: None };
+            Ok::<_, FollowError>((opened, Filler::new(index, reader)))
         })
         .await??;
-    following.change(|state| (state.index, state.trouble) = (Some(Arc::clone(&index)), None));
+    following.change(|state| *state = opened);
     loop {
         placed.mark_unchanged();
         let stepped = worker.run(move || {
