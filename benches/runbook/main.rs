@@ -249,7 +249,7 @@ fn follow(records: &Records, dir: &Path) -> anyhow::Result<()> {
     store.placed(0, count, first)?;
     let reader = store.reader();
     let index = follow::open(&dir.join("index.redb"), false, &reader)?;
-    let mut filler = Filler::new(Arc::new(index), reader);
+    let mut filler = Filler::new(Arc::new(index), reader, |_| Ok(()));
     let (began, start) = (cpu()?, clock::now());
     while filler.step()? > 0 {}
     let (cpu, wall) = (cpu()?.saturating_sub(began), start.elapsed());

@@ -37,7 +37,7 @@ pub use follow::{Follow, Placed};
 pub use rekey::{Rekeyed, rekey};
 pub use take::Run;
 
-use read::end_of;
+use read::{end_of, next_collision};
 use take::write_states;
 
 type Id = [u8; 32];
@@ -63,6 +63,9 @@ const KEYS: TableDefinition<&[u8; KeyName::LEN], &[u8]> = TableDefinition::new("
 /// What the asking side remembers: see [`crate::ask::desk`].
 const KEPT: TableDefinition<&str, &[u8]> = TableDefinition::new("kept");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+
+/// In [`META`]: the slot behind the newest event that was counted for an id that came before with other bytes.
+const NEXT_COLLISION: &str = "next-collision";
 
 /// Version 1 had a row for each event. Nothing that was released ever wrote it.
 const FORMAT: &[u8] = b"epigraph-audit-store/v2";
@@ -164,6 +167,15 @@ pub struct Taken {
     pub repeated: bool,
 }
 
+/// An event whose id came before with other bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Collision {
+    /// Its slot.
+    pub slot: u64,
+    /// The id of its source's key.
+    pub source: Hash,
+}
+
 /// Which event: its source, epoch and sequence number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct EventName {
@@ -184,6 +196,7 @@ pub struct Store {
     open_keys: HashMap<KeyName, DataKey>,
     next_slot: u64,
     next_unplaced: u64,
+    next_collision: u64,
 }
 
 /// The store, for those who read. Cheap to clone.
@@ -253,7 +266,10 @@ impl Store {
         let placed = transaction.open_table(PLACED).map_err(disk("read"))?;
         let next_unplaced =
             placed.last().map_err(disk("read"))?.map_or(0, |(slot, run)| slot.value() + run.value().0);
-        Ok(Store { database, reader, entropy, states, open_keys: HashMap::new(), next_slot, next_unplaced })
+        let meta = transaction.open_table(META).map_err(disk("read"))?;
+        let next_collision = next_collision(&meta)?;
+        let open_keys = HashMap::new();
+        Ok(Store { database, reader, entropy, states, open_keys, next_slot, next_unplaced, next_collision })
     }
 
     /// For those who read.
@@ -279,6 +295,29 @@ impl Store {
         write_states(&transaction, [(source.as_bytes(), &state)])?;
         transaction.commit().map_err(disk("written"))?;
         self.states.insert(*source.as_bytes(), state);
+        Ok(())
+    }
+
+    /// Counts against sources what is in slots behind everything that was counted before. It is found where the indexes are filled, and found again
+    /// when they are made again: each is counted once. Whoever finds them lets the indexes go on only after that, so that none is left out.
+    pub fn count_collisions(&mut self, found: &[Collision], now: UnixMillis) -> Result<(), StoreError> {
+        let (mut states, mut next) = (HashMap::new(), self.next_collision);
+        for Collision { slot, source } in found.iter().filter(|found| found.slot >= self.next_collision) {
+            let known = || self.state(source).cloned().unwrap_or_default();
+            states.entry(*source.as_bytes()).or_insert_with(known).note(Kind::IdCollision, now);
+            next = next.max(slot.saturating_add(1));
+        }
+        if states.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.database.begin_write().map_err(disk("written"))?;
+        write_states(&transaction, &states)?;
+        let mut meta = transaction.open_table(META).map_err(disk("written"))?;
+        meta.insert(NEXT_COLLISION, next.to_le_bytes().as_slice()).map_err(disk("written"))?;
+        drop(meta);
+        transaction.commit().map_err(disk("written"))?;
+        self.states.extend(states);
+        self.next_collision = next;
         Ok(())
     }
 

@@ -12,8 +12,8 @@ use redb::{
 };
 
 use super::{
-    BATCHES, CACHE_BYTES, EVENTS, EventName, FORMAT, IDS, Id, KEPT, KEYS, LEAVES, MAX_SAME_ID, META, PLACED,
-    REPEATS, Reader, SEQUENCES, StoreError, disk,
+    BATCHES, CACHE_BYTES, EVENTS, EventName, FORMAT, IDS, Id, KEPT, KEYS, LEAVES, MAX_SAME_ID, META,
+    NEXT_COLLISION, PLACED, REPEATS, Reader, SEQUENCES, StoreError, disk,
 };
 use crate::record::{BatchRecord, Block, Sealed};
 use crate::seal::{self, OpenError, Opened};
@@ -249,6 +249,15 @@ pub(super) fn last_of<'t>(
 /// The slot behind the last event.
 pub(super) fn end_of(events: &impl ReadableTable<u64, &'static [u8]>) -> Result<u64, StoreError> {
     block_of(events, u64::MAX)?.map_or(Ok(0), |block| Ok(block.get()?.end()))
+}
+
+/// The slot behind the newest event that was counted as a [`super::Collision`].
+pub(super) fn next_collision(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<u64, StoreError> {
+    let Some(slot) = meta.get(NEXT_COLLISION).map_err(disk("read"))? else { return Ok(0) };
+    let damaged = |_| StoreError::Damaged("the slot of the newest collision of ids".into());
+    slot.value().try_into().map(u64::from_le_bytes).map_err(damaged)
 }
 
 /// Events of one source and epoch whose numbers and slots follow each other.

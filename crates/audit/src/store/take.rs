@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use epigraph_core::{Entropy, LeafIndex, UnixMillis};
-use epigraph_event::{Batch, Collected, Leaf, Segment};
+use epigraph_event::{Batch, Collected, Leaf};
 use redb::{ReadableTable, Table, WriteTransaction};
 
-use super::read::{block_of, key_named, run_of};
+use super::read::{key_named, run_of};
 use super::{
     BATCHES, EVENTS, EventName, IDS, Id, KEYS, LEAVES, MAX_OPEN_KEYS, PLACED, REPEATS, Reader, SEQUENCES,
     SOURCES, Store, StoreError, Taken, disk,
@@ -81,7 +81,7 @@ impl Store {
                 }
                 answers.push(taken);
             }
-            taking.list_ids(&mut states)?;
+            taking.list_ids()?;
             next_slot = taking.next_slot;
         }
         write_states(&transaction, &states)?;
@@ -143,11 +143,9 @@ impl<'t> Tables<'t> {
 }
 
 /// An event that carries an id.
-struct Identified<'b> {
+struct Identified {
     id: KeyName,
     slot: u64,
-    source: &'b Id,
-    event: &'b Collected,
 }
 
 /// A group of batches that is being taken in.
@@ -160,7 +158,7 @@ struct Taking<'t, 'b> {
     block: NewBlock,
     /// Of tenants and people the names of their keys, each made once: they come again and again.
     subjects: HashMap<(&'b str, &'b str), KeyName>,
-    ids: Vec<Identified<'b>>,
+    ids: Vec<Identified>,
     next_slot: u64,
     now: UnixMillis,
 }
@@ -244,8 +242,8 @@ impl<'b> Taking<'_, 'b> {
         seal::seal(&mut self.block, (leaf, event), &wanted, key, &mut self.nonces)?;
         let id = &event.core().event_id;
         if !id.is_empty() {
-            let (id, source) = (self.reader.names.of_event_id(id), envelope.source.as_bytes());
-            self.ids.push(Identified { id, slot: self.next_slot, source, event });
+            let id = self.reader.names.of_event_id(id);
+            self.ids.push(Identified { id, slot: self.next_slot });
         }
         let last = || StoreError::Damaged("the last slot".into());
         self.next_slot = self.next_slot.checked_add(1).ok_or_else(last)?;
@@ -294,39 +292,18 @@ impl<'b> Taking<'_, 'b> {
         Ok(())
     }
 
-    /// Lists the ids of all that were taken, in the order of the table, where neighbours share a page; and counts those that came before with
-    /// other bytes.
-    fn list_ids(&mut self, states: &mut HashMap<Id, State>) -> Result<(), StoreError> {
+    /// Lists the ids of all that were taken, in the order of the table, where neighbours share a page.
+    fn list_ids(&mut self) -> Result<(), StoreError> {
         let mut ids = std::mem::take(&mut self.ids);
         ids.sort_unstable_by_key(|identified| (identified.id, identified.slot));
-        for Identified { id, slot, source, event } in ids {
+        for Identified { id, slot } in ids {
             let id = id.as_bytes();
             let before = self.tables.ids.insert(id, slot).map_err(disk("written"))?.map(|slot| slot.value());
             let Some(first) = before else { continue };
             // The first one stays the first.
             self.tables.ids.insert(id, first).map_err(disk("written"))?;
-            let newest =
-                self.tables.repeats.range((id, 0)..=(id, u64::MAX)).map_err(disk("read"))?.next_back();
-            let newest = newest.transpose().map_err(disk("read"))?.map_or(first, |(key, _)| key.value().1);
             self.tables.repeats.insert((id, slot), ()).map_err(disk("written"))?;
-            if self.is_other(newest, event)?
-                && let Some(state) = states.get_mut(source)
-            {
-                state.note(Kind::IdCollision, self.now);
-            }
         }
         Ok(())
-    }
-
-    /// Whether the event in a slot has other bytes than this one.
-    fn is_other(&self, slot: u64, event: &Collected) -> Result<bool, StoreError> {
-        let damaged = || StoreError::Damaged(format!("the event in slot {slot}"));
-        let block = block_of(&self.tables.events, slot)?.ok_or_else(damaged)?;
-        let sealed = block.get()?.event(slot).ok_or_else(damaged)?;
-        let opened = seal::open(&sealed, |name| key_named(&self.tables.keys, &*self.reader.wrapper, name))?;
-        Ok(Segment::ALL.into_iter().any(|segment| {
-            // What was erased can no longer be compared.
-            opened.segments[segment.place()].as_ref().is_some_and(|(_, bytes)| bytes != event.bytes(segment))
-        }))
     }
 }

@@ -17,24 +17,28 @@ use crate::store::Store;
 use crate::tests::Counting;
 use crate::vault::LocalWrapper;
 
-const NOW: UnixMillis = UnixMillis(1_722_470_400_000);
+pub(super) const NOW: UnixMillis = UnixMillis(1_722_470_400_000);
 
-struct Kept {
-    dir: TempDir,
-    store: Store,
-    key: SourceKey,
-    tip: Tip,
+pub(super) struct Kept {
+    pub(super) dir: TempDir,
+    pub(super) store: Store,
+    pub(super) key: SourceKey,
+    pub(super) tip: Tip,
+}
+
+pub(super) fn open_store(dir: &Path) -> Store {
+    let wrapper = LocalWrapper::new(Zeroizing::new([3; 32]));
+    Store::open(&dir.join("events.redb"), Arc::new(wrapper), Arc::new(Counting::default())).unwrap()
 }
 
 impl Kept {
-    fn new() -> Kept {
+    pub(super) fn new() -> Kept {
         let dir = tempfile::tempdir().unwrap();
         let wrapper = LocalWrapper::new(Zeroizing::new([3; 32]));
         Store::create(&dir.path().join("events.redb"), &wrapper, &Counting::default()).unwrap();
-        let store =
-            Store::open(&dir.path().join("events.redb"), Arc::new(wrapper), Arc::new(Counting::default()));
+        let store = open_store(dir.path());
         let key = SourceKey::from_seed(KeyName::new("trail.example").unwrap(), &Zeroizing::new([7; 32]));
-        Kept { dir, store: store.unwrap(), key, tip: Tip::default() }
+        Kept { dir, store, key, tip: Tip::default() }
     }
 
     /// Six events, in the log and in the index.
@@ -50,7 +54,7 @@ impl Kept {
     }
 
     /// Takes in a batch of calls by somebody, each upon one user, of which some were made in a role.
-    fn take(&mut self, calls: &[(&str, &str, Option<&str>)]) {
+    pub(super) fn take(&mut self, calls: &[(&str, &str, Option<&str>)]) {
         let calls = calls.iter().map(|(who, upon, behind)| {
             let issuer = behind.map_or(String::new(), |role| {
                 format!(r#","sessionContext":{{"sessionIssuer":{{"type":"Role","arn":"{role}"}}}}"#)
@@ -73,21 +77,21 @@ impl Kept {
     }
 
     /// The leaves of all that was taken are in the log, with as many others before them.
-    fn place(&mut self, others: u64) {
+    pub(super) fn place(&mut self, others: u64) {
         let (next, unplaced) = self.store.slots();
         self.store.placed(unplaced, next - unplaced, LeafIndex::new(unplaced + others).unwrap()).unwrap();
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.dir.path().join("index.redb")
     }
 
-    fn index(&self) -> Arc<Index> {
+    pub(super) fn index(&self) -> Arc<Index> {
         Arc::new(open(&self.path(), false, &self.store.reader()).unwrap())
     }
 
     fn fill(&self, index: &Arc<Index>) -> u64 {
-        let mut filler = Filler::new(Arc::clone(index), self.store.reader());
+        let mut filler = Filler::new(Arc::clone(index), self.store.reader(), |_| Ok(()));
         std::iter::repeat_with(|| filler.step().unwrap()).take_while(|n| *n > 0).sum()
     }
 
@@ -323,7 +327,7 @@ async fn events_are_taken_in_whatever_the_indexes_do() {
     run.abort();
 }
 
-struct Fixed;
+pub(super) struct Fixed;
 
 impl epigraph_core::Clock for Fixed {
     fn now(&self) -> UnixMillis {
