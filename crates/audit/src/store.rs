@@ -54,10 +54,6 @@ const SEQUENCES: TableDefinition<(&Id, u64, u64), (u64, u32)> = TableDefinition:
 const PLACED: TableDefinition<u64, (u64, u64)> = TableDefinition::new("placed");
 /// First leaf index of a run: how long it is, and the slot of the first.
 const LEAVES: TableDefinition<u64, (u64, u64)> = TableDefinition::new("leaves");
-/// The first slot with an event id, by the id's keyed name.
-const IDS: TableDefinition<&[u8; KeyName::LEN], u64> = TableDefinition::new("ids");
-/// The other slots with it.
-const REPEATS: TableDefinition<(&[u8; KeyName::LEN], u64), ()> = TableDefinition::new("repeats");
 /// Wrapped keys, by name.
 const KEYS: TableDefinition<&[u8; KeyName::LEN], &[u8]> = TableDefinition::new("keys");
 /// What the asking side remembers: see [`crate::ask::desk`].
@@ -67,17 +63,14 @@ const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// In [`META`]: the slot behind the newest event that was counted for an id that came before with other bytes.
 const NEXT_COLLISION: &str = "next-collision";
 
-/// Version 1 had a row for each event. Nothing that was released ever wrote it.
-const FORMAT: &[u8] = b"epigraph-audit-store/v2";
+/// Version 1 had a row for each event, version 2 found events by their ids. Nothing that was released ever wrote them.
+const FORMAT: &[u8] = b"epigraph-audit-store/v3";
 
 /// The cache of the file's pages, in bytes: the newest events are what is read, and the trees' inner pages.
 const CACHE_BYTES: usize = 64 << 20;
 
 /// Data keys that are kept open: the days and subjects of the moment. When there are more, all are closed and opened again as needed.
 const MAX_OPEN_KEYS: usize = 4_096;
-
-/// Slots of one event id that are listed: whoever reuses an id more often than that has no use for a list.
-pub const MAX_SAME_ID: usize = 100;
 
 /// Why the store did not do what it was asked to.
 #[derive(Debug, Error)]
@@ -102,7 +95,7 @@ pub enum StoreError {
     NotClosed,
     /// Another kind of file, or another version of this one.
     #[error(
-        "this file is no audit store of version 2, which alone is known here: a later version is for a newer epigraph; one of version 1 was \
+        "this file is no audit store of version 3, which alone is known here: a later version is for a newer epigraph; one of version 1 or 2 was \
          written before the first release, and there is no way from it to this one: collect its events anew, into a new audit service"
     )]
     Format,
@@ -222,8 +215,6 @@ impl Store {
             transaction.open_table(SEQUENCES).map_err(disk("written"))?;
             transaction.open_table(PLACED).map_err(disk("written"))?;
             transaction.open_table(LEAVES).map_err(disk("written"))?;
-            transaction.open_table(IDS).map_err(disk("written"))?;
-            transaction.open_table(REPEATS).map_err(disk("written"))?;
             transaction.open_table(KEPT).map_err(disk("written"))?;
             let mut keys = transaction.open_table(KEYS).map_err(disk("written"))?;
             let secret = wrapper.wrap(&Names::OWN, &DataKey::draw(entropy), entropy)?;
