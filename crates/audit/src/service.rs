@@ -399,6 +399,7 @@ fn refusal(error: ReadError) -> Refusal {
     match error {
         ReadError::NotFound => Refusal::new(Reason::EventNotFound, message),
         ReadError::NotYetPublished => Refusal::new(Reason::NotYetPublished, message).retry_after(RETRY_SOON),
+        ReadError::Unindexed(_) => Refusal::new(Reason::NotYetPublished, message).retry_after(RETRY_LATER),
         ReadError::NoSpace(_) => Refusal::new(Reason::NoSpace, message).retry_after(RETRY_LATER),
         ReadError::Store(_) => Refusal::new(Reason::DataLoss, message),
         ReadError::Log(ClientError::Call(CallError::Refused(refused))) => {

@@ -155,26 +155,6 @@ fn batches_in_the_wrong_order_are_told_apart() {
     assert_eq!(troubles(&store)[0], (Kind::BrokenChain, 2));
 }
 
-/// F11: an `Audit-ID` or event id twice, with other bytes: both are kept and found, and it is counted; with the same bytes it is not.
-/// Broken to see it fail: every repeat of an id counted, and none; each compared with the first one.
-#[test]
-fn an_id_that_comes_twice_with_other_bytes_is_kept_and_counted() {
-    let mut store = Disk::new().open(1).unwrap();
-    let one = batch(&Tip::default(), vec![event("x", "", ""), event("x", "", "")]);
-    take(&mut store, &one).unwrap();
-    assert_eq!(troubles(&store), []);
-    let two = batch(&Tip::after(one.signed()), vec![event("x", "", "Again"), event("y", "", "")]);
-    take(&mut store, &two).unwrap();
-    assert_eq!(troubles(&store), [(Kind::IdCollision, 1)]);
-    assert_eq!(store.reader().with_id("x", 0).unwrap(), [0, 1, 2]);
-    // What came last is what it is compared with.
-    let three = batch(&Tip::after(two.signed()), vec![event("x", "", "Again")]);
-    take(&mut store, &three).unwrap();
-    assert_eq!(troubles(&store), [(Kind::IdCollision, 1)]);
-    let from = |first| store.reader().with_id("x", first).unwrap();
-    assert_eq!((from(0), from(1), from(3), from(5)), (vec![0, 1, 2, 4], vec![1, 2, 4], vec![4], vec![]));
-}
-
 /// F8: times a year off, missing, in local time, and a collector whose clock is ahead or behind. Broken to see it fail: only the source's
 /// clock looked at; only what is ahead of the service's.
 #[test]
