@@ -307,7 +307,8 @@ impl Batch {
         bytes
     }
 
-    fn encoded_len(&self) -> usize {
+    /// The length of [`Batch::encode`].
+    pub fn encoded_len(&self) -> usize {
         let field = |tag, length: usize| key_len(tag) + encoded_len_varint(length as u64) + length;
         let events = self.events.iter().map(|event| field(EVENTS, event.encoded_len()));
         field(SIGNED, self.signed.to_wire().encoded_len()) + events.sum::<usize>()
