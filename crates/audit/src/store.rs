@@ -69,8 +69,9 @@ const FORMAT: &[u8] = b"epigraph-audit-store/v3";
 /// The cache of the file's pages, in bytes: the newest events are what is read, and the trees' inner pages.
 const CACHE_BYTES: usize = 64 << 20;
 
-/// Data keys that are kept open: the days and subjects of the moment. When there are more, all are closed and opened again as needed.
-const MAX_OPEN_KEYS: usize = 4_096;
+/// Data keys that are kept open, in some megabytes: the days and subjects of the moment. When there are more, all are closed and opened again
+/// as needed.
+const MAX_OPEN_KEYS: usize = 65_536;
 
 /// Why the store did not do what it was asked to.
 #[derive(Debug, Error)]

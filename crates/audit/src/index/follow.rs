@@ -291,11 +291,6 @@ async fn follow(
         .await??;
     following.change(|state| *state = opened);
     loop {
-        let wanted = following.wanted.notified();
-        tokio::select! {
-            gathered = gather(&mut placed, following.next()) => gathered?,
-            () = wanted => {}
-        }
         let until = *placed.borrow();
         loop {
             let stepped = worker.run(move || {
@@ -309,6 +304,11 @@ async fn follow(
             if !goes_on {
                 break;
             }
+        }
+        let wanted = following.wanted.notified();
+        tokio::select! {
+            gathered = gather(&mut placed, following.next()) => gathered?,
+            () = wanted => {}
         }
     }
 }
