@@ -159,11 +159,28 @@ fn decoded(number: u64, (kind, record): &(Kind, String)) -> anyhow::Result<Event
 
 /// A record, as the indexes take it in.
 fn entry(
+    index: &Index,
+    number: u64,
+    record: &(Kind, String),
+    (vault, texts): (&mut Vault, &mut HashSet<Arc<str>>),
+) -> anyhow::Result<Entry> {
+    let (row, id) = row(number, record, vault, texts)?;
+    Ok(Entry {
+        row: Some(row),
+        slot: number,
+        leaf: number,
+        name: EventName { source: Hash::from_bytes([record.0 as u8; 32]), epoch: 0, sequence: number },
+        id: index.name_of_id(&id),
+    })
+}
+
+/// What is held of a record, and its id.
+fn row(
     number: u64,
     record: &(Kind, String),
     vault: &mut Vault,
     texts: &mut HashSet<Arc<str>>,
-) -> anyhow::Result<Entry> {
+) -> anyhow::Result<(Row, String)> {
     let event = decoded(number, record)?;
     let leaf = LeafIndex::new(number).context("too many records")?;
     let intern = |text: &str| match texts.get(text) {
@@ -176,13 +193,7 @@ fn entry(
     };
     let ingested_s = (event.core.occurred_at_ns / 1_000_000_000 + 20) as u64;
     let Ok(row) = Row::of((leaf, number, ingested_s), &event.core, Some(&event.identity), vault, intern);
-    let source = Hash::from_bytes([record.0 as u8; 32]);
-    Ok(Entry {
-        row: Some(row),
-        slot: number,
-        leaf: number,
-        name: EventName { source, epoch: 0, sequence: number },
-    })
+    Ok((row, event.core.event_id))
 }
 
 /// What this thread has used of its core.
@@ -238,7 +249,7 @@ fn follow(records: &Records, dir: &Path) -> anyhow::Result<()> {
     store.placed(0, count, first)?;
     let reader = store.reader();
     let index = follow::open(&dir.join("index.redb"), false, &reader)?;
-    let mut filler = Filler::new(Arc::new(index), reader);
+    let mut filler = Filler::new(Arc::new(index), reader, |_| Ok(()));
     let (began, start) = (cpu()?, clock::now());
     while filler.step()? > 0 {}
     let (cpu, wall) = (cpu()?.saturating_sub(began), start.elapsed());
@@ -263,7 +274,7 @@ fn fill(records: &Records, index: &Index) -> anyhow::Result<()> {
         let mut texts = HashSet::new();
         let entries: Vec<_> = raw
             .iter()
-            .map(|(number, record)| entry(*number, record, &mut vault, &mut texts))
+            .map(|(number, record)| entry(index, *number, record, (&mut vault, &mut texts)))
             .collect::<Result<_, _>>()?;
         let (decoded, asked) = (cpu()?, clock::now());
         index.fill(&entries, (first + STEP).is_multiple_of(SYNC))?;
@@ -354,10 +365,8 @@ fn questions(records: &Records, indexes: &Indexes) -> anyhow::Result<()> {
         let mut scans = Vec::new();
         // Spread over the records: whoever acts often is asked about often.
         for number in (0..).map(|at: u64| at.wrapping_mul(0x9e37_79b9_7f4a_7c15) % records.count) {
-            let row = entry(number, &records.record(number), &mut vault, &mut HashSet::new())?.row;
-            let Some((row, access)) = row.and_then(|row| access(&row).map(|access| (row, access))) else {
-                continue;
-            };
+            let (row, _) = row(number, &records.record(number), &mut vault, &mut HashSet::new())?;
+            let Some(access) = access(&row) else { continue };
             let from = row.occurred_at_ns - days * DAY_NS / 2;
             let window = Window::new(from, from + days * DAY_NS)?;
             scans.push(Scan { window, limit: ROWS, ..everything(access)? });

@@ -40,6 +40,7 @@ mod consent;
 pub mod desk;
 mod entries;
 pub mod event;
+mod find;
 mod known;
 pub mod record;
 pub mod run;

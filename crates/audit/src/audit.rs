@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use epigraph_client::{Client, ClientError};
 use epigraph_core::backoff::spread_wait;
 use epigraph_core::tlog_proof::Receipt;
@@ -12,7 +13,6 @@ use epigraph_core::{
 };
 use epigraph_event::batch::{self, Unverified};
 use epigraph_event::chain::Tip;
-use epigraph_event::decode::k8s;
 use epigraph_event::v1::Result as Outcome;
 use epigraph_event::{Batch, Bundle};
 use serde_json::json;
@@ -23,7 +23,7 @@ use crate::ask::record::{By, Entry};
 use crate::keeper::{Ended, Keeper, NotTaken};
 use crate::registry::Registry;
 use crate::source::{Enrolled, REFUSALS, Refused, State, believe};
-use crate::store::{EventName, MAX_SAME_ID, Reader, StoreError, Taken};
+use crate::store::{EventName, StoreError, Taken};
 
 /// Of batches that are refused for one reason one is put on the record in this time, with how many there were since the one before: whoever
 /// sends nothing else does not fill the store and the log.
@@ -72,6 +72,12 @@ pub enum ReadError {
     /// It was taken, and cannot be proven yet.
     #[error("the event is durable and not yet under a published checkpoint: ask again")]
     NotYetPublished,
+    /// The index by which events are found by id could not be asked, or does not have all of them.
+    #[error(
+        "events are found by id through the audit index: {0}. Ask again, or ask for the event by its leaf index, or by its source, epoch and \
+         sequence number"
+    )]
+    Unindexed(String),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -174,7 +180,7 @@ impl Audit {
     pub fn believe(
         &self,
         collector: &str,
-        bytes: &[u8],
+        bytes: Bytes,
     ) -> (Option<batch::Envelope>, Result<Batch, Refused>) {
         let unverified = match Unverified::decode(bytes) {
             Ok(unverified) => unverified,
@@ -272,21 +278,6 @@ impl Audit {
         Ok(sources)
     }
 
-    /// The slots of the events that are meant, from one on: [`ReadError::NotFound`] if there are none.
-    pub async fn find(&self, which: &Which, from: u64) -> Result<Vec<u64>, ReadError> {
-        let (reader, which) = (self.keeper.reader().clone(), which.clone());
-        let slots = blocking(move || match which {
-            Which::Id(id) => with_id(&reader, &id, from),
-            Which::Leaf(index) => Ok(reader.slot_of_leaf(index)?.into_iter().collect()),
-            Which::Sequence(name) => {
-                Ok(reader.event(&name)?.map(|(sealed, _)| sealed.slot).into_iter().collect())
-            }
-        });
-        let slots = slots.await??;
-        debug_assert!(slots.len() <= MAX_SAME_ID);
-        if slots.is_empty() { Err(ReadError::NotFound) } else { Ok(slots) }
-    }
-
     /// Everything that proves the event in a slot, under this checkpoint.
     pub async fn bundle_under(
         &self,
@@ -340,17 +331,6 @@ impl Audit {
 }
 
 /// What is recorded of a batch that was refused.
-/// The slots of the events that carry an id, and of all stages of the Kubernetes request of which it is the `auditID`.
-fn with_id(reader: &Reader, id: &str, from: u64) -> Result<Vec<u64>, StoreError> {
-    let mut slots = reader.with_id(id, from)?;
-    for id in k8s::ids_of_request(id) {
-        slots.extend(reader.with_id(&id, from)?);
-    }
-    slots.sort_unstable();
-    slots.truncate(MAX_SAME_ID);
-    Ok(slots)
-}
-
 fn refused_entry(
     collector: &str,
     claim: Option<&batch::Envelope>,

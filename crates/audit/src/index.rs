@@ -1,7 +1,7 @@
-//! Indexes over the events of the store: found by time, by who acted, by what was acted on, by request, by outcome, without opening one.
+//! Indexes over the events of the store: found by time, by who acted, by what was acted on, by request, by outcome, by id, without opening one.
 //!
 //! All of it is derived. One file of redb holds five tables of rows in the order of their keys (`key`), the counts that estimates are
-//! made of, the dictionary of texts and pseudonyms, and how far each of these has come. [`follow`] fills it behind everything else; deleted,
+//! made of, the dictionary of texts and pseudonyms, the ids of events (`ids`), and how far each of these has come. [`follow`] fills it behind everything else; deleted,
 //! it is made again, to the same [`Index::digest`]. Rows and texts are sealed under a key of the vault ([`Cover`]): whoever has the file alone
 //! sees numbers, and a row that was changed does not open. An index may be added and dropped while others are asked. It knows nothing of who
 //! may ask, and no key: pseudonyms are given to it.
@@ -10,6 +10,7 @@ pub mod compare;
 pub mod complete;
 mod counts;
 pub mod follow;
+mod ids;
 mod key;
 mod read;
 mod value;
@@ -36,6 +37,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 pub use complete::{Completeness, completeness};
+pub use ids::{IdName, Repeat};
 pub use key::Kind;
 pub use read::{Span, View};
 use word::Known;
@@ -61,6 +63,8 @@ const NUMBERS: Definition = TableDefinition::new("numbers");
 const TENANTS: Definition = TableDefinition::new("tenants");
 /// Which sources have events on a day: the first and the last sequence number of an epoch, and how many.
 const SOURCES: Definition = TableDefinition::new("sources");
+/// The ids of events: keyed name and slot.
+const IDS: Definition = TableDefinition::new("ids");
 /// The format, whose store it is made of, and how far each index has come.
 const META: Definition = TableDefinition::new("meta");
 
@@ -82,7 +86,7 @@ const COUNTS: [Definition; 5] = [
     TableDefinition::new("outcome-counts"),
 ];
 
-const FORMAT: &[u8] = b"epigraph-audit-index/v3";
+const FORMAT: &[u8] = b"epigraph-audit-index/v4";
 
 /// The cache of the file's pages, in bytes: the pages of the day that is being filled.
 const CACHE_BYTES: usize = 64 << 20;
@@ -234,7 +238,7 @@ impl Index {
     fn create(&self, store: &[u8; 16]) -> Result<(), IndexError> {
         let transaction = self.database.begin_write().map_err(disk("written"))?;
         {
-            for table in [SYMBOLS, NUMBERS, TENANTS, SOURCES].into_iter().chain(ROWS).chain(COUNTS) {
+            for table in [SYMBOLS, NUMBERS, TENANTS, SOURCES, IDS].into_iter().chain(ROWS).chain(COUNTS) {
                 transaction.open_table(table).map_err(disk("written"))?;
             }
             let mut meta = transaction.open_table(META).map_err(disk("written"))?;
@@ -317,7 +321,7 @@ impl Index {
             hasher.update((part.len() as u64).to_be_bytes());
             hasher.update(part);
         };
-        let dictionary = [SYMBOLS, NUMBERS, TENANTS, SOURCES, META];
+        let dictionary = [SYMBOLS, NUMBERS, TENANTS, SOURCES, IDS, META];
         for definition in dictionary.into_iter().chain(ROWS).chain(COUNTS) {
             let table = match transaction.open_table(definition) {
                 Ok(table) => table,

@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::source::{Kind, Refused, State};
-use crate::store::{Reader, Run, Store, StoreError, Taken};
+use crate::store::{Collision, Reader, Run, Store, StoreError, Taken};
 
 /// Batches that wait for the thread: each may have 2 MiB. Whoever has one more waits.
 const QUEUE: usize = 32;
@@ -41,6 +41,7 @@ pub enum NotTaken {
 enum Message {
     Take(Box<Batch>, oneshot::Sender<Result<Taken, Refused>>),
     Note(Hash, Kind),
+    Collided(Vec<Collision>, oneshot::Sender<()>),
     Placed(Run, oneshot::Sender<()>),
     State(Hash, oneshot::Sender<Option<State>>),
     Keep(String, Option<Vec<u8>>, oneshot::Sender<()>),
@@ -120,6 +121,14 @@ impl Keeper {
         self.messages.send(Message::Note(source, kind)).await.map_err(|_| Ended)
     }
 
+    /// Counts events whose ids came before with other bytes, each once ([`Store::count_collisions`]). Waits until it is durable, on a thread that
+    /// may wait.
+    pub fn count_collisions(&self, found: Vec<Collision>) -> Result<(), Ended> {
+        let (answer, answered) = oneshot::channel();
+        self.messages.blocking_send(Message::Collided(found, answer)).map_err(|_| Ended)?;
+        answered.blocking_recv().map_err(|_| Ended)
+    }
+
     /// Remembers where a run of leaves is.
     pub async fn place(&self, first_slot: u64, count: u64, first_index: LeafIndex) -> Result<(), Ended> {
         let run = Run { first_slot, count, first_index };
@@ -173,6 +182,10 @@ impl Thread {
             match message {
                 Message::Take(..) | Message::Placed(..) => next = self.write(message)?,
                 Message::Note(source, kind) => self.store.note(&source, kind, self.clock.now())?,
+                Message::Collided(found, answer) => {
+                    self.store.count_collisions(&found, self.clock.now())?;
+                    let _ = answer.send(());
+                }
                 Message::State(source, answer) => {
                     let _ = answer.send(self.store.state(&source).cloned());
                 }

@@ -238,7 +238,7 @@ async fn read(
     while let Some(v1::SubmitBatchesRequest { batch, .. }) = next {
         let (audit, collector) = (Arc::clone(audit), caller.identity().as_str().to_owned());
         let reading = Arc::clone(&audit);
-        let believed = tokio::task::spawn_blocking(move || reading.believe(&collector, &batch)).await;
+        let believed = tokio::task::spawn_blocking(move || reading.believe(&collector, batch)).await;
         let (claim, believed): (Option<Envelope>, Result<Batch, Refused>) =
             believed.map_err(|_| ended(Ended))?;
         let fate = match believed {
@@ -399,6 +399,7 @@ fn refusal(error: ReadError) -> Refusal {
     match error {
         ReadError::NotFound => Refusal::new(Reason::EventNotFound, message),
         ReadError::NotYetPublished => Refusal::new(Reason::NotYetPublished, message).retry_after(RETRY_SOON),
+        ReadError::Unindexed(_) => Refusal::new(Reason::NotYetPublished, message).retry_after(RETRY_LATER),
         ReadError::NoSpace(_) => Refusal::new(Reason::NoSpace, message).retry_after(RETRY_LATER),
         ReadError::Store(_) => Refusal::new(Reason::DataLoss, message),
         ReadError::Log(ClientError::Call(CallError::Refused(refused))) => {

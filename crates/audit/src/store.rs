@@ -37,7 +37,7 @@ pub use follow::{Follow, Placed};
 pub use rekey::{Rekeyed, rekey};
 pub use take::Run;
 
-use read::end_of;
+use read::{end_of, next_collision};
 use take::write_states;
 
 type Id = [u8; 32];
@@ -54,27 +54,24 @@ const SEQUENCES: TableDefinition<(&Id, u64, u64), (u64, u32)> = TableDefinition:
 const PLACED: TableDefinition<u64, (u64, u64)> = TableDefinition::new("placed");
 /// First leaf index of a run: how long it is, and the slot of the first.
 const LEAVES: TableDefinition<u64, (u64, u64)> = TableDefinition::new("leaves");
-/// The first slot with an event id, by the id's keyed name.
-const IDS: TableDefinition<&[u8; KeyName::LEN], u64> = TableDefinition::new("ids");
-/// The other slots with it.
-const REPEATS: TableDefinition<(&[u8; KeyName::LEN], u64), ()> = TableDefinition::new("repeats");
 /// Wrapped keys, by name.
 const KEYS: TableDefinition<&[u8; KeyName::LEN], &[u8]> = TableDefinition::new("keys");
 /// What the asking side remembers: see [`crate::ask::desk`].
 const KEPT: TableDefinition<&str, &[u8]> = TableDefinition::new("kept");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
-/// Version 1 had a row for each event. Nothing that was released ever wrote it.
-const FORMAT: &[u8] = b"epigraph-audit-store/v2";
+/// In [`META`]: the slot behind the newest event that was counted for an id that came before with other bytes.
+const NEXT_COLLISION: &str = "next-collision";
+
+/// Version 1 had a row for each event, version 2 found events by their ids. Nothing that was released ever wrote them.
+const FORMAT: &[u8] = b"epigraph-audit-store/v3";
 
 /// The cache of the file's pages, in bytes: the newest events are what is read, and the trees' inner pages.
 const CACHE_BYTES: usize = 64 << 20;
 
-/// Data keys that are kept open: the days and subjects of the moment. When there are more, all are closed and opened again as needed.
-const MAX_OPEN_KEYS: usize = 4_096;
-
-/// Slots of one event id that are listed: whoever reuses an id more often than that has no use for a list.
-pub const MAX_SAME_ID: usize = 100;
+/// Data keys that are kept open, in some megabytes: the days and subjects of the moment. When there are more, all are closed and opened again
+/// as needed.
+const MAX_OPEN_KEYS: usize = 65_536;
 
 /// Why the store did not do what it was asked to.
 #[derive(Debug, Error)]
@@ -99,7 +96,7 @@ pub enum StoreError {
     NotClosed,
     /// Another kind of file, or another version of this one.
     #[error(
-        "this file is no audit store of version 2, which alone is known here: a later version is for a newer epigraph; one of version 1 was \
+        "this file is no audit store of version 3, which alone is known here: a later version is for a newer epigraph; one of version 1 or 2 was \
          written before the first release, and there is no way from it to this one: collect its events anew, into a new audit service"
     )]
     Format,
@@ -164,6 +161,15 @@ pub struct Taken {
     pub repeated: bool,
 }
 
+/// An event whose id came before with other bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Collision {
+    /// Its slot.
+    pub slot: u64,
+    /// The id of its source's key.
+    pub source: Hash,
+}
+
 /// Which event: its source, epoch and sequence number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct EventName {
@@ -184,6 +190,7 @@ pub struct Store {
     open_keys: HashMap<KeyName, DataKey>,
     next_slot: u64,
     next_unplaced: u64,
+    next_collision: u64,
 }
 
 /// The store, for those who read. Cheap to clone.
@@ -209,8 +216,6 @@ impl Store {
             transaction.open_table(SEQUENCES).map_err(disk("written"))?;
             transaction.open_table(PLACED).map_err(disk("written"))?;
             transaction.open_table(LEAVES).map_err(disk("written"))?;
-            transaction.open_table(IDS).map_err(disk("written"))?;
-            transaction.open_table(REPEATS).map_err(disk("written"))?;
             transaction.open_table(KEPT).map_err(disk("written"))?;
             let mut keys = transaction.open_table(KEYS).map_err(disk("written"))?;
             let secret = wrapper.wrap(&Names::OWN, &DataKey::draw(entropy), entropy)?;
@@ -253,7 +258,10 @@ impl Store {
         let placed = transaction.open_table(PLACED).map_err(disk("read"))?;
         let next_unplaced =
             placed.last().map_err(disk("read"))?.map_or(0, |(slot, run)| slot.value() + run.value().0);
-        Ok(Store { database, reader, entropy, states, open_keys: HashMap::new(), next_slot, next_unplaced })
+        let meta = transaction.open_table(META).map_err(disk("read"))?;
+        let next_collision = next_collision(&meta)?;
+        let open_keys = HashMap::new();
+        Ok(Store { database, reader, entropy, states, open_keys, next_slot, next_unplaced, next_collision })
     }
 
     /// For those who read.
@@ -279,6 +287,29 @@ impl Store {
         write_states(&transaction, [(source.as_bytes(), &state)])?;
         transaction.commit().map_err(disk("written"))?;
         self.states.insert(*source.as_bytes(), state);
+        Ok(())
+    }
+
+    /// Counts against sources what is in slots behind everything that was counted before. It is found where the indexes are filled, and found again
+    /// when they are made again: each is counted once. Whoever finds them lets the indexes go on only after that, so that none is left out.
+    pub fn count_collisions(&mut self, found: &[Collision], now: UnixMillis) -> Result<(), StoreError> {
+        let (mut states, mut next) = (HashMap::new(), self.next_collision);
+        for Collision { slot, source } in found.iter().filter(|found| found.slot >= self.next_collision) {
+            let known = || self.state(source).cloned().unwrap_or_default();
+            states.entry(*source.as_bytes()).or_insert_with(known).note(Kind::IdCollision, now);
+            next = next.max(slot.saturating_add(1));
+        }
+        if states.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.database.begin_write().map_err(disk("written"))?;
+        write_states(&transaction, &states)?;
+        let mut meta = transaction.open_table(META).map_err(disk("written"))?;
+        meta.insert(NEXT_COLLISION, next.to_le_bytes().as_slice()).map_err(disk("written"))?;
+        drop(meta);
+        transaction.commit().map_err(disk("written"))?;
+        self.states.extend(states);
+        self.next_collision = next;
         Ok(())
     }
 

@@ -285,11 +285,6 @@ impl Names {
         self.name(2, &[&(tenant.len() as u64).to_be_bytes(), tenant.as_bytes(), subject.as_bytes()])
     }
 
-    /// Under which an event's id is found.
-    pub fn of_event_id(&self, id: &str) -> KeyName {
-        self.name(3, &[id.as_bytes()])
-    }
-
     /// Stands for a thing or a credential of a tenant.
     pub fn thing(&self, tenant: &str, id: &str) -> Pseudonym {
         self.pseudonym(4, &[&(tenant.len() as u64).to_be_bytes(), tenant.as_bytes(), id.as_bytes()])
@@ -473,7 +468,6 @@ mod tests {
             one.of_subject("ab", "c"),
             one.of_subject("a", "bc"),
             one.of_subject("abc", ""),
-            one.of_event_id("abc"),
             one.of_day(&source, 1),
             one.of_day(&source, 2),
             other.of_subject("ab", "c"),

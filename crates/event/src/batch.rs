@@ -11,6 +11,7 @@
 
 use std::convert::Infallible;
 
+use bytes::Bytes;
 use epigraph_core::hash::{Hash, leaf_hash, leaf_hashes, node_hash, sha256};
 use epigraph_core::proof::{self, InclusionProof, Nodes, ProofError};
 use epigraph_core::{LeafIndex, SourceKey, SourceVKey, TreeSize, UnixMillis};
@@ -331,8 +332,8 @@ impl Roll {
 }
 
 impl Unverified {
-    /// Reads the bytes of a batch; believes nothing.
-    pub fn decode(bytes: &[u8]) -> Result<Unverified, BatchError> {
+    /// Reads the bytes of a batch; believes nothing. Its events stay in these bytes.
+    pub fn decode(bytes: Bytes) -> Result<Unverified, BatchError> {
         if bytes.len() > MAX_BATCH_BYTES {
             return Err(BatchError::TooLarge(bytes.len()));
         }

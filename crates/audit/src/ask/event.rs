@@ -9,6 +9,7 @@ use epigraph_event::{Bundle, Segment};
 use epigraph_rpc::SpiffeId;
 use serde_json::json;
 
+use super::find::is_meant;
 use super::record::{By, Entry};
 use super::{AskError, Asker, Rules, blocking, by, stranger};
 use crate::audit::{ReadError, Which};
@@ -16,6 +17,7 @@ use crate::guard::plan::{OTHER_STREAMS, STREAMS};
 use crate::guard::policy::{Action, Facts, Group, Object, Verdict};
 use crate::guard::refusal::{Code, Refusal};
 use crate::guard::{Principal, Stream, Tenants, approval};
+use crate::index::IndexError;
 use crate::query::Meter;
 use crate::store::{EventName, Placed};
 
@@ -49,6 +51,7 @@ impl Asker {
             return Ok(Err(refusal));
         };
         let now = self.clock.now();
+        let (taken, _) = self.audit().slots();
         let facts = Facts { purpose: purpose.to_owned(), hour: approval::hour(now), ..Facts::default() };
         let may = may_ask(&rules, &principal, &facts).and_then(|()| {
             let limits = rules.guard.limits.of(&principal);
@@ -64,7 +67,7 @@ impl Asker {
             }
         };
         self.audit().put_on_record(asked(&principal.name, by(principal.kind), None)).await?;
-        let page = self.page(&rules, &principal, &facts, which, from_slot).await;
+        let page = self.page(&rules, &principal, &facts, which, (from_slot, taken)).await;
         if let Ok(Ok((bundles, _))) = &page {
             for bundle in bundles {
                 // Its limits are none: it counts only.
@@ -88,11 +91,11 @@ impl Asker {
         who: &Principal,
         facts: &Facts,
         which: &Which,
-        from_slot: u64,
+        (from_slot, taken): (u64, u64),
     ) -> Result<Result<Page, Refusal>, AskError> {
         let (checkpoint, _) = self.caught_up().await?;
         let checkpoint = checkpoint.ok_or(ReadError::NotYetPublished)?;
-        let slots = self.audit().find(which, from_slot).await?;
+        let slots = self.find(which, from_slot, taken).await?;
         let next = slots.get(PAGE).copied();
         let (mut bundles, mut refused) = (Vec::new(), None);
         for slot in slots.into_iter().take(PAGE) {
@@ -100,6 +103,14 @@ impl Asker {
             let Some(placed) = blocking(move || Ok(store.follow()?.event(slot)?)).await? else {
                 return Err(ReadError::NotYetPublished.into());
             };
+            match is_meant(which, &placed) {
+                Some(true) => {}
+                Some(false) => {
+                    return Err(IndexError::Damaged(format!("the list of ids, slot {slot},")).into());
+                }
+                // As if the index had been made since.
+                None => continue,
+            }
             let of = stream(&placed);
             let may = |action, object| rules.guard.policies.judge(who, action, &of, object, facts);
             // What does not exist for a reader is not there, whatever it is called.

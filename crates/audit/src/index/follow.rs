@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +13,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::worker::{Gone, Worker};
-use super::{Entry, Index, IndexError};
+use super::{Entry, Index, IndexError, Repeat};
 use crate::keeper::{Ended, Keeper};
 use crate::query::Row;
-use crate::store::{Follow, Placed, Reader, StoreError};
+use crate::store::{Collision, Follow, Placed, Reader, StoreError};
 
 /// Events that are taken in at a time at the most: some tens of megabytes of rows, and a transaction of some hundred milliseconds. The more
 /// there are, the more of their rows share a page.
@@ -28,9 +29,15 @@ const STEP_BYTES: usize = 16 << 20;
 /// So many events are made durable together: what a crash takes is filled in again in a second or two.
 pub const SYNC: u64 = 65_536;
 
-/// How long events gather before they are taken in, as long as nobody asks about them: a step of a few events costs each of them much more
-/// than a step of many.
+/// How long nothing has to come before what came is taken in, as long as nobody asks about it: a step of a few events costs each of them much
+/// more than a step of many, and whoever hands in a burst waits for the disk that the indexes would write to.
 const GATHER: Duration = Duration::from_millis(200);
+
+/// If there is no such pause, events are taken in after so long,
+const LONGEST_GATHER: Duration = Duration::from_secs(2);
+
+/// or when so many wait: whoever asks then waits for a second or two.
+const MOST_GATHERED: u64 = 4 * STEP;
 
 /// The pause after an error, and before the next try.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -59,14 +66,21 @@ pub enum FollowError {
 pub struct Filler {
     index: Arc<Index>,
     reader: Reader,
+    /// Makes durable which events carry an id that came before with other bytes.
+    count: Box<dyn FnMut(Vec<Collision>) -> Result<(), Ended> + Send>,
     /// Events that were taken in since the last sync.
     unsynced: u64,
 }
 
 impl Filler {
-    /// Fills these indexes from this store.
-    pub fn new(index: Arc<Index>, reader: Reader) -> Filler {
-        Filler { index, reader, unsynced: 0 }
+    /// Fills these indexes from this store. `count` makes durable which events carry an id that came before with other bytes, each once, as
+    /// [`Keeper::count_collisions`] does.
+    pub fn new(
+        index: Arc<Index>,
+        reader: Reader,
+        count: impl FnMut(Vec<Collision>) -> Result<(), Ended> + Send + 'static,
+    ) -> Filler {
+        Filler { index, reader, count: Box::new(count), unsynced: 0 }
     }
 
     /// Takes in what is next: newer events first, then those that an index lacks which was added later. Answers how many there were.
@@ -74,7 +88,14 @@ impl Filler {
         let index = &self.index;
         let next = index.next()?;
         let durable = self.unsynced >= SYNC;
-        let mut taken = fill(index, &self.reader, next..next.saturating_add(STEP), durable)?;
+        let entries = read(index, &self.reader, next..next.saturating_add(STEP))?;
+        let found = collisions(index, &self.reader, &entries)?;
+        // Before the indexes have the events: a crash in between lets them be found again, and none be forgotten.
+        if !found.is_empty() {
+            (self.count)(found)?;
+        }
+        index.fill(&entries, durable)?;
+        let mut taken = entries.len() as u64;
         let behind: Vec<_> = index.progress()?.into_iter().map(|(_, progress)| progress.next).collect();
         let next = index.next()?;
         if let Some(first) = behind.iter().copied().filter(|at| *at < next).min() {
@@ -86,14 +107,26 @@ impl Filler {
         self.unsynced = if durable && taken > 0 { 0 } else { self.unsynced.saturating_add(taken) };
         Ok(taken)
     }
+
+    /// Whether an index lacks events before this one.
+    fn is_behind(&self, next: u64) -> Result<bool, FollowError> {
+        Ok(self.index.progress()?.into_iter().any(|(_, progress)| progress.next < next))
+    }
 }
 
 pub(super) fn fill(
     index: &Index,
     reader: &Reader,
-    slots: std::ops::Range<u64>,
+    slots: Range<u64>,
     durable: bool,
 ) -> Result<u64, FollowError> {
+    let entries = read(index, reader, slots)?;
+    index.fill(&entries, durable)?;
+    Ok(entries.len() as u64)
+}
+
+/// The events in these slots, as many as are taken in at a time, as far as it is known where their leaves are.
+fn read(index: &Index, reader: &Reader, slots: Range<u64>) -> Result<Vec<Entry>, StoreError> {
     let mut follow = reader.follow()?;
     let mut entries = Vec::new();
     let mut texts = HashSet::<Arc<str>>::new();
@@ -104,19 +137,33 @@ pub(super) fn fill(
         }
         let Some(placed) = follow.event(slot)? else { break };
         bytes = bytes.saturating_add(placed.bytes);
-        entries.push(entry(placed, slot, &mut follow, &mut texts)?);
+        entries.push(entry(index, placed, slot, (&mut follow, &mut texts))?);
     }
     // What the store has replaced is not used again while it is looked at: that is not to last as long as the indexes take.
     drop(follow);
-    index.fill(&entries, durable)?;
-    Ok(entries.len() as u64)
+    Ok(entries)
+}
+
+/// Those of the events that are taken in next whose ids came before with other bytes. Each is compared with the newest one before it.
+fn collisions(index: &Index, reader: &Reader, entries: &[Entry]) -> Result<Vec<Collision>, FollowError> {
+    let repeats = index.repeats(entries)?;
+    let mut found = Vec::new();
+    if !repeats.is_empty() {
+        let mut follow = reader.follow()?;
+        for Repeat { entry, before } in repeats {
+            if follow.differ(before, entry.slot)? {
+                found.push(Collision { slot: entry.slot, source: entry.name.source });
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn entry(
+    index: &Index,
     placed: Placed,
     slot: u64,
-    follow: &mut Follow,
-    texts: &mut HashSet<Arc<str>>,
+    (follow, texts): (&mut Follow, &mut HashSet<Arc<str>>),
 ) -> Result<Entry, StoreError> {
     let Placed { leaf, name, ingested_s, core, identity, bytes: _ } = placed;
     let intern = |text: &str| match texts.get(text) {
@@ -127,8 +174,9 @@ fn entry(
             new
         }
     };
+    let id = core.as_ref().and_then(|core| index.name_of_id(&core.event_id));
     let row = core.map(|core| Row::of((leaf, slot, ingested_s), &core, identity.as_ref(), follow, intern));
-    Ok(Entry { row: row.transpose()?, slot, leaf: leaf.get(), name })
+    Ok(Entry { row: row.transpose()?, slot, leaf: leaf.get(), name, id })
 }
 
 /// Opens the indexes of a store, or makes them. Indexes that know an event which the store has not, or has elsewhere, are of another
@@ -231,31 +279,53 @@ async fn follow(
     first: fn(),
 ) -> Result<std::convert::Infallible, FollowError> {
     let mut placed = keeper.placed();
-    let reader = keeper.reader().clone();
+    let (reader, counting) = (keeper.reader().clone(), keeper.clone());
     let worker = Worker::start(first).map_err(FollowError::NoThread)?;
-    let (index, mut filler) = worker
+    let (opened, mut filler) = worker
         .run(move || {
             let index = Arc::new(open(&path, is_damaged, &reader)?);
-            Ok::<_, FollowError>((Arc::clone(&index), Filler::new(index, reader)))
+            let opened = State { index: Some(Arc::clone(&index)), next: index.next()?, trouble: None };
+            let filler = Filler::new(index, reader, move |found| counting.count_collisions(found));
+            Ok::<_, FollowError>((opened, filler))
         })
         .await??;
-    following.change(|state| (state.index, state.trouble) = (Some(Arc::clone(&index)), None));
+    following.change(|state| *state = opened);
     loop {
-        placed.mark_unchanged();
-        let stepped = worker.run(move || {
-            let taken = filler.step()?;
-            Ok::<_, FollowError>((taken, filler.index.next()?, filler))
-        });
-        let (taken, next);
-        (taken, next, filler) = stepped.await??;
-        following.change(|state| state.next = next);
-        if taken == 0 {
-            placed.changed().await.map_err(|_| Ended)?;
+        let until = *placed.borrow();
+        loop {
+            let stepped = worker.run(move || {
+                let goes_on = filler.step()? > 0;
+                let next = filler.index.next()?;
+                Ok::<_, FollowError>((goes_on && (next < until || filler.is_behind(next)?), next, filler))
+            });
+            let (goes_on, next);
+            (goes_on, next, filler) = stepped.await??;
+            following.change(|state| state.next = next);
+            if !goes_on {
+                break;
+            }
         }
-        if taken < STEP {
-            let _ = timeout(GATHER, following.wanted.notified()).await;
+        let wanted = following.wanted.notified();
+        tokio::select! {
+            gathered = gather(&mut placed, following.next()) => gathered?,
+            () = wanted => {}
         }
     }
+}
+
+/// Waits until there is something to take in, and then until it is time to.
+async fn gather(placed: &mut watch::Receiver<u64>, next: u64) -> Result<(), Ended> {
+    placed.wait_for(|placed| *placed > next).await.map_err(|_| Ended)?;
+    let all_there = async {
+        while placed.borrow_and_update().saturating_sub(next) < MOST_GATHERED {
+            match timeout(GATHER, placed.changed()).await {
+                Ok(more) => more.map_err(|_| Ended)?,
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    };
+    timeout(LONGEST_GATHER, all_there).await.unwrap_or(Ok(()))
 }
 
 impl From<Gone> for FollowError {
@@ -264,5 +334,7 @@ impl From<Gone> for FollowError {
     }
 }
 
+#[cfg(test)]
+mod repeats;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use epigraph_core::Hash;
 use redb::{CursorError, Durability, ReadableTable, Table as Writing, WriteTransaction};
 
 use super::counts::{Counts, Met, met};
+use super::ids::{IdName, insert_ids};
 use super::key::{self, Key, Kind};
 use super::value::{Symbol, encode, words};
 use super::word::{Known, Word};
@@ -30,6 +31,8 @@ pub struct Entry {
     pub leaf: u64,
     /// Its source, epoch and sequence number.
     pub name: EventName,
+    /// Under which id it is found; none if it has none, or if what happened was erased.
+    pub id: Option<IdName>,
 }
 
 /// The dictionary as a step needs it: every word of its rows has a number in it.
@@ -111,6 +114,7 @@ fn fill(
     if is_new {
         count_tenants(transaction, &mut numbers, entries)?;
         count_sources(transaction, entries)?;
+        insert_ids(transaction, entries)?;
         let EventName { source, epoch, sequence } = last.name;
         let numbers = [epoch, sequence, last.slot, last.leaf].map(u64::to_be_bytes).concat();
         let value = [source.as_bytes(), numbers.as_slice()].concat();
@@ -295,7 +299,7 @@ impl Target {
 }
 
 /// Writes rows, which are in the order of their keys, and none of which is there.
-fn insert(
+pub(super) fn insert(
     rows: &mut Writing<'_, &'static [u8], &'static [u8]>,
     mut left: &[(&[u8], &[u8])],
 ) -> Result<(), IndexError> {
@@ -309,7 +313,7 @@ fn insert(
     }
     for (key, value) in left {
         if rows.insert(*key, *value).map_err(disk("written"))?.is_some() {
-            return Err(damaged("the list of leaves, or of words: one was taken in twice"));
+            return Err(damaged("the list of leaves, of words or of ids: one was taken in twice"));
         }
     }
     Ok(())

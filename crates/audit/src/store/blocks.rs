@@ -191,12 +191,14 @@ fn a_block_that_is_missing_is_an_error_and_no_end() {
 
 /// A store of a version that is not known is refused by name, and says what to do. Broken to see it fail: any format taken.
 #[test]
-fn a_store_of_the_first_version_is_refused() {
-    let disk = Disk::new();
-    let transaction = disk.database().unwrap().begin_write().unwrap();
-    transaction.open_table(META).unwrap().insert("format", b"epigraph-audit-store/v1".as_slice()).unwrap();
-    transaction.commit().unwrap();
-    let refused = disk.open(1).err().unwrap();
-    assert!(matches!(refused, StoreError::Format), "{refused}");
-    assert!(refused.to_string().contains("one of version 1"), "{refused}");
+fn a_store_of_an_earlier_version_is_refused() {
+    for version in ["epigraph-audit-store/v1", "epigraph-audit-store/v2"] {
+        let disk = Disk::new();
+        let transaction = disk.database().unwrap().begin_write().unwrap();
+        transaction.open_table(META).unwrap().insert("format", version.as_bytes()).unwrap();
+        transaction.commit().unwrap();
+        let refused = disk.open(1).err().unwrap();
+        assert!(matches!(refused, StoreError::Format), "{refused}");
+        assert!(refused.to_string().contains("one of version 1 or 2"), "{refused}");
+    }
 }

@@ -15,7 +15,7 @@ use super::read::{OpenOrStore, Stored, key_named, last_of, run_at};
 use super::{EVENTS, EventName, KEYS, PLACED, Reader, SOURCES, StoreError, disk};
 use crate::query::Pseudonym;
 use crate::query::row::Pseudonyms;
-use crate::seal::open_segments;
+use crate::seal::{Opened, open_segments};
 use crate::source::State;
 use crate::vault::{Cover, DataKey, KeyName, KeyWrapper};
 
@@ -100,18 +100,9 @@ impl Follow {
     /// The event in a slot, what is given back of it compared with its leaf; none as long as it is not known where the leaf is.
     pub fn event(&mut self, slot: u64) -> Result<Option<Placed>, StoreError> {
         let Some(leaf) = run_at(&self.placed, slot)?.and_then(LeafIndex::new) else { return Ok(None) };
-        let damaged = || StoreError::Damaged(format!("the event in slot {slot}"));
-        let block = match self.block.take() {
-            Some(block) if block.has(slot)? => block,
-            _ => last_of(self.events.range(..=slot).map_err(disk("read"))?)?.ok_or_else(damaged)?,
-        };
-        let block = self.block.insert(block);
-        let sealed = block.get()?.event(slot).ok_or_else(damaged)?;
-        let name = EventName::of(&Leaf::parse(&sealed.leaf).map_err(|_| damaged())?);
-        // The record is most of an event, and nobody who follows looks at it.
-        let (keys, wanted) = (&mut self.keys, [Segment::Core, Segment::Identity]);
-        let key = |name: &KeyName| keys.named(name).map_err(OpenOrStore::Store);
-        let opened = open_segments(&sealed, &wanted, key).map_err(|error| error.of(&name))?;
+        let damaged = |_| StoreError::Damaged(format!("the event in slot {slot}"));
+        // The record is most of an event, and hardly anybody who follows looks at it.
+        let (name, opened) = self.open(slot, &[Segment::Core, Segment::Identity])?;
         let [core, identity, _] = opened.segments;
         let bytes = [&core, &identity].into_iter().flatten().map(|(_, bytes)| bytes.len()).sum();
         let core = core.map(|(_, core)| message(Segment::Core, &core)).transpose();
@@ -120,10 +111,34 @@ impl Follow {
             leaf,
             name,
             ingested_s: opened.leaf.ingested,
-            core: core.map_err(|_| damaged())?,
-            identity: identity.map_err(|_| damaged())?,
+            core: core.map_err(damaged)?,
+            identity: identity.map_err(damaged)?,
             bytes,
         }))
+    }
+
+    /// Whether the events in two slots have other bytes; what was erased of one of them can no longer be compared.
+    pub fn differ(&mut self, one: u64, other: u64) -> Result<bool, StoreError> {
+        let (_, one) = self.open(one, &Segment::ALL)?;
+        let (_, other) = self.open(other, &Segment::ALL)?;
+        let mut pairs = one.segments.iter().zip(&other.segments);
+        Ok(pairs.any(|pair| matches!(pair, (Some((_, one)), Some((_, other))) if one != other)))
+    }
+
+    /// Opens these segments of the event in a slot, each compared with its leaf.
+    fn open(&mut self, slot: u64, wanted: &[Segment]) -> Result<(EventName, Opened), StoreError> {
+        let damaged = || StoreError::Damaged(format!("the event in slot {slot}"));
+        let block = match self.block.take() {
+            Some(block) if block.has(slot)? => block,
+            _ => last_of(self.events.range(..=slot).map_err(disk("read"))?)?.ok_or_else(damaged)?,
+        };
+        let block = self.block.insert(block);
+        let sealed = block.get()?.event(slot).ok_or_else(damaged)?;
+        let name = EventName::of(&Leaf::parse(&sealed.leaf).map_err(|_| damaged())?);
+        let keys = &mut self.keys;
+        let key = |name: &KeyName| keys.named(name).map_err(OpenOrStore::Store);
+        let opened = open_segments(&sealed, wanted, key).map_err(|error| error.of(&name))?;
+        Ok((name, opened))
     }
 }
 

@@ -80,7 +80,7 @@ fn a_batch_with_a_flipped_bit_is_not_believed() {
     for at in 0..bytes.len() {
         let mut flipped = bytes.clone();
         flipped[at] ^= 1 << (at % 8);
-        let believed = match Unverified::decode(&flipped) {
+        let believed = match Unverified::decode(flipped.clone().into()) {
             Ok(unverified) => believe(Some(&enrolled), unverified),
             Err(error) => Err(Refused::malformed(&error)),
         };
@@ -104,7 +104,7 @@ fn a_batch_with_a_flipped_bit_is_not_believed() {
 fn only_a_key_that_is_enrolled_and_not_retired_is_believed() {
     let check = |enrolled: Option<Enrolled>, expected: Result<(), (BatchRefusal, Option<Kind>)>| {
         let bytes = chain(Tip::default(), 1, "a").remove(0).encode();
-        let believed = believe(enrolled.as_ref(), Unverified::decode(&bytes).unwrap());
+        let believed = believe(enrolled.as_ref(), Unverified::decode(bytes.into()).unwrap());
         let believed = believed.map(drop).map_err(|refused| (refused.refusal, refused.trouble));
         assert_eq!(believed, expected);
     };
@@ -153,26 +153,6 @@ fn batches_in_the_wrong_order_are_told_apart() {
     let forgot = chain(Tip::of_epoch(2, None), 1, "e").remove(0);
     take(&mut store, &forgot).unwrap();
     assert_eq!(troubles(&store)[0], (Kind::BrokenChain, 2));
-}
-
-/// F11: an `Audit-ID` or event id twice, with other bytes: both are kept and found, and it is counted; with the same bytes it is not.
-/// Broken to see it fail: every repeat of an id counted, and none; each compared with the first one.
-#[test]
-fn an_id_that_comes_twice_with_other_bytes_is_kept_and_counted() {
-    let mut store = Disk::new().open(1).unwrap();
-    let one = batch(&Tip::default(), vec![event("x", "", ""), event("x", "", "")]);
-    take(&mut store, &one).unwrap();
-    assert_eq!(troubles(&store), []);
-    let two = batch(&Tip::after(one.signed()), vec![event("x", "", "Again"), event("y", "", "")]);
-    take(&mut store, &two).unwrap();
-    assert_eq!(troubles(&store), [(Kind::IdCollision, 1)]);
-    assert_eq!(store.reader().with_id("x", 0).unwrap(), [0, 1, 2]);
-    // What came last is what it is compared with.
-    let three = batch(&Tip::after(two.signed()), vec![event("x", "", "Again")]);
-    take(&mut store, &three).unwrap();
-    assert_eq!(troubles(&store), [(Kind::IdCollision, 1)]);
-    let from = |first| store.reader().with_id("x", first).unwrap();
-    assert_eq!((from(0), from(1), from(3), from(5)), (vec![0, 1, 2, 4], vec![1, 2, 4], vec![4], vec![]));
 }
 
 /// F8: times a year off, missing, in local time, and a collector whose clock is ahead or behind. Broken to see it fail: only the source's

@@ -10,10 +10,10 @@ use epigraph_event::batch::{Signed, path};
 use epigraph_event::chain::{Link, Tip};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable};
 
-use super::read::{block_of, run_at, slot_of};
+use super::read::{block_of, next_collision, run_at, slot_of};
 use super::{
-    BATCHES, EVENTS, EventName, IDS, Id, KEYS, LEAVES, MAX_OPEN_KEYS, PLACED, REPEATS, Reader, SEQUENCES,
-    SOURCES, StoreError, disk,
+    BATCHES, EVENTS, EventName, Id, KEYS, LEAVES, MAX_OPEN_KEYS, META, PLACED, Reader, SEQUENCES, SOURCES,
+    StoreError, disk,
 };
 use crate::record::{BatchRecord, Block, Sealed};
 use crate::seal::{self, OpenError};
@@ -60,8 +60,7 @@ struct Tables {
     leaves: ReadOnlyTable<u64, (u64, u64)>,
     sources: ReadOnlyTable<&'static Id, &'static [u8]>,
     keys: ReadOnlyTable<&'static [u8; KeyName::LEN], &'static [u8]>,
-    ids: ReadOnlyTable<&'static [u8; KeyName::LEN], u64>,
-    repeats: ReadOnlyTable<(&'static [u8; KeyName::LEN], u64), ()>,
+    meta: ReadOnlyTable<&'static str, &'static [u8]>,
 }
 
 impl Tables {
@@ -74,8 +73,7 @@ impl Tables {
             leaves: transaction.open_table(LEAVES).map_err(disk("read"))?,
             sources: transaction.open_table(SOURCES).map_err(disk("read"))?,
             keys: transaction.open_table(KEYS).map_err(disk("read"))?,
-            ids: transaction.open_table(IDS).map_err(disk("read"))?,
-            repeats: transaction.open_table(REPEATS).map_err(disk("read"))?,
+            meta: transaction.open_table(META).map_err(disk("read"))?,
         })
     }
 }
@@ -239,7 +237,7 @@ fn inspect_sequences(tables: &Tables, found: &mut Inspection) -> Result<(), Stor
     Ok(())
 }
 
-/// What the log confirmed is listed in both directions, and ids lead to events. `slots` is how many there are.
+/// What the log confirmed is listed in both directions, and nothing was compared that is not there. `slots` is how many there are.
 fn inspect_places(tables: &Tables, slots: u64, found: &mut Inspection) -> Result<(), StoreError> {
     let mut end = 0;
     for row in tables.placed.iter().map_err(disk("read"))? {
@@ -255,16 +253,14 @@ fn inspect_places(tables: &Tables, slots: u64, found: &mut Inspection) -> Result
         found.flaw(None, format!("the list of slots ends at {slots}, and that of leaves at {end}"));
     }
     found.unplaced = slots.saturating_sub(end);
-    let mut leads = |slot: u64| {
-        if slot >= slots {
-            found.flaw(None, format!("an event id leads to slot {slot}, and there are {slots}"));
-        }
-    };
-    for row in tables.ids.iter().map_err(disk("read"))? {
-        leads(row.map_err(disk("read"))?.1.value());
-    }
-    for row in tables.repeats.iter().map_err(disk("read"))? {
-        leads(row.map_err(disk("read"))?.0.value().1);
+    match next_collision(&tables.meta) {
+        Ok(next) if next <= slots => {}
+        Ok(next) => found.flaw(
+            None,
+            format!("the ids of events are said to be compared up to slot {next}, and there are {slots}"),
+        ),
+        Err(error @ StoreError::Damaged(_)) => found.flaw(None, error.to_string()),
+        Err(error) => return Err(error),
     }
     Ok(())
 }
@@ -434,7 +430,7 @@ mod tests {
     use redb::{Database, WriteTransaction};
     use zeroize::Zeroizing;
 
-    use super::super::Store;
+    use super::super::{NEXT_COLLISION, Store};
     use super::*;
     use crate::tests::Counting;
     use crate::vault::{KeyWrapper, LocalWrapper};
@@ -588,18 +584,11 @@ mod tests {
             "the list of leaves contradicts itself",
             Box::new(|all, _| drop(all.open_table(LEAVES).unwrap().insert(10, (4, 1)).unwrap())),
         );
-        check(
-            "an event id leads to slot 77",
-            Box::new(|all, _| {
-                all.open_table(IDS).unwrap().insert(&[3; KeyName::LEN], 77).unwrap();
-            }),
-        );
-        check(
-            "an event id leads to slot 78",
-            Box::new(|all, _| {
-                all.open_table(REPEATS).unwrap().insert((&[3; KeyName::LEN], 78), ()).unwrap();
-            }),
-        );
+        let collision = |next: &'static [u8]| -> Change {
+            Box::new(move |all, _| drop(all.open_table(META).unwrap().insert(NEXT_COLLISION, next).unwrap()))
+        };
+        check("compared up to slot 6, and there are 5", collision(&[6, 0, 0, 0, 0, 0, 0, 0]));
+        check("the slot of the newest collision of ids cannot be read", collision(&[1]));
         check(
             "a wrapped key",
             Box::new(|all, _| {

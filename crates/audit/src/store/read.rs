@@ -1,4 +1,4 @@
-//! Reading what is kept: events by their numbers, slots, leaves and ids, and everything about them.
+//! Reading what is kept: events by their numbers, slots and leaves, and everything about them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use redb::{
 };
 
 use super::{
-    BATCHES, CACHE_BYTES, EVENTS, EventName, FORMAT, IDS, Id, KEPT, KEYS, LEAVES, MAX_SAME_ID, META, PLACED,
-    REPEATS, Reader, SEQUENCES, StoreError, disk,
+    BATCHES, CACHE_BYTES, EVENTS, EventName, FORMAT, Id, KEPT, KEYS, LEAVES, META, NEXT_COLLISION, PLACED,
+    Reader, SEQUENCES, StoreError, disk,
 };
 use crate::record::{BatchRecord, Block, Sealed};
 use crate::seal::{self, OpenError, Opened};
@@ -193,21 +193,6 @@ impl Reader {
         let placed = self.begin()?.open_table(PLACED).map_err(disk("read"))?;
         Ok(run_at(&placed, slot)?.and_then(LeafIndex::new))
     }
-
-    /// The slots of the events that carry this id, in order; at most [`MAX_SAME_ID`] from `first` on.
-    pub fn with_id(&self, id: &str, first: u64) -> Result<Vec<u64>, StoreError> {
-        let transaction = self.begin()?;
-        let ids = transaction.open_table(IDS).map_err(disk("read"))?;
-        let repeats = transaction.open_table(REPEATS).map_err(disk("read"))?;
-        let name = self.names.of_event_id(id);
-        let Some(once) = ids.get(name.as_bytes()).map_err(disk("read"))? else { return Ok(Vec::new()) };
-        let mut slots = Vec::from_iter(Some(once.value()).filter(|slot| *slot >= first));
-        let others = (name.as_bytes(), first)..=(name.as_bytes(), u64::MAX);
-        for other in repeats.range(others).map_err(disk("read"))?.take(MAX_SAME_ID - slots.len()) {
-            slots.push(other.map_err(disk("read"))?.0.value().1);
-        }
-        Ok(slots)
-    }
 }
 
 /// A block as it is stored.
@@ -249,6 +234,15 @@ pub(super) fn last_of<'t>(
 /// The slot behind the last event.
 pub(super) fn end_of(events: &impl ReadableTable<u64, &'static [u8]>) -> Result<u64, StoreError> {
     block_of(events, u64::MAX)?.map_or(Ok(0), |block| Ok(block.get()?.end()))
+}
+
+/// The slot behind the newest event that was counted as a [`super::Collision`].
+pub(super) fn next_collision(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<u64, StoreError> {
+    let Some(slot) = meta.get(NEXT_COLLISION).map_err(disk("read"))? else { return Ok(0) };
+    let damaged = |_| StoreError::Damaged("the slot of the newest collision of ids".into());
+    slot.value().try_into().map(u64::from_le_bytes).map_err(damaged)
 }
 
 /// Events of one source and epoch whose numbers and slots follow each other.

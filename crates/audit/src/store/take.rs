@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use epigraph_core::{Entropy, LeafIndex, UnixMillis};
-use epigraph_event::{Batch, Collected, Leaf, Segment};
+use epigraph_event::{Batch, Collected, Leaf};
 use redb::{ReadableTable, Table, WriteTransaction};
 
-use super::read::{block_of, key_named, run_of};
+use super::read::{key_named, run_of};
 use super::{
-    BATCHES, EVENTS, EventName, IDS, Id, KEYS, LEAVES, MAX_OPEN_KEYS, PLACED, REPEATS, Reader, SEQUENCES,
-    SOURCES, Store, StoreError, Taken, disk,
+    BATCHES, EVENTS, EventName, Id, KEYS, LEAVES, MAX_OPEN_KEYS, PLACED, Reader, SEQUENCES, SOURCES, Store,
+    StoreError, Taken, disk,
 };
 use crate::record::{BatchRecord, NewBlock};
 use crate::seal;
@@ -67,7 +67,6 @@ impl Store {
                 nonces: Nonces::new(&*self.entropy),
                 block: NewBlock::default(),
                 subjects: HashMap::new(),
-                ids: Vec::new(),
                 next_slot,
                 now,
             };
@@ -81,7 +80,6 @@ impl Store {
                 }
                 answers.push(taken);
             }
-            taking.list_ids(&mut states)?;
             next_slot = taking.next_slot;
         }
         write_states(&transaction, &states)?;
@@ -124,8 +122,6 @@ struct Tables<'t> {
     batches: Table<'t, (&'static Id, u64, u64), &'static [u8]>,
     events: Table<'t, u64, &'static [u8]>,
     sequences: Table<'t, (&'static Id, u64, u64), (u64, u32)>,
-    ids: Table<'t, &'static [u8; KeyName::LEN], u64>,
-    repeats: Table<'t, (&'static [u8; KeyName::LEN], u64), ()>,
     keys: Table<'t, &'static [u8; KeyName::LEN], &'static [u8]>,
 }
 
@@ -135,19 +131,9 @@ impl<'t> Tables<'t> {
             batches: transaction.open_table(BATCHES).map_err(disk("written"))?,
             events: transaction.open_table(EVENTS).map_err(disk("written"))?,
             sequences: transaction.open_table(SEQUENCES).map_err(disk("written"))?,
-            ids: transaction.open_table(IDS).map_err(disk("written"))?,
-            repeats: transaction.open_table(REPEATS).map_err(disk("written"))?,
             keys: transaction.open_table(KEYS).map_err(disk("written"))?,
         })
     }
-}
-
-/// An event that carries an id.
-struct Identified<'b> {
-    id: KeyName,
-    slot: u64,
-    source: &'b Id,
-    event: &'b Collected,
 }
 
 /// A group of batches that is being taken in.
@@ -160,7 +146,6 @@ struct Taking<'t, 'b> {
     block: NewBlock,
     /// Of tenants and people the names of their keys, each made once: they come again and again.
     subjects: HashMap<(&'b str, &'b str), KeyName>,
-    ids: Vec<Identified<'b>>,
     next_slot: u64,
     now: UnixMillis,
 }
@@ -242,11 +227,6 @@ impl<'b> Taking<'_, 'b> {
         }
         let key = |name: &KeyName| self.open_keys.get(name).ok_or(StoreError::NoSecret);
         seal::seal(&mut self.block, (leaf, event), &wanted, key, &mut self.nonces)?;
-        let id = &event.core().event_id;
-        if !id.is_empty() {
-            let (id, source) = (self.reader.names.of_event_id(id), envelope.source.as_bytes());
-            self.ids.push(Identified { id, slot: self.next_slot, source, event });
-        }
         let last = || StoreError::Damaged("the last slot".into());
         self.next_slot = self.next_slot.checked_add(1).ok_or_else(last)?;
         Ok(())
@@ -292,41 +272,5 @@ impl<'b> Taking<'_, 'b> {
         drop(before);
         self.block.clear();
         Ok(())
-    }
-
-    /// Lists the ids of all that were taken, in the order of the table, where neighbours share a page; and counts those that came before with
-    /// other bytes.
-    fn list_ids(&mut self, states: &mut HashMap<Id, State>) -> Result<(), StoreError> {
-        let mut ids = std::mem::take(&mut self.ids);
-        ids.sort_unstable_by_key(|identified| (identified.id, identified.slot));
-        for Identified { id, slot, source, event } in ids {
-            let id = id.as_bytes();
-            let before = self.tables.ids.insert(id, slot).map_err(disk("written"))?.map(|slot| slot.value());
-            let Some(first) = before else { continue };
-            // The first one stays the first.
-            self.tables.ids.insert(id, first).map_err(disk("written"))?;
-            let newest =
-                self.tables.repeats.range((id, 0)..=(id, u64::MAX)).map_err(disk("read"))?.next_back();
-            let newest = newest.transpose().map_err(disk("read"))?.map_or(first, |(key, _)| key.value().1);
-            self.tables.repeats.insert((id, slot), ()).map_err(disk("written"))?;
-            if self.is_other(newest, event)?
-                && let Some(state) = states.get_mut(source)
-            {
-                state.note(Kind::IdCollision, self.now);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the event in a slot has other bytes than this one.
-    fn is_other(&self, slot: u64, event: &Collected) -> Result<bool, StoreError> {
-        let damaged = || StoreError::Damaged(format!("the event in slot {slot}"));
-        let block = block_of(&self.tables.events, slot)?.ok_or_else(damaged)?;
-        let sealed = block.get()?.event(slot).ok_or_else(damaged)?;
-        let opened = seal::open(&sealed, |name| key_named(&self.tables.keys, &*self.reader.wrapper, name))?;
-        Ok(Segment::ALL.into_iter().any(|segment| {
-            // What was erased can no longer be compared.
-            opened.segments[segment.place()].as_ref().is_some_and(|(_, bytes)| bytes != event.bytes(segment))
-        }))
     }
 }

@@ -10,31 +10,35 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::index::compare::compare;
-use crate::index::{COUNTS, Kind, NUMBERS, ROWS, SOURCES, SYMBOLS, TENANTS, completeness};
+use crate::index::{COUNTS, IDS, Kind, NUMBERS, ROWS, SOURCES, SYMBOLS, TENANTS, completeness};
 use crate::query::row::Pseudonyms;
 use crate::query::{Access, Filter, Meter, Scan, Window};
 use crate::store::Store;
 use crate::tests::Counting;
 use crate::vault::LocalWrapper;
 
-const NOW: UnixMillis = UnixMillis(1_722_470_400_000);
+pub(super) const NOW: UnixMillis = UnixMillis(1_722_470_400_000);
 
-struct Kept {
-    dir: TempDir,
-    store: Store,
-    key: SourceKey,
-    tip: Tip,
+pub(super) struct Kept {
+    pub(super) dir: TempDir,
+    pub(super) store: Store,
+    pub(super) key: SourceKey,
+    pub(super) tip: Tip,
+}
+
+pub(super) fn open_store(dir: &Path) -> Store {
+    let wrapper = LocalWrapper::new(Zeroizing::new([3; 32]));
+    Store::open(&dir.join("events.redb"), Arc::new(wrapper), Arc::new(Counting::default())).unwrap()
 }
 
 impl Kept {
-    fn new() -> Kept {
+    pub(super) fn new() -> Kept {
         let dir = tempfile::tempdir().unwrap();
         let wrapper = LocalWrapper::new(Zeroizing::new([3; 32]));
         Store::create(&dir.path().join("events.redb"), &wrapper, &Counting::default()).unwrap();
-        let store =
-            Store::open(&dir.path().join("events.redb"), Arc::new(wrapper), Arc::new(Counting::default()));
+        let store = open_store(dir.path());
         let key = SourceKey::from_seed(KeyName::new("trail.example").unwrap(), &Zeroizing::new([7; 32]));
-        Kept { dir, store: store.unwrap(), key, tip: Tip::default() }
+        Kept { dir, store, key, tip: Tip::default() }
     }
 
     /// Six events, in the log and in the index.
@@ -50,14 +54,14 @@ impl Kept {
     }
 
     /// Takes in a batch of calls by somebody, each upon one user, of which some were made in a role.
-    fn take(&mut self, calls: &[(&str, &str, Option<&str>)]) {
+    pub(super) fn take(&mut self, calls: &[(&str, &str, Option<&str>)]) {
         let calls = calls.iter().map(|(who, upon, behind)| {
             let issuer = behind.map_or(String::new(), |role| {
                 format!(r#","sessionContext":{{"sessionIssuer":{{"type":"Role","arn":"{role}"}}}}"#)
             });
             let record = format!(
                 r#"{{"eventName":"CreateUser","eventSource":"iam.amazonaws.com","eventTime":"2024-07-31T21:53:13Z",
-                   "recipientAccountId":"a-tenant","requestID":"req-{upon}","sourceIPAddress":"198.51.100.7",
+                   "recipientAccountId":"a-tenant","eventID":"id-{who}-{upon}","requestID":"req-{upon}","sourceIPAddress":"198.51.100.7",
                    "requestParameters":{{"userName":"{upon}"}},
                    "userIdentity":{{"type":"IAMUser","arn":"{who}","userName":"name of {who}","accessKeyId":"KEY-{who}"{issuer}}}}}"#
             );
@@ -73,21 +77,21 @@ impl Kept {
     }
 
     /// The leaves of all that was taken are in the log, with as many others before them.
-    fn place(&mut self, others: u64) {
+    pub(super) fn place(&mut self, others: u64) {
         let (next, unplaced) = self.store.slots();
         self.store.placed(unplaced, next - unplaced, LeafIndex::new(unplaced + others).unwrap()).unwrap();
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.dir.path().join("index.redb")
     }
 
-    fn index(&self) -> Arc<Index> {
+    pub(super) fn index(&self) -> Arc<Index> {
         Arc::new(open(&self.path(), false, &self.store.reader()).unwrap())
     }
 
     fn fill(&self, index: &Arc<Index>) -> u64 {
-        let mut filler = Filler::new(Arc::clone(index), self.store.reader());
+        let mut filler = Filler::new(Arc::clone(index), self.store.reader(), |_| Ok(()));
         std::iter::repeat_with(|| filler.step().unwrap()).take_while(|n| *n > 0).sum()
     }
 
@@ -140,6 +144,7 @@ fn events_are_found_by_everybody_and_everything_that_they_name() {
     check(Access::Request("req-one".into()), &[100, 203]);
     check(Access::Request("0a".repeat(16)), &[101, 102]);
     check(Access::Time, &[100, 101, 102, 203]);
+    assert_eq!(index.with_id("id-ann-two", 0, 9).unwrap(), [2]);
 
     let source = kept.key.vkey().id();
     let state = kept.store.state(&source).unwrap().clone();
@@ -173,7 +178,7 @@ fn the_indexes_are_made_again_when_they_are_gone_damaged_or_ahead() {
 
     // It knows an event that the store has not.
     let last = index.last().unwrap().unwrap();
-    let ahead = Entry { row: None, slot: 6, leaf: 6, name: last.1 };
+    let ahead = Entry { row: None, slot: 6, leaf: 6, name: last.1, id: None };
     index.fill(&[ahead], true).unwrap();
     drop(index);
     let index = kept.index();
@@ -237,6 +242,7 @@ fn indexes_that_are_not_what_the_store_makes_of_its_events_are_told() {
     check("tenants", None, last_gone);
     check("sources", None, first_gone);
     check("numbers", None, last_gone);
+    check("ids", None, last_gone);
     // One row more, of an event that there is, under another time of the day.
     check("time", Some(26), |rows| {
         let (key, value) = {
@@ -257,7 +263,7 @@ fn a_bit_that_flips_in_the_file_of_a_stopped_service_never_makes_an_answer_wrong
     let (kept, index) = Kept::of_six();
     let digest = index.digest().unwrap();
     let transaction = index.begin().unwrap();
-    let tables = [SYMBOLS, NUMBERS, TENANTS, SOURCES].into_iter().chain(ROWS).chain(COUNTS);
+    let tables = [SYMBOLS, NUMBERS, TENANTS, SOURCES, IDS].into_iter().chain(ROWS).chain(COUNTS);
     let records = tables.map(|table| {
         let table = transaction.open_table(table).unwrap();
         let (key, value) = table.last().unwrap().unwrap();
@@ -321,7 +327,7 @@ async fn events_are_taken_in_whatever_the_indexes_do() {
     run.abort();
 }
 
-struct Fixed;
+pub(super) struct Fixed;
 
 impl epigraph_core::Clock for Fixed {
     fn now(&self) -> UnixMillis {
@@ -339,7 +345,8 @@ fn nothing_of_an_event_is_in_the_file_in_the_clear() {
     assert_eq!(kept.fill(&index), 1);
     drop(index);
     let file = std::fs::read(kept.path()).unwrap();
-    for planted in ["planted", "a-tenant", "CreateUser", "req-", "198.51.100", "cloudtrail", "iam.amazonaws"]
+    for planted in
+        ["planted", "a-tenant", "CreateUser", "id-", "req-", "198.51.100", "cloudtrail", "iam.amazonaws"]
     {
         let found = file.windows(planted.len()).any(|window| window == planted.as_bytes());
         assert!(!found, "{planted}");
