@@ -76,7 +76,7 @@ fn key() -> SourceKey {
 
 /// A few batches a file, so that files come and go.
 fn limits() -> Limits {
-    Limits { waiting_bytes: 64 << 20, files: Config::new(192 << 10, 160 << 10).unwrap() }
+    Limits { waiting_bytes: 64 << 20, files: Config::new(192 << 10, 160 << 10).unwrap().reserved() }
 }
 
 fn open(dir: Arc<dyn Dir>) -> Spool {
@@ -188,6 +188,9 @@ impl File for HeldFile {
             }
         }
         self.0.sync()
+    }
+    fn reserve(&self, length: u64) -> io::Result<()> {
+        self.0.reserve(length)
     }
     fn length(&self) -> io::Result<u64> {
         self.0.length()
