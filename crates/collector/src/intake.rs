@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use epigraph_core::hash::sha256_of;
 use epigraph_core::{Clock, Entropy, Hash, SourceKey, UnixMillis};
+use epigraph_event::Context;
 use epigraph_event::batch::BatchError;
 use epigraph_event::chain::Tip;
 use epigraph_event::decode::Decoded;
 use epigraph_event::decode::frame::{Frame, Lines};
 use epigraph_event::sensitive::Detectors;
-use epigraph_event::{Batch, Context};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
@@ -493,7 +493,7 @@ impl Reading {
         let report = &mut self.reports[place];
         if let Some(event) = pack::seal(decoded, context, means, (report, &self.replaced)) {
             report.took(self.tip.sequence + self.pending.len() as u64);
-            self.pending.push(event);
+            self.pending.push(&event);
         }
         Ok(())
     }
@@ -517,8 +517,8 @@ impl Reading {
             return Ok(());
         }
         let now = self.setup.clock.now();
-        let batch = Batch::sign(&self.setup.key, &self.tip, self.pending.take(), now)?;
-        self.tip = Tip::after(batch.signed());
+        let batch = self.pending.sign(&self.setup.key, &self.tip, now)?;
+        self.tip = Tip::after(batch.roll.signed());
         self.last_batch_at = now;
         self.writer.append(batch, self.positions.clone(), now, std::mem::take(&mut self.waiting))
     }

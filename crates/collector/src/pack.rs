@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use epigraph_core::Entropy;
-use epigraph_event::batch::{MAX_BATCH_BYTES, MAX_EVENTS};
+use epigraph_core::{Entropy, SourceKey, UnixMillis};
+use epigraph_event::batch::{BatchError, Encoded, MAX_BATCH_BYTES, MAX_EVENTS, Packed};
+use epigraph_event::chain::Tip;
 use epigraph_event::decode::frame::Frame;
 use epigraph_event::decode::mapped::Mapping;
 use epigraph_event::decode::{self, Decoded, Reason};
@@ -195,7 +196,7 @@ fn quarantine(rejected: Rejected, context: &Context, report: &mut Report) -> Eve
 /// Events that wait to be signed together.
 #[derive(Default)]
 pub(crate) struct Pending {
-    events: Vec<Collected>,
+    events: Packed,
     bytes: usize,
 }
 
@@ -217,14 +218,19 @@ impl Pending {
         self.events.len() >= MAX_EVENTS || self.bytes >= TARGET_BYTES
     }
 
-    pub(crate) fn push(&mut self, event: Collected) {
+    pub(crate) fn push(&mut self, event: &Collected) {
         let segments: usize = Segment::ALL.iter().map(|segment| event.bytes(*segment).len()).sum();
         self.bytes += segments + event.record().map_or(0, <[u8]>::len) + EVENT_OVERHEAD;
         self.events.push(event);
     }
 
-    pub(crate) fn take(&mut self) -> Vec<Collected> {
+    pub(crate) fn sign(
+        &mut self,
+        key: &SourceKey,
+        tip: &Tip,
+        now: UnixMillis,
+    ) -> Result<Encoded, BatchError> {
         self.bytes = 0;
-        std::mem::take(&mut self.events)
+        self.events.sign(key, tip, now)
     }
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use epigraph_core::bundle::{self, MAX_ENTRY_BYTES};
 use epigraph_core::hash::leaf_hashes;
 use epigraph_core::{Entropy, Hash, TreeSize, UnixMillis};
-use epigraph_event::Batch;
+use epigraph_event::batch::Encoded;
 use epigraph_event::chain::Tip;
 use epigraph_store::file::Dir;
 use epigraph_store::journal::{self, AppendError, Config, Cut, Journal, JournalError, OwnedFrame, Reader};
@@ -254,19 +254,19 @@ impl Spool {
     /// than [`AppendError::NoSpace`] the process must end.
     pub fn append(
         &mut self,
-        batch: &Batch,
+        batch: &Encoded,
         positions: &Positions,
         now: UnixMillis,
     ) -> Result<Fresh, SpoolError> {
-        let tip = Tip::after(batch.signed());
-        let encoded = Bytes::from(batch.encode());
+        let Encoded { roll, bytes } = batch;
+        let tip = Tip::after(roll.signed());
         let at = self.journal.head().size;
-        self.write(&tip, positions, Some(&encoded), now)?;
-        let number = batch.signed().envelope().number;
-        self.waiting.push_back(Waiting { number, at, bytes: encoded.len() as u64 });
-        self.waiting_bytes += encoded.len() as u64;
+        self.write(&tip, positions, Some(bytes), now)?;
+        let number = roll.signed().envelope().number;
+        self.waiting.push_back(Waiting { number, at, bytes: bytes.len() as u64 });
+        self.waiting_bytes += bytes.len() as u64;
         (self.tip, self.positions) = (tip, positions.clone());
-        Ok(Fresh { at, end: self.journal.head().size, encoded, roll: batch.roll() })
+        Ok(Fresh { at, end: self.journal.head().size, encoded: bytes.clone(), roll: roll.clone() })
     }
 
     /// Takes note that all batches before `next` are proven to be in the log, and gives their files back.

@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use epigraph_core::UnixMillis;
-use epigraph_event::Batch;
+use epigraph_event::batch::Encoded;
 use epigraph_store::journal::AppendError;
 use tokio::sync::{oneshot, watch};
 
@@ -32,7 +32,7 @@ pub(crate) type Waiting = Vec<(oneshot::Sender<Taken>, Taken)>;
 
 /// The writer's side of a batch that was signed.
 struct Signed {
-    batch: Batch,
+    batch: Encoded,
     positions: Positions,
     at: UnixMillis,
     waiting: Waiting,
@@ -121,13 +121,13 @@ impl Writer {
     /// Hands over the next batch, with how far the sources were read by it, and who waits for it.
     pub(crate) fn append(
         &mut self,
-        batch: Batch,
+        batch: Encoded,
         positions: Positions,
         at: UnixMillis,
         waiting: Waiting,
     ) -> Result<(), IntakeError> {
-        let bytes = batch.encoded_len() as u64;
-        self.waiting.push_back((batch.signed().envelope().number, bytes));
+        let bytes = batch.bytes.len() as u64;
+        self.waiting.push_back((batch.roll.signed().envelope().number, bytes));
         self.waiting_bytes += bytes;
         self.on_the_way += 1;
         self.order(Order::Append(Box::new(Signed { batch, positions, at, waiting })))

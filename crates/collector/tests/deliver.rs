@@ -14,6 +14,7 @@ use epigraph_core::checkpoint::encode_text;
 use epigraph_core::{
     Entropy, Hash, KeyName, LeafIndex, Policy, SigningKey, SourceKey, TreeHead, TreeSize, UnixMillis, note,
 };
+use epigraph_event::batch::Encoded;
 use epigraph_event::decode::{Context, mapped};
 use epigraph_event::{Batch, Event};
 use epigraph_rpc::CallError;
@@ -87,7 +88,8 @@ fn spooled() -> (Arc<MemoryDir>, Progress, Batch, Fresh) {
     let event: Event = decoded.into_iter().next().unwrap().unwrap();
     let events = vec![event.seal(&Zeros).unwrap()];
     let batch = Batch::sign(&source(), spool.tip(), events, UnixMillis(2)).unwrap();
-    let fresh = spool.append(&batch, &Positions::new(), UnixMillis(2)).unwrap();
+    let encoded = Encoded { roll: batch.roll(), bytes: batch.encode().into() };
+    let fresh = spool.append(&encoded, &Positions::new(), UnixMillis(2)).unwrap();
     (dir, Progress { ended: true, ..spool.progress() }, batch, fresh)
 }
 

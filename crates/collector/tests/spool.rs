@@ -6,8 +6,7 @@ use std::sync::Arc;
 use epigraph_collector::position::{Position, Positions};
 use epigraph_collector::spool::{Limits, Spool, SpoolError, SpoolReader};
 use epigraph_core::{Entropy, KeyName, SourceKey, UnixMillis};
-use epigraph_event::Batch;
-use epigraph_event::batch::Unverified;
+use epigraph_event::batch::{Packed, Unverified};
 use epigraph_store::file::Dir;
 use epigraph_store::file::fault::{Fault, FaultDir, Outcome};
 use epigraph_store::file::memory::{MemoryDir, by_seed};
@@ -41,7 +40,7 @@ fn open(dir: Arc<dyn Dir>) -> Result<Spool, SpoolError> {
 
 /// Appends the next batch; its position is its number plus one.
 fn append(spool: &mut Spool) -> Result<(), SpoolError> {
-    let batch = Batch::sign(&key(), spool.tip(), Vec::new(), UnixMillis(2)).unwrap();
+    let batch = Packed::default().sign(&key(), spool.tip(), UnixMillis(2)).unwrap();
     let position = Position { offset: spool.tip().number + 1, ..Position::default() };
     spool.append(&batch, &Positions::from([("file".to_owned(), position)]), UnixMillis(2)).map(drop)
 }

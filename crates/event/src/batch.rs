@@ -19,6 +19,10 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use thiserror::Error;
 
+mod packed;
+
+pub use packed::{Encoded, Packed};
+
 use crate::chain::Tip;
 use crate::collected::{Collected, EventError};
 use crate::leaf::{LEAF_BYTES, Leaf, Reference};
@@ -177,6 +181,34 @@ impl Signed {
         Ok(Signed { envelope, bytes, signature, hash: sha256(&message) })
     }
 
+    /// Signs the next batch of a source, of events with these names and commitments.
+    fn over(
+        key: &SourceKey,
+        tip: &Tip,
+        events: impl ExactSizeIterator<Item = (Reference, [Hash; 3])>,
+        made_at: UnixMillis,
+    ) -> Result<Signed, BatchError> {
+        if events.len() > MAX_EVENTS {
+            return Err(BatchError::TooManyEvents(events.len()));
+        }
+        let count = events.len() as u32;
+        let last = tip.sequence.checked_add(u64::from(count));
+        last.and(tip.number.checked_add(1)).ok_or(BatchError::Exhausted)?;
+        let envelope = Envelope {
+            source: key.vkey().id(),
+            epoch: tip.epoch,
+            number: tip.number,
+            first_sequence: tip.sequence,
+            count,
+            previous: tip.last,
+            root: Tree::over(events.map(|(reference, commitments)| entry(reference, &commitments))).root(),
+            made_at,
+        };
+        let bytes = envelope.to_wire().encode_to_vec();
+        let message = pre_authentication(&bytes);
+        Ok(Signed { envelope, bytes, signature: key.sign(&message), hash: sha256(&message) })
+    }
+
     /// What it says.
     pub fn envelope(&self) -> &Envelope {
         &self.envelope
@@ -196,6 +228,19 @@ impl Signed {
         let Envelope { source, epoch, first_sequence, .. } = self.envelope;
         let sequence = first_sequence.checked_add(u64::try_from(place).ok()?)?;
         Some(Leaf { reference, source, epoch, sequence, ingested, commitments, batch: self.hash })
+    }
+
+    /// As the first field of its batch.
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        let wire = self.to_wire();
+        encode_key(SIGNED, WireType::LengthDelimited, bytes);
+        encode_varint(wire.encoded_len() as u64, bytes);
+        bytes.extend(wire.encode_to_vec());
+    }
+
+    /// The length of that.
+    fn field_len(&self) -> usize {
+        field_len(SIGNED, self.to_wire().encoded_len())
     }
 
     /// As it travels.
@@ -234,25 +279,8 @@ impl Batch {
         events: Vec<Collected>,
         made_at: UnixMillis,
     ) -> Result<Batch, BatchError> {
-        if events.len() > MAX_EVENTS {
-            return Err(BatchError::TooManyEvents(events.len()));
-        }
-        let count = events.len() as u32;
-        let last = tip.sequence.checked_add(u64::from(count));
-        last.and(tip.number.checked_add(1)).ok_or(BatchError::Exhausted)?;
-        let envelope = Envelope {
-            source: key.vkey().id(),
-            epoch: tip.epoch,
-            number: tip.number,
-            first_sequence: tip.sequence,
-            count,
-            previous: tip.last,
-            root: Tree::of(&events).root(),
-            made_at,
-        };
-        let bytes = envelope.to_wire().encode_to_vec();
-        let message = pre_authentication(&bytes);
-        let signed = Signed { envelope, bytes, signature: key.sign(&message), hash: sha256(&message) };
+        let names = events.iter().map(|event| (event.reference(), *event.commitments()));
+        let signed = Signed::over(key, tip, names, made_at)?;
         let batch = Batch { signed, events };
         let length = batch.encoded_len();
         if length > MAX_BATCH_BYTES { Err(BatchError::TooLarge(length)) } else { Ok(batch) }
@@ -295,24 +323,26 @@ impl Batch {
     /// As bytes, for the spool and the wire: the encoding of [`Batch::to_wire`].
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.encoded_len());
-        let signed = self.signed.to_wire();
-        encode_key(SIGNED, WireType::LengthDelimited, &mut bytes);
-        encode_varint(signed.encoded_len() as u64, &mut bytes);
-        bytes.extend(signed.encode_to_vec());
-        for event in &self.events {
-            encode_key(EVENTS, WireType::LengthDelimited, &mut bytes);
-            encode_varint(event.encoded_len() as u64, &mut bytes);
-            event.encode(&mut bytes);
-        }
+        self.signed.encode(&mut bytes);
+        self.events.iter().for_each(|event| encode_event(event, &mut bytes));
         bytes
     }
 
-    /// The length of [`Batch::encode`].
-    pub fn encoded_len(&self) -> usize {
-        let field = |tag, length: usize| key_len(tag) + encoded_len_varint(length as u64) + length;
-        let events = self.events.iter().map(|event| field(EVENTS, event.encoded_len()));
-        field(SIGNED, self.signed.to_wire().encoded_len()) + events.sum::<usize>()
+    fn encoded_len(&self) -> usize {
+        let events = self.events.iter().map(|event| field_len(EVENTS, event.encoded_len()));
+        self.signed.field_len() + events.sum::<usize>()
     }
+}
+
+/// An event as one field of its batch.
+fn encode_event(event: &Collected, bytes: &mut Vec<u8>) {
+    encode_key(EVENTS, WireType::LengthDelimited, bytes);
+    encode_varint(event.encoded_len() as u64, bytes);
+    event.encode(bytes);
+}
+
+fn field_len(tag: u32, length: usize) -> usize {
+    key_len(tag) + encoded_len_varint(length as u64) + length
 }
 
 impl Roll {

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use epigraph_core::hash::{leaf_hash, sha256};
-use epigraph_event::batch::{BatchError, MAX_EVENTS, MAX_OVERHEAD_BYTES, MAX_PATH_HASHES, Unverified};
+use epigraph_event::batch::{
+    BatchError, Encoded, MAX_EVENTS, MAX_OVERHEAD_BYTES, MAX_PATH_HASHES, Packed, Unverified,
+};
 use epigraph_event::chain::Tip;
 use epigraph_event::collected::EventError;
 use epigraph_event::segment::{MAX_INLINE_BYTES, MAX_RECORD_BYTES};
@@ -166,6 +168,23 @@ fn a_path_cannot_be_changed() {
     }
     let beyond = Leaf { sequence: u64::MAX, ..leaf };
     assert!(matches!(check(&beyond, path), Err(BatchError::NotInIt { .. })));
+}
+
+/// Broken by hand: bytes that stay when the batch is signed; the signed part behind the events.
+#[test]
+fn events_that_are_packed_one_by_one_are_the_same_batch() {
+    let mut packed = Packed::default();
+    let mut tip = Tip::default();
+    for count in [0, 1, 3, 256, 2, 0, 7] {
+        let made = batch(&tip, count);
+        made.events().iter().for_each(|event| packed.push(event));
+        assert_eq!((packed.len(), packed.is_empty()), (count, count == 0));
+        let same = Encoded { roll: made.roll(), bytes: made.encode().into() };
+        assert_eq!(packed.sign(&key(7), &tip, NOW), Ok(same));
+        tip = Tip::after(made.signed());
+    }
+    events(MAX_EVENTS + 1).iter().for_each(|event| packed.push(event));
+    assert_eq!(packed.sign(&key(7), &tip, NOW), Err(BatchError::TooManyEvents(257)));
 }
 
 #[test]
