@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use epigraph_event::leaf::LEAF_BYTES;
 
+use crate::disk::{self, FileSystem};
 use crate::load::{Load, drive};
 use crate::log::{AppendCall, Log, PROGRAM, serve, set_up};
 use crate::long::{MIB, ensure_room, memory};
@@ -18,7 +19,7 @@ use crate::postgres::{Answered, Postgres};
 use crate::process::Served;
 use crate::publish;
 use crate::records::{Kind, Records};
-use crate::report::{Comparison, Report};
+use crate::report::{self, Comparison, Report};
 use crate::{Plan, clock, process};
 
 /// More than any run has.
@@ -113,10 +114,11 @@ impl Files {
     }
 }
 
-/// Processor time of each process over the events of all rounds.
+/// What it takes besides time, over the events of all rounds.
 #[derive(Default)]
 struct Shares {
     events: u64,
+    /// Processor time of each process.
     collector: Duration,
     audit: Duration,
     log: Duration,
@@ -124,6 +126,24 @@ struct Shares {
     /// After everything was in the log: the indexes.
     indexing: Duration,
     indexing_audit: Duration,
+    /// Bytes written to the disk until both were at rest, if the system counts them.
+    collected_bytes: Option<u64>,
+    inserted_bytes: Option<u64>,
+}
+
+/// What was written to the disk while this was done, and until nothing was left to write.
+fn written_by<T>(
+    file_system: &FileSystem,
+    bytes: &mut Option<u64>,
+    work: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    disk::settle()?;
+    let before = file_system.written();
+    let done = work()?;
+    disk::settle()?;
+    let written = file_system.written().zip(before).map(|(after, before)| after.saturating_sub(before));
+    *bytes = bytes.zip(written).map(|(sum, more)| sum + more);
+    Ok(done)
 }
 
 /// Collects these files in a process of its own, to the end, where everything is proven to be in the log.
@@ -170,31 +190,45 @@ pub(crate) fn collect(plan: &Plan, dir: &Path) -> anyhow::Result<Collected> {
     // The warm-up says how many events a round has.
     let (warm_up, mut per_round) = (plan.collected_first, plan.collected_first);
     let (mut next, mut against_log, mut against_postgres) = (0, Vec::new(), Vec::new());
-    let mut shares = Shares::default();
+    let fresh = || Shares { collected_bytes: Some(0), inserted_bytes: Some(0), ..Shares::default() };
+    let (file_system, mut shares) = (FileSystem::of(dir)?, fresh());
     for round in 0..=plan.rounds {
         let numbers = next..next + per_round;
         next = numbers.end;
         let files = Files::write(dir, numbers.clone())?;
+        disk::settle()?;
         let mut append = append_for(plan.half_round)?;
         append.done *= BATCH;
+        let insert = |postgres: &Postgres| {
+            let inserted = postgres.insert(RECORDS, numbers)?;
+            postgres.rest()?;
+            Ok(inserted)
+        };
         let inserted = match &postgres {
-            Answered::Serves(postgres) => Some(postgres.insert(RECORDS, numbers)?),
+            Answered::Serves(postgres) => {
+                Some(written_by(&file_system, &mut shares.inserted_bytes, || insert(postgres))?)
+            }
             Answered::Not(_) => None,
         };
         audited.rest()?;
-        let subject = collected(&audited, &files, &mut shares)?;
-        let (settling, audit) = (clock::now(), audited.audit.cpu()?);
-        audited.rest()?;
+        let mut bytes = shares.collected_bytes;
+        let subject = written_by(&file_system, &mut bytes, || {
+            let collected = collected(&audited, &files, &mut shares)?;
+            let (settling, audit) = (clock::now(), audited.audit.cpu()?);
+            audited.rest()?;
+            shares.indexing += settling.elapsed().saturating_sub(AT_REST);
+            shares.indexing_audit += audited.audit.cpu()? - audit;
+            Ok(collected)
+        })?;
+        shares.collected_bytes = bytes;
         files.remove()?;
         if round == 0 {
             per_round =
                 (warm_up as f64 * plan.half_round.as_secs_f64() / subject.elapsed.as_secs_f64()) as u64;
             per_round = per_round.max(BATCH);
-            shares = Shares::default();
+            shares = fresh();
             continue;
         }
-        shares.indexing += settling.elapsed().saturating_sub(AT_REST);
-        shares.indexing_audit += audited.audit.cpu()? - audit;
         if let Some(inserted) = inserted {
             against_postgres.push([inserted, subject.clone()]);
         }
@@ -248,7 +282,7 @@ pub(crate) struct Collected {
 impl Report for Collected {
     fn print(&self) {
         self.against_log.print();
-        let Shares { events, collector, audit, log, others, indexing, indexing_audit } = &self.shares;
+        let Shares { events, collector, audit, log, others, indexing, indexing_audit, .. } = &self.shares;
         let each = |time: &Duration| time.as_secs_f64() * 1e6 / *events as f64;
         println!(
             "cpu us/event: collector {:.1}, audit service {:.1} (and {:.1} for indexes, once all was in the log, in {:.1} us of the \
@@ -260,8 +294,28 @@ impl Report for Collected {
             each(log),
             each(others)
         );
+        let bytes = |bytes: Option<u64>| {
+            bytes.map_or_else(|| "?".to_owned(), |bytes| format!("{:.0}", bytes as f64 / *events as f64))
+        };
+        println!(
+            "bytes written to the disk for each event, in the end: {}",
+            bytes(self.shares.collected_bytes)
+        );
         match &self.against_postgres {
-            Ok(comparison) => comparison.print(),
+            Ok(comparison) => {
+                comparison.print();
+                println!(
+                    "bytes written to the disk for each event, in the end: {} by {}",
+                    bytes(self.shares.inserted_bytes),
+                    comparison.names[0]
+                );
+                let indexed = |[inserted, collected]: &[Load; 2]| {
+                    let indexing = indexing.as_secs_f64() * collected.done as f64 / *events as f64;
+                    collected.done as f64 / (collected.elapsed.as_secs_f64() + indexing) / inserted.rate()
+                };
+                let ratio = report::median(comparison.rounds.iter().map(indexed));
+                println!("until the indexes have everything too: {ratio:.3}, the median of the rounds");
+            }
             Err(why) => println!("no comparison with PostgreSQL: {why}"),
         }
     }

@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::clock;
@@ -40,10 +41,27 @@ impl FileSystem {
         Ok(FileSystem { device, kind })
     }
 
+    /// Bytes that were ever written to the disk below (Documentation/admin-guide/iostats.rst, field 10, in sectors of 512 bytes); none if
+    /// the system does not count them there.
+    pub(crate) fn written(&self) -> Option<u64> {
+        let name = self.device.strip_prefix("/dev/")?;
+        let disks = fs::read_to_string("/proc/diskstats").ok()?;
+        let mut disks = disks.lines().map(str::split_whitespace);
+        let mut disk = disks.find_map(|mut words| (words.nth(2)? == name).then_some(words))?;
+        disk.nth(6)?.parse::<u64>().ok()?.checked_mul(512)
+    }
+
     /// Whether it forgets everything when the machine stops: its syncs cost nothing and mean nothing.
     pub(crate) fn is_memory(&self) -> bool {
         matches!(self.kind.as_str(), "tmpfs" | "ramfs")
     }
+}
+
+/// Waits until all that was written before is on the disk, so that nobody pays for what others left behind.
+pub(crate) fn settle() -> anyhow::Result<()> {
+    let settled = Command::new("sync").status()?;
+    anyhow::ensure!(settled.success(), "sync ended with {settled}");
+    Ok(())
 }
 
 /// Times overwrites of one block, each made durable, in a file that was written with zeros before, as the segments

@@ -10,7 +10,7 @@ use crate::load::Load;
 const NOISY: f64 = 0.20;
 
 /// The measured value in the middle; 0 for none.
-fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     match values.len() {

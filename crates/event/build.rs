@@ -7,6 +7,6 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     let file = "epigraph/v1/event.proto";
     println!("cargo:rerun-if-changed={root}/{file}");
     let descriptors = protox::compile([file], [root])?;
-    prost_build::Config::new().compile_fds(descriptors)?;
+    prost_build::Config::new().bytes([".epigraph.v1.CollectedEvent"]).compile_fds(descriptors)?;
     Ok(())
 }

@@ -204,7 +204,7 @@ pub(super) fn spool(dir: &Path, terminal: Terminal) -> Outcome<Drilled> {
     let (_, findings) = fsck::spool::check(&copy.path())?;
     let mut changed = batch.to_vec();
     changed[within] ^= 1;
-    let verified = Unverified::decode(&changed).and_then(|batch| batch.verify(&vkey));
+    let verified = Unverified::decode(changed.into()).and_then(|batch| batch.verify(&vkey));
     terminal.progress("");
     Ok(Drilled {
         what: format!("a signed batch of {}", vkey.name()),

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use epigraph_client::{Client, ClientError};
 use epigraph_core::backoff::spread_wait;
 use epigraph_core::tlog_proof::Receipt;
@@ -179,7 +180,7 @@ impl Audit {
     pub fn believe(
         &self,
         collector: &str,
-        bytes: &[u8],
+        bytes: Bytes,
     ) -> (Option<batch::Envelope>, Result<Batch, Refused>) {
         let unverified = match Unverified::decode(bytes) {
             Ok(unverified) => unverified,

@@ -238,7 +238,7 @@ async fn read(
     while let Some(v1::SubmitBatchesRequest { batch, .. }) = next {
         let (audit, collector) = (Arc::clone(audit), caller.identity().as_str().to_owned());
         let reading = Arc::clone(&audit);
-        let believed = tokio::task::spawn_blocking(move || reading.believe(&collector, &batch)).await;
+        let believed = tokio::task::spawn_blocking(move || reading.believe(&collector, batch)).await;
         let (claim, believed): (Option<Envelope>, Result<Batch, Refused>) =
             believed.map_err(|_| ended(Ended))?;
         let fate = match believed {

@@ -337,7 +337,7 @@ impl<S: Sink> Delivery<S> {
                     let found = reader.next(now.durable)?;
                     reading.at = reader.place();
                     let Some(encoded) = found else { return Ok(None) };
-                    let batch = Unverified::decode(&encoded)?.verify(&self.source)?.roll();
+                    let batch = Unverified::decode(encoded.clone())?.verify(&self.source)?.roll();
                     (encoded, batch)
                 }
             };

@@ -1,5 +1,5 @@
-//! The thread that reads: sources in turn, their records into batches, batches into the spool. It owns the spool; who sends
-//! what is in it says what was delivered, and hears what is durable.
+//! The thread that reads: sources in turn, their records into batches, which are signed here and handed to the thread that owns the
+//! spool. Who sends what is in the spool says here what was delivered, and hears what is durable.
 //!
 //! When the spool is full nothing is read, so that every source keeps what it has: nothing is dropped here.
 
@@ -14,11 +14,11 @@ use std::time::Duration;
 use epigraph_core::hash::sha256_of;
 use epigraph_core::{Clock, Entropy, Hash, SourceKey, UnixMillis};
 use epigraph_event::batch::BatchError;
+use epigraph_event::chain::Tip;
 use epigraph_event::decode::Decoded;
 use epigraph_event::decode::frame::{Frame, Lines};
 use epigraph_event::sensitive::Detectors;
 use epigraph_event::{Batch, Context};
-use epigraph_store::journal::AppendError;
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
@@ -28,12 +28,10 @@ use crate::position::{Position, Positions};
 use crate::spool::fresh::Freshest;
 use crate::spool::{Progress, Spool, SpoolError};
 use crate::tail::{CHUNK_BYTES, Record, Tail, Turn};
+use crate::writer::{DISK_FULL_POLL, Waiting, Writer};
 
 /// How long an idle reader waits before it looks at its files again: what an event waits for at most before it is signed.
 const POLL: Duration = Duration::from_millis(200);
-
-/// How long it waits for space on the disk before it tries again.
-const DISK_FULL_POLL: Duration = Duration::from_secs(1);
 
 /// Where records come from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,6 +82,11 @@ pub enum IntakeError {
     /// A batch could not be made.
     #[error("cannot make a batch: {0}")]
     Batch(#[from] BatchError),
+    /// The thread that writes is not there any more.
+    #[error(
+        "what writes the collector's spool has ended without a word: this is a fault of the program. What is not in the spool is read again at the next start"
+    )]
+    Lost,
 }
 
 /// Events that came by a network: they are answered once they are durable.
@@ -158,11 +161,16 @@ pub fn start(setup: Setup, spool: Spool) -> io::Result<Intake> {
     let (commands, told) = channel();
     let (tell, progress) = watch::channel(spool.progress());
     let (end, ended) = oneshot::channel();
-    let mut reader = Reading::new(setup, spool, tell);
-    let (replaced, fresh) = (Arc::clone(&reader.replaced), reader.fresh.clone());
+    let fresh = Freshest::default();
+    let (tip, positions) = (*spool.tip(), spool.positions().clone());
+    let writer = Writer::start(spool, tell, fresh.clone())?;
+    let mut reader = Reading::new(setup, writer, tip, positions);
+    let replaced = Arc::clone(&reader.replaced);
     thread::Builder::new().name("collector-intake".into()).spawn(move || {
         let result = reader.run(&told);
-        let _ = end.send(result.map(|()| reader.reports()));
+        // Whatever it was that ended it: what is on its way is durable, and the spool has no owner, when this is heard.
+        let written = reader.writer.close();
+        let _ = end.send(result.and(written).map(|()| reader.reports()));
     })?;
     Ok(Intake { commands, progress, fresh, replaced, ended })
 }
@@ -233,26 +241,25 @@ fn stdin() -> Receiver<io::Result<Vec<u8>>> {
 struct Reading {
     setup: Setup,
     entropy: Ahead,
-    spool: Spool,
+    writer: Writer,
+    /// Where the next batch belongs, once all that are on their way are in the spool.
+    tip: Tip,
     readers: Vec<Reader>,
     reports: Vec<Report>,
     replaced: Arc<Replaced>,
-    fresh: Freshest,
     pending: Pending,
     /// How far the inputs are read with everything that is pending.
     positions: Positions,
     /// Who waits for what is pending.
-    waiting: Vec<(oneshot::Sender<Taken>, Taken)>,
+    waiting: Waiting,
     seen: Seen,
     last_batch_at: UnixMillis,
-    tell: watch::Sender<Progress>,
     ended: bool,
     stopped: bool,
 }
 
 impl Reading {
-    fn new(setup: Setup, spool: Spool, tell: watch::Sender<Progress>) -> Reading {
-        let positions = spool.positions().clone();
+    fn new(setup: Setup, writer: Writer, tip: Tip, positions: Positions) -> Reading {
         let reader = |input: &Input| match &input.from {
             From::File(path) => {
                 Reader::File(Tail::new(path.clone(), setup.once, positions.get(&input.name()).cloned()))
@@ -263,7 +270,6 @@ impl Reading {
             readers: setup.inputs.iter().map(reader).collect(),
             reports: vec![Report::default(); setup.inputs.len() + setup.pushing.len()],
             replaced: Arc::default(),
-            fresh: Freshest::default(),
             pending: Pending::default(),
             waiting: Vec::new(),
             seen: Seen::default(),
@@ -272,9 +278,9 @@ impl Reading {
             stopped: false,
             entropy: Ahead::of(Arc::clone(&setup.entropy)),
             setup,
-            spool,
+            writer,
+            tip,
             positions,
-            tell,
         }
     }
 
@@ -286,49 +292,50 @@ impl Reading {
 
     fn run(&mut self, told: &Receiver<Command>) -> Result<(), IntakeError> {
         loop {
+            self.writer.listen()?;
             while let Ok(command) = told.try_recv() {
                 self.hear(command, told)?;
             }
-            // All that waited are made durable together.
-            if !self.waiting.is_empty() {
+            // All that waited are made durable together: those who came while something was written, with the next that is.
+            if !self.waiting.is_empty() && self.writer.is_idle() {
                 self.flush(told)?;
             }
             if self.stopped {
-                return self.stop();
+                return self.writer.stop(self.setup.clock.now());
             }
             let mut read = false;
-            if self.spool.has_room() && !self.ended {
+            if self.writer.has_room() && !self.ended {
                 for place in 0..self.readers.len() {
                     read |= self.turn(place, told)?;
                 }
             }
-            if !read {
+            if read {
+                continue;
+            }
+            if !self.writer.disk_is_full() {
+                if !self.writer.is_idle() {
+                    self.writer.wait()?;
+                    continue;
+                }
                 self.flush(told)?;
                 self.beat(told)?;
                 let done = self.readers.iter().all(|reader| matches!(reader, Reader::Done));
                 if self.setup.once && done && !self.ended {
                     self.ended = true;
-                    self.publish();
+                    self.writer.ended()?;
                 }
-                match told.recv_timeout(POLL) {
-                    Ok(command) => self.hear(command, told)?,
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => return self.stop(),
-                }
+            }
+            match told.recv_timeout(POLL) {
+                Ok(command) => self.hear(command, told)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => self.stopped = true,
             }
         }
     }
 
-    fn stop(&mut self) -> Result<(), IntakeError> {
-        Ok(self.spool.settle(self.setup.clock.now())?)
-    }
-
     fn hear(&mut self, command: Command, told: &Receiver<Command>) -> Result<(), IntakeError> {
         match command {
-            Command::Delivered(next) => {
-                self.spool.delivered(next, self.setup.clock.now())?;
-                self.publish();
-            }
+            Command::Delivered(next) => self.writer.delivered(next, self.setup.clock.now())?,
             Command::Push(pushed) => self.push(pushed, told)?,
             Command::Stop => self.stopped = true,
         }
@@ -342,8 +349,9 @@ impl Reading {
             Ok(event) => event.body.record.len(),
             Err(rejected) => rejected.record.len(),
         };
+        self.writer.listen()?;
         let bytes: usize = self.pending.bytes() + events.iter().map(record).sum::<usize>();
-        if self.stopped || !self.spool.has_room_for(bytes as u64) {
+        if self.stopped || !self.writer.has_room_for(bytes as u64) {
             return Ok(());
         }
         let place = self.setup.inputs.len() + door;
@@ -484,66 +492,54 @@ impl Reading {
         let means = (&self.setup.detectors, &self.entropy as &dyn Entropy);
         let report = &mut self.reports[place];
         if let Some(event) = pack::seal(decoded, context, means, (report, &self.replaced)) {
-            report.took(self.spool.tip().sequence + self.pending.len() as u64);
+            report.took(self.tip.sequence + self.pending.len() as u64);
             self.pending.push(event);
         }
         Ok(())
     }
 
-    /// Signs what is pending, and makes it durable.
+    /// Signs what is pending, and hands it over. Who waits hears when it is durable.
     fn flush(&mut self, told: &Receiver<Command>) -> Result<(), IntakeError> {
-        // Where only empty lines were read, nothing is lost if they are read again.
         if !self.pending.is_empty() {
-            self.sign(told)?;
+            return self.sign(told);
         }
-        self.answer();
-        Ok(())
+        // Where only empty lines were read, nothing is lost if they are read again.
+        match std::mem::take(&mut self.waiting) {
+            nobody if nobody.is_empty() => Ok(()),
+            waiting => self.writer.answer(waiting),
+        }
     }
 
     fn sign(&mut self, told: &Receiver<Command>) -> Result<(), IntakeError> {
-        // What was to be signed when it was stopped is not durable: nothing behind it may become so.
+        self.wait_for_place(told)?;
+        // What was to be signed when it was stopped is not durable: nothing behind it may become so, and who sent it hears nothing.
         if self.stopped {
             return Ok(());
         }
         let now = self.setup.clock.now();
-        let batch = Batch::sign(&self.setup.key, self.spool.tip(), self.pending.take(), now)?;
-        let fresh = loop {
-            let error = match self.spool.append(&batch, &self.positions, now) {
-                Ok(fresh) => break fresh,
-                Err(error @ SpoolError::Append(AppendError::NoSpace(_))) => error,
-                Err(error) => return Err(error.into()),
-            };
-            tracing::error!(%error, "the disk of the spool is full: nothing is read until there is space");
+        let batch = Batch::sign(&self.setup.key, &self.tip, self.pending.take(), now)?;
+        self.tip = Tip::after(batch.signed());
+        self.last_batch_at = now;
+        self.writer.append(batch, self.positions.clone(), now, std::mem::take(&mut self.waiting))
+    }
+
+    /// Waits until a batch may be handed over. While the disk is full that takes as long as it takes, and what is said here is heard.
+    fn wait_for_place(&mut self, told: &Receiver<Command>) -> Result<(), IntakeError> {
+        while !self.stopped && !self.writer.has_place() {
+            if !self.writer.disk_is_full() {
+                self.writer.wait()?;
+                continue;
+            }
             match told.recv_timeout(DISK_FULL_POLL) {
-                Ok(Command::Delivered(next)) => {
-                    self.spool.delivered(next, now)?;
-                    // The batch's place in the chain is the same: nothing was signed in between.
-                    self.publish();
-                }
+                Ok(Command::Delivered(next)) => self.writer.delivered(next, self.setup.clock.now())?,
                 // It is said to be too busy.
                 Ok(Command::Push(_)) | Err(RecvTimeoutError::Timeout) => {}
                 // What is not durable is read again by whoever is started next.
-                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                    self.stopped = true;
-                    return Ok(());
-                }
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => self.stopped = true,
             }
-        };
-        self.fresh.keep(fresh);
-        self.last_batch_at = now;
-        self.publish();
-        Ok(())
-    }
-
-    /// Tells those who wait that what they sent is durable; nothing is pending.
-    fn answer(&mut self) {
-        for (waiting, taken) in self.waiting.drain(..) {
-            // What was to be signed when it was stopped is not durable, and who sent it hears nothing.
-            if !self.stopped {
-                // Who hung up sends it again; it is here twice then, unless its door knows repeats.
-                let _ = waiting.send(taken);
-            }
+            self.writer.listen()?;
         }
+        Ok(())
     }
 
     fn beat(&mut self, told: &Receiver<Command>) -> Result<(), IntakeError> {
@@ -554,14 +550,10 @@ impl Reading {
             self.last_batch_at = now;
         }
         match self.setup.heartbeat {
-            Some(heartbeat) if u128::from(silent) >= heartbeat.as_millis() && self.spool.has_room() => {
+            Some(heartbeat) if u128::from(silent) >= heartbeat.as_millis() && self.writer.has_room() => {
                 self.sign(told)
             }
             _ => Ok(()),
         }
-    }
-
-    fn publish(&self) {
-        self.tell.send_replace(Progress { ended: self.ended, ..self.spool.progress() });
     }
 }

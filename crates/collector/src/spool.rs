@@ -48,6 +48,11 @@ impl Limits {
         let files = Config::new(SEGMENT_BYTES, FRAME_BYTES).unwrap_or(Config::QUICKSTART);
         Limits { waiting_bytes, files }
     }
+
+    /// Whether one more batch of the largest size may wait where so many bytes do.
+    pub(crate) fn have_room(&self, waiting_bytes: u64) -> bool {
+        waiting_bytes.saturating_add(u64::from(self.files.max_frame_bytes())) <= self.waiting_bytes
+    }
 }
 
 /// Why the spool was refused or stopped.
@@ -214,15 +219,17 @@ impl Spool {
 
     /// Whether one more batch of the largest size may wait.
     pub fn has_room(&self) -> bool {
-        self.waiting_bytes.saturating_add(u64::from(self.limits.files.max_frame_bytes()))
-            <= self.limits.waiting_bytes
+        self.limits.have_room(self.waiting_bytes)
     }
 
-    /// Whether so many bytes of events may be added. While nothing waits, anything may: what is larger than the whole spool would
-    /// be refused for ever.
-    pub fn has_room_for(&self, bytes: u64) -> bool {
-        self.waiting.is_empty()
-            || (self.has_room() && self.waiting_bytes.saturating_add(bytes) <= self.limits.waiting_bytes)
+    /// How large it may become.
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Numbers and bytes of the batches that wait.
+    pub(crate) fn waiting_batches(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.waiting.iter().map(|batch| (batch.number, batch.bytes))
     }
 
     /// Batches and bytes that wait.

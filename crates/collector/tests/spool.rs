@@ -52,7 +52,7 @@ fn numbers(spool: &Spool, dir: Arc<dyn Dir>) -> Vec<u64> {
     let mut reader = SpoolReader::starting_at(dir, key().vkey().id(), progress.first_waiting);
     let mut found = Vec::new();
     while let Some(batch) = reader.next(progress.durable).unwrap() {
-        let batch = Unverified::decode(&batch).unwrap().verify(key().vkey()).unwrap();
+        let batch = Unverified::decode(batch).unwrap().verify(key().vkey()).unwrap();
         found.push(batch.signed().envelope().number);
     }
     found.into_iter().filter(|number| *number >= progress.delivered).collect()

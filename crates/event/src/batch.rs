@@ -11,6 +11,7 @@
 
 use std::convert::Infallible;
 
+use bytes::Bytes;
 use epigraph_core::hash::{Hash, leaf_hash, leaf_hashes, node_hash, sha256};
 use epigraph_core::proof::{self, InclusionProof, Nodes, ProofError};
 use epigraph_core::{LeafIndex, SourceKey, SourceVKey, TreeSize, UnixMillis};
@@ -306,7 +307,8 @@ impl Batch {
         bytes
     }
 
-    fn encoded_len(&self) -> usize {
+    /// The length of [`Batch::encode`].
+    pub fn encoded_len(&self) -> usize {
         let field = |tag, length: usize| key_len(tag) + encoded_len_varint(length as u64) + length;
         let events = self.events.iter().map(|event| field(EVENTS, event.encoded_len()));
         field(SIGNED, self.signed.to_wire().encoded_len()) + events.sum::<usize>()
@@ -330,8 +332,8 @@ impl Roll {
 }
 
 impl Unverified {
-    /// Reads the bytes of a batch; believes nothing.
-    pub fn decode(bytes: &[u8]) -> Result<Unverified, BatchError> {
+    /// Reads the bytes of a batch; believes nothing. Its events stay in these bytes.
+    pub fn decode(bytes: Bytes) -> Result<Unverified, BatchError> {
         if bytes.len() > MAX_BATCH_BYTES {
             return Err(BatchError::TooLarge(bytes.len()));
         }

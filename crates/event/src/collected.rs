@@ -1,6 +1,7 @@
 //! An event from the moment of its collection on: three segments as bytes, a salt for each, and a random name. From
 //! here on nothing in it changes.
 
+use bytes::Bytes;
 use epigraph_core::{Entropy, Hash};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
@@ -25,10 +26,10 @@ pub struct Event {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Collected {
     reference: Reference,
-    segments: [(Salt, Vec<u8>); 3],
+    segments: [(Salt, Bytes); 3],
     /// Of the segments. Computed once: leaf, batch and path all need them.
     commitments: [Hash; 3],
-    record: Option<Vec<u8>>,
+    record: Option<Bytes>,
     /// What the first two segments say. Read once: whoever takes a batch in asks for it of every event.
     content: Box<(CoreSegment, IdentitySegment)>,
 }
@@ -92,7 +93,7 @@ impl Event {
             record = Some(beside);
         }
         self.fit();
-        let mut part = |segment, bytes: Vec<u8>| Ok((salt()?, checked(segment, bytes)?));
+        let mut part = |segment, bytes: Vec<u8>| Ok((salt()?, checked(segment, bytes.into())?));
         let mut segments = || {
             Ok([
                 part(Segment::Core, self.core.encode_to_vec())?,
@@ -103,7 +104,7 @@ impl Event {
         match segments() {
             Ok(segments) => {
                 let content = (std::mem::take(&mut self.core), std::mem::take(&mut self.identity));
-                Ok(Collected::of(reference, segments, record, content))
+                Ok(Collected::of(reference, segments, record.map(Bytes::from), content))
             }
             Err(error) => {
                 if let Some(beside) = record {
@@ -115,7 +116,7 @@ impl Event {
     }
 }
 
-fn checked(segment: Segment, bytes: Vec<u8>) -> Result<Vec<u8>, EventError> {
+fn checked(segment: Segment, bytes: Bytes) -> Result<Bytes, EventError> {
     if bytes.len() > segment.max_bytes() {
         return Err(EventError::SegmentTooLarge { segment, bytes: bytes.len() });
     }
@@ -125,8 +126,8 @@ fn checked(segment: Segment, bytes: Vec<u8>) -> Result<Vec<u8>, EventError> {
 impl Collected {
     fn of(
         reference: Reference,
-        segments: [(Salt, Vec<u8>); 3],
-        record: Option<Vec<u8>>,
+        segments: [(Salt, Bytes); 3],
+        record: Option<Bytes>,
         content: (CoreSegment, IdentitySegment),
     ) -> Collected {
         let commitments = Segment::ALL.map(|segment| {
@@ -165,7 +166,7 @@ impl Collected {
     pub fn event(&self) -> Result<Event, EventError> {
         let mut body = self.body()?;
         if let Some(record) = &self.record {
-            body.record.clone_from(record);
+            body.record = record.to_vec();
         }
         let (core, identity) = (*self.content).clone();
         Ok(Event { core, identity, body })
@@ -216,10 +217,10 @@ impl Collected {
 
     /// The event as it travels.
     pub fn to_wire(&self) -> CollectedEvent {
-        let bytes = |segment| self.bytes(segment).to_vec();
-        let salt = |segment| self.salt(segment).as_bytes().to_vec();
+        let bytes = |segment: Segment| self.segments[segment.place()].1.clone();
+        let salt = |segment| Bytes::copy_from_slice(self.salt(segment).as_bytes());
         CollectedEvent {
-            reference: self.reference.as_bytes().to_vec(),
+            reference: Bytes::copy_from_slice(self.reference.as_bytes()),
             core: bytes(Segment::Core),
             core_salt: salt(Segment::Core),
             identity: bytes(Segment::Identity),

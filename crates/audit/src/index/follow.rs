@@ -29,9 +29,15 @@ const STEP_BYTES: usize = 16 << 20;
 /// So many events are made durable together: what a crash takes is filled in again in a second or two.
 pub const SYNC: u64 = 65_536;
 
-/// How long events gather before they are taken in, as long as nobody asks about them: a step of a few events costs each of them much more
-/// than a step of many.
+/// How long nothing has to come before what came is taken in, as long as nobody asks about it: a step of a few events costs each of them much
+/// more than a step of many, and whoever hands in a burst waits for the disk that the indexes would write to.
 const GATHER: Duration = Duration::from_millis(200);
+
+/// If there is no such pause, events are taken in after so long,
+const LONGEST_GATHER: Duration = Duration::from_secs(2);
+
+/// or when so many wait: whoever asks then waits for a second or two.
+const MOST_GATHERED: u64 = 4 * STEP;
 
 /// The pause after an error, and before the next try.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -100,6 +106,11 @@ impl Filler {
         }
         self.unsynced = if durable && taken > 0 { 0 } else { self.unsynced.saturating_add(taken) };
         Ok(taken)
+    }
+
+    /// Whether an index lacks events before this one.
+    fn is_behind(&self, next: u64) -> Result<bool, FollowError> {
+        Ok(self.index.progress()?.into_iter().any(|(_, progress)| progress.next < next))
     }
 }
 
@@ -280,21 +291,41 @@ async fn follow(
         .await??;
     following.change(|state| *state = opened);
     loop {
-        placed.mark_unchanged();
-        let stepped = worker.run(move || {
-            let taken = filler.step()?;
-            Ok::<_, FollowError>((taken, filler.index.next()?, filler))
-        });
-        let (taken, next);
-        (taken, next, filler) = stepped.await??;
-        following.change(|state| state.next = next);
-        if taken == 0 {
-            placed.changed().await.map_err(|_| Ended)?;
+        let wanted = following.wanted.notified();
+        tokio::select! {
+            gathered = gather(&mut placed, following.next()) => gathered?,
+            () = wanted => {}
         }
-        if taken < STEP {
-            let _ = timeout(GATHER, following.wanted.notified()).await;
+        let until = *placed.borrow();
+        loop {
+            let stepped = worker.run(move || {
+                let goes_on = filler.step()? > 0;
+                let next = filler.index.next()?;
+                Ok::<_, FollowError>((goes_on && (next < until || filler.is_behind(next)?), next, filler))
+            });
+            let (goes_on, next);
+            (goes_on, next, filler) = stepped.await??;
+            following.change(|state| state.next = next);
+            if !goes_on {
+                break;
+            }
         }
     }
+}
+
+/// Waits until there is something to take in, and then until it is time to.
+async fn gather(placed: &mut watch::Receiver<u64>, next: u64) -> Result<(), Ended> {
+    placed.wait_for(|placed| *placed > next).await.map_err(|_| Ended)?;
+    let all_there = async {
+        while placed.borrow_and_update().saturating_sub(next) < MOST_GATHERED {
+            match timeout(GATHER, placed.changed()).await {
+                Ok(more) => more.map_err(|_| Ended)?,
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    };
+    timeout(LONGEST_GATHER, all_there).await.unwrap_or(Ok(()))
 }
 
 impl From<Gone> for FollowError {

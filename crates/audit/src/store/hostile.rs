@@ -80,7 +80,7 @@ fn a_batch_with_a_flipped_bit_is_not_believed() {
     for at in 0..bytes.len() {
         let mut flipped = bytes.clone();
         flipped[at] ^= 1 << (at % 8);
-        let believed = match Unverified::decode(&flipped) {
+        let believed = match Unverified::decode(flipped.clone().into()) {
             Ok(unverified) => believe(Some(&enrolled), unverified),
             Err(error) => Err(Refused::malformed(&error)),
         };
@@ -104,7 +104,7 @@ fn a_batch_with_a_flipped_bit_is_not_believed() {
 fn only_a_key_that_is_enrolled_and_not_retired_is_believed() {
     let check = |enrolled: Option<Enrolled>, expected: Result<(), (BatchRefusal, Option<Kind>)>| {
         let bytes = chain(Tip::default(), 1, "a").remove(0).encode();
-        let believed = believe(enrolled.as_ref(), Unverified::decode(&bytes).unwrap());
+        let believed = believe(enrolled.as_ref(), Unverified::decode(bytes.into()).unwrap());
         let believed = believed.map(drop).map_err(|refused| (refused.refusal, refused.trouble));
         assert_eq!(believed, expected);
     };

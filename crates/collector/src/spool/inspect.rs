@@ -67,7 +67,7 @@ fn content(
 ) -> Result<Content, SpoolError> {
     let mut unsigned = Vec::new();
     let mut show = |_: TreeSize, batch: &Bytes| {
-        let claim = Unverified::decode(batch).and_then(|batch| Ok((batch.claim()?.number, batch)));
+        let claim = Unverified::decode(batch.clone()).and_then(|batch| Ok((batch.claim()?.number, batch)));
         match claim.map(|(number, batch)| (number, batch.verify(key))) {
             Ok((_, Ok(_))) => {}
             Ok((number, Err(error))) => unsigned.push((number, error.to_string())),

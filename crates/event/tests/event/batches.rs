@@ -1,5 +1,6 @@
 //! A batch is what its source signed, byte for byte, or it is refused.
 
+use bytes::Bytes;
 use epigraph_core::hash::{leaf_hash, sha256};
 use epigraph_event::batch::{BatchError, MAX_EVENTS, MAX_OVERHEAD_BYTES, MAX_PATH_HASHES, Unverified};
 use epigraph_event::chain::Tip;
@@ -12,7 +13,7 @@ use prost::Message;
 use crate::support::{Counting, NOW, batch, event, events, key};
 
 fn verify(batch: &CollectedBatch) -> Result<Batch, BatchError> {
-    Unverified::decode(&batch.encode_to_vec())?.verify(key(7).vkey())
+    Unverified::decode(batch.encode_to_vec().into())?.verify(key(7).vkey())
 }
 
 #[test]
@@ -22,7 +23,10 @@ fn a_batch_reads_back_with_its_paths_and_leaves() {
         let read = verify(&made.to_wire()).unwrap();
         assert_eq!(read, made);
         assert_eq!(made.encode(), made.to_wire().encode_to_vec());
-        assert_eq!(Unverified::decode(&made.encode()).unwrap().claim().unwrap(), *made.signed().envelope());
+        assert_eq!(
+            Unverified::decode(made.encode().into()).unwrap().claim().unwrap(),
+            *made.signed().envelope()
+        );
         let leaves = (0..made.events().len()).filter_map(|place| made.leaf(place, 7)).map(|leaf| leaf.hash());
         assert_eq!(made.roll().leaf_hashes(7), leaves.collect::<Vec<_>>());
         let paths = made.paths();
@@ -45,12 +49,13 @@ fn a_batch_reads_back_with_its_paths_and_leaves() {
 #[test]
 fn every_flipped_byte_is_refused() {
     let good = batch(&Tip::default(), 3).encode();
-    let before = Unverified::decode(&good).unwrap().verify(key(7).vkey()).unwrap();
+    let before = Unverified::decode(good.clone().into()).unwrap().verify(key(7).vkey()).unwrap();
     for at in 0..good.len() {
         for bit in [0x01, 0x80] {
             let mut flipped = good.clone();
             flipped[at] ^= bit;
-            let read = Unverified::decode(&flipped).and_then(|batch| batch.verify(key(7).vkey()));
+            let read =
+                Unverified::decode(flipped.clone().into()).and_then(|batch| batch.verify(key(7).vkey()));
             // A flipped tag can turn a field that is the default into one that is not known. Then nothing that was
             // signed has changed, and the batch is the same.
             if let Ok(read) = read {
@@ -58,6 +63,12 @@ fn every_flipped_byte_is_refused() {
             }
         }
     }
+}
+
+fn edit(bytes: &mut Bytes, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut edited = bytes.to_vec();
+    change(&mut edited);
+    *bytes = edited.into();
 }
 
 #[test]
@@ -70,21 +81,25 @@ fn what_was_signed_cannot_be_changed() {
         assert!(error.contains(expected), "{error}");
     };
     let others = "not those that were signed";
-    check(&|batch| batch.events[1].core[0] ^= 1, "core segment of the event cannot be read");
-    check(&|batch| batch.events[1].core.extend([0xf8, 0x01, 9]), others);
-    check(&|batch| batch.events[1].core_salt[0] ^= 1, others);
+    let flip = |bytes: &mut Bytes, at: usize| edit(bytes, |bytes| bytes[at] ^= 1);
+    check(&|batch| flip(&mut batch.events[1].core, 0), "core segment of the event cannot be read");
+    check(&|batch| edit(&mut batch.events[1].core, |core| core.extend([0xf8, 0x01, 9])), others);
+    check(&|batch| flip(&mut batch.events[1].core_salt, 0), others);
     check(&|batch| batch.events[1].identity.clear(), others);
-    check(&|batch| batch.events[1].identity_salt[31] ^= 1, others);
-    check(&|batch| batch.events[1].body.extend([0x20, 9]), others);
-    check(&|batch| batch.events[1].body_salt[7] ^= 1, others);
-    check(&|batch| batch.events[1].reference[0] ^= 1, others);
+    check(&|batch| flip(&mut batch.events[1].identity_salt, 31), others);
+    check(&|batch| edit(&mut batch.events[1].body, |body| body.extend([0x20, 9])), others);
+    check(&|batch| flip(&mut batch.events[1].body_salt, 7), others);
+    check(&|batch| flip(&mut batch.events[1].reference, 0), others);
     check(&|batch| batch.events.swap(0, 2), others);
     check(&|batch| batch.events[2] = batch.events[1].clone(), others);
     check(&|batch| drop(batch.events.pop()), "signed with 3 events and has 2");
     check(&|batch| batch.events.push(batch.events[0].clone()), "signed with 3 events and has 4");
-    check(&|batch| batch.events[0].record = b"x".to_vec(), "not the one that its body refers to");
+    check(&|batch| batch.events[0].record = "x".into(), "not the one that its body refers to");
     check(&|batch| batch.events[0].body_salt.clear(), "the event's salt");
-    check(&|batch| batch.events[0].reference.push(0), "the event's reference");
+    check(
+        &|batch| edit(&mut batch.events[0].reference, |reference| reference.push(0)),
+        "the event's reference",
+    );
     check(&|batch| batch.signed.as_mut().unwrap().payload_type.push('x'), "their type is not");
     check(&|batch| batch.signed.as_mut().unwrap().signature.truncate(63), "signature does not match");
     check(&|batch| batch.signed = None, "no envelope");
@@ -117,7 +132,7 @@ fn what_was_signed_cannot_be_changed() {
 
 #[test]
 fn another_key_is_refused_whatever_the_batch_says() {
-    let made = Unverified::decode(&batch(&Tip::default(), 2).encode()).unwrap();
+    let made = Unverified::decode(batch(&Tip::default(), 2).encode().into()).unwrap();
     let error = made.clone().verify(key(8).vkey()).unwrap_err();
     assert!(matches!(error, BatchError::OtherKey { .. }), "{error}");
     let mut claims = batch(&Tip::default(), 2).to_wire();
@@ -125,7 +140,7 @@ fn another_key_is_refused_whatever_the_batch_says() {
     let mut envelope = BatchEnvelope::decode(signed.envelope.as_slice()).unwrap();
     envelope.source_key_id = key(8).vkey().id().as_bytes().to_vec();
     signed.envelope = envelope.encode_to_vec();
-    let error = Unverified::decode(&claims.encode_to_vec()).unwrap().verify(key(8).vkey()).unwrap_err();
+    let error = Unverified::decode(claims.encode_to_vec().into()).unwrap().verify(key(8).vkey()).unwrap_err();
     assert!(matches!(error, BatchError::BadSignature(_)), "{error}");
 }
 
@@ -187,7 +202,7 @@ fn a_record_beside_its_event_is_bound_to_it() {
     verify(&good).unwrap();
     let check = |record: &[u8]| {
         let mut changed = good.clone();
-        changed.events[0].record = record.to_vec();
+        changed.events[0].record = Bytes::copy_from_slice(record);
         let error = verify(&changed).unwrap_err();
         assert_eq!(error, BatchError::Event { place: 0, source: EventError::OtherRecord });
     };

@@ -224,7 +224,7 @@ fn decode_all(document: &[u8]) {
             event.seal(&Counting::default()).unwrap();
         }
     }
-    let _ = Unverified::decode(document);
+    let _ = Unverified::decode(document.to_vec().into());
     let _ = Leaf::parse(document);
     let _ = epigraph_event::Bundle::parse(document);
     let mut lines = Lines::default();

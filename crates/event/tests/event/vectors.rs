@@ -104,7 +104,7 @@ fn what_was_written_is_read() {
             assert_eq!(digest.as_bytes().as_slice(), reference.digest);
         }
     }
-    Unverified::decode(&made().encode()).unwrap().verify(&vkey).unwrap();
+    Unverified::decode(made().encode().into()).unwrap().verify(&vkey).unwrap();
 }
 
 // Broken to see it fail: little-endian numbers in the leaf; nodes of the batch's tree with their sides exchanged.
