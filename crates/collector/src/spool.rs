@@ -46,7 +46,7 @@ impl Limits {
     /// Files of the usual sizes.
     pub fn of(waiting_bytes: u64) -> Limits {
         let files = Config::new(SEGMENT_BYTES, FRAME_BYTES).unwrap_or(Config::QUICKSTART);
-        Limits { waiting_bytes, files }
+        Limits { waiting_bytes, files: files.reserved() }
     }
 
     /// Whether one more batch of the largest size may wait where so many bytes do.

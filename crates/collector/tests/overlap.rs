@@ -8,9 +8,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use epigraph_collector::intake::{self, Command, From, Input, Intake, Pushed, Setup, Taken};
+use epigraph_collector::intake::{self, Command, From, Input, Intake, IntakeError, Pushed, Setup, Taken};
 use epigraph_collector::pack::Kind;
-use epigraph_collector::spool::{Limits, Spool, SpoolReader};
+use epigraph_collector::spool::fresh::Freshest;
+use epigraph_collector::spool::{Limits, Progress, Spool, SpoolReader};
 use epigraph_core::{Clock, Entropy, KeyName, SourceKey, TreeSize, UnixMillis};
 use epigraph_event::Context;
 use epigraph_event::batch::MAX_EVENTS;
@@ -24,7 +25,7 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 /// What a test waits at most for what has to come: it ends there if it does not.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Batches of the file that is read.
 const BATCHES: usize = 5;
@@ -75,7 +76,7 @@ fn key() -> SourceKey {
 
 /// A few batches a file, so that files come and go.
 fn limits() -> Limits {
-    Limits { waiting_bytes: 64 << 20, files: Config::new(192 << 10, 160 << 10).unwrap() }
+    Limits { waiting_bytes: 64 << 20, files: Config::new(192 << 10, 160 << 10).unwrap().reserved() }
 }
 
 fn open(dir: Arc<dyn Dir>) -> Spool {
@@ -188,9 +189,30 @@ impl File for HeldFile {
         }
         self.0.sync()
     }
+    fn reserve(&self, length: u64) -> io::Result<()> {
+        self.0.reserve(length)
+    }
     fn length(&self) -> io::Result<u64> {
         self.0.length()
     }
+}
+
+/// What comes, if it comes in time.
+fn within<T>(coming: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, coming).await.unwrap() })
+}
+
+/// Reads the whole file into the spool on this disk: whether it came to the end, how it ended, what may be sent, and what was told.
+fn read(dir: Arc<dyn Dir>, file: &Path) -> (bool, Result<(), IntakeError>, Freshest, Progress) {
+    let intake = started(open(dir), Some(file), Arc::new(Counting::default()));
+    let mut progress = intake.progress.clone();
+    // It ends early where something fails.
+    let whole = within(progress.wait_for(|progress| progress.ended)).is_ok();
+    let _ = intake.commands.send(Command::Stop);
+    let result = within(intake.ended).unwrap().map(drop);
+    let told = *intake.progress.borrow();
+    (whole, result, intake.fresh, told)
 }
 
 /// Pushes one event, named by a number; who waits hears what became of it.
@@ -217,16 +239,15 @@ fn batches_are_made_while_the_one_before_is_written_and_only_a_few() {
     assert_eq!(intake.progress.borrow().durable, TreeSize::ZERO);
     assert!(intake.fresh.take(TreeSize::ZERO).is_none());
     entropy.wait_for(3 * MAX_EVENTS);
-    go.send(true).unwrap();
-    told.recv_timeout(PATIENCE).unwrap();
-    let most = (4 * MAX_EVENTS).div_ceil(EVENTS_AHEAD);
+    // Time enough to read all of it.
+    assert!(read(Arc::new(self::disk()), file.path()).0);
+    let most = (3 * MAX_EVENTS).div_ceil(EVENTS_AHEAD);
     assert!(entropy.asked() <= most, "{} askings", entropy.asked());
     disk.holds.store(false, Ordering::SeqCst);
     go.send(true).unwrap();
     let mut progress = intake.progress.clone();
-    let ended = progress.wait_for(|progress| progress.ended);
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    assert_eq!(runtime.block_on(ended).unwrap().tip.sequence, (BATCHES * MAX_EVENTS) as u64);
+    let all = within(progress.wait_for(|progress| progress.ended)).unwrap().tip.sequence;
+    assert_eq!(all, (BATCHES * MAX_EVENTS) as u64);
 }
 
 /// Broken by hand: told of before it was appended, a batch that is given to whoever sends is not in the spool; and where the one who reads
@@ -234,19 +255,10 @@ fn batches_are_made_while_the_one_before_is_written_and_only_a_few() {
 #[test]
 fn whatever_fails_what_may_be_sent_is_there_and_nothing_behind_it() {
     let file = file();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let story = |dir: Arc<dyn Dir>| {
-        let intake = started(open(dir), Some(file.path()), Arc::new(Counting::default()));
-        let mut progress = intake.progress.clone();
-        // It ends early where something fails.
-        let whole = runtime.block_on(progress.wait_for(|progress| progress.ended)).is_ok();
-        let _ = intake.commands.send(Command::Stop);
-        (whole, runtime.block_on(intake.ended).unwrap(), intake.fresh, *intake.progress.borrow())
-    };
     let clean = FaultDir::new(Arc::new(disk()));
     drop(open(Arc::new(clean.clone())));
     let from = clean.operations().len();
-    let (whole, result, ..) = story(Arc::new(clean.clone()));
+    let (whole, result, ..) = read(Arc::new(clean.clone()), file.path());
     assert!(whole && result.is_ok());
     // The opening itself is others' business.
     for nth in from..clean.operations().len() - from {
@@ -255,7 +267,7 @@ fn whatever_fails_what_may_be_sent_is_there_and_nothing_behind_it() {
             let dir = FaultDir::new(Arc::new(disk.clone()));
             // What comes after it succeeds: nobody may try.
             dir.inject(Fault { operation: None, nth, outcome, crash: false });
-            let (whole, result, fresh, told) = story(Arc::new(dir));
+            let (whole, result, fresh, told) = read(Arc::new(dir), file.path());
             assert_eq!(whole, result.is_ok(), "{case}");
             disk.power_cut(by_seed(nth as u64));
             let spool = open(Arc::new(disk.clone()));
@@ -283,9 +295,9 @@ fn nobody_is_answered_for_what_is_on_its_way() {
     told.recv_timeout(PATIENCE).unwrap();
     let others = [push(&intake.commands, 1), push(&intake.commands, 2)];
     go.send(false).unwrap();
-    assert!(first.blocking_recv().is_err());
-    assert!(others.into_iter().all(|other| other.blocking_recv().is_err()));
-    assert!(intake.ended.blocking_recv().unwrap().is_err());
+    assert!(within(first).is_err());
+    assert!(others.into_iter().all(|other| within(other).is_err()));
+    assert!(within(intake.ended).unwrap().is_err());
     disk.inner.power_cut(|_| Survival::Lost);
     assert_eq!(open(Arc::new(disk.inner)).tip().sequence, 0);
 }
@@ -300,15 +312,14 @@ fn while_the_disk_is_full_nothing_is_taken_and_then_all_goes_on_in_order() {
     let intake = started(spool, Some(file.path()), Arc::new(Counting::default()));
     // When it has tried twice, everybody knows.
     (0..2).for_each(|_| told.recv_timeout(PATIENCE).unwrap());
-    assert!(push(&intake.commands, 1).blocking_recv().is_err());
+    assert!(within(push(&intake.commands, 1)).is_err());
     let before = intake.progress.borrow().tip;
     assert!(before.sequence > 0 && before.sequence < (BATCHES * MAX_EVENTS) as u64, "{before:?}");
     disk.is_full.store(false, Ordering::SeqCst);
     let mut progress = intake.progress.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(progress.wait_for(|progress| progress.ended)).unwrap();
+    within(progress.wait_for(|progress| progress.ended)).unwrap();
     intake.commands.send(Command::Stop).unwrap();
-    intake.ended.blocking_recv().unwrap().unwrap();
+    within(intake.ended).unwrap().unwrap();
     // Opening checks that each follows the one before.
     assert_eq!(open(Arc::new(disk.inner)).tip().sequence, (BATCHES * MAX_EVENTS) as u64);
 }
@@ -323,7 +334,7 @@ fn it_can_be_stopped_while_the_disk_is_full() {
     let intake = started(spool, Some(file.path()), Arc::new(Counting::default()));
     told.recv_timeout(PATIENCE).unwrap();
     intake.commands.send(Command::Stop).unwrap();
-    intake.ended.blocking_recv().unwrap().unwrap();
+    within(intake.ended).unwrap().unwrap();
     let kept = open(Arc::new(disk.inner)).tip().sequence;
     assert_eq!(kept, intake.progress.borrow().tip.sequence);
 }

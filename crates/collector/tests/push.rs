@@ -45,7 +45,7 @@ fn key() -> SourceKey {
 }
 
 fn limits(waiting_bytes: u64) -> Limits {
-    Limits { waiting_bytes, files: Config::new(16 * 1024, 8 * 1024).unwrap() }
+    Limits { waiting_bytes, files: Config::new(16 * 1024, 8 * 1024).unwrap().reserved() }
 }
 
 fn open(dir: Arc<dyn Dir>, waiting_bytes: u64) -> Result<Spool, SpoolError> {

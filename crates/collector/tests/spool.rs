@@ -28,7 +28,7 @@ fn key() -> SourceKey {
 
 /// A few batches a file, so that files come and go.
 fn limits() -> Limits {
-    Limits { waiting_bytes: 1 << 20, files: Config::new(8192, 4096).unwrap() }
+    Limits { waiting_bytes: 1 << 20, files: Config::new(8192, 4096).unwrap().reserved() }
 }
 
 fn create(dir: Arc<dyn Dir>) {

@@ -18,6 +18,11 @@ pub trait File: Send + Sync {
     /// Writes all of `bytes` at `offset`; the file grows if it must. Not durable before [`File::sync`].
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
+    /// Takes space for the first `length` bytes without writing them: what was not written yet reads as zeros, and the file is at least
+    /// that long. Not durable before [`File::sync`]. A full volume shows here; `Unsupported` where a file system cannot do it, and then
+    /// nothing was done.
+    fn reserve(&self, length: u64) -> io::Result<()>;
+
     /// Makes content and length durable (`fdatasync`). After an error nobody knows what is on the disk: the
     /// caller must not try again, it must stop (PostgreSQL's fsync lesson of 2018).
     fn sync(&self) -> io::Result<()>;

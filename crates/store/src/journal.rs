@@ -44,7 +44,10 @@ use segment::{Cursor, SPARE_NAME};
 
 /// Every crash point of the journal, and what a crash there leaves.
 pub const CRASH_POINTS: [(&str, &str); 11] = [
-    ("journal.spare.ready", "A synced file of zeros under a temporary name. The next open removes it."),
+    (
+        "journal.spare.ready",
+        "A synced file that reads as zeros, under a temporary name. The next open removes it.",
+    ),
     ("journal.segment.written", "A segment without frames, still under the temporary name. As before."),
     ("journal.segment.renamed", "Perhaps a last segment without frames. The next open appends to it."),
     (
@@ -84,6 +87,7 @@ const FRONTIER_BYTES: usize = 63 * Hash::LEN;
 pub struct Config {
     segment_bytes: u64,
     max_frame_bytes: u32,
+    is_reserved: bool,
 }
 
 /// Why sizes were not accepted.
@@ -100,9 +104,9 @@ pub struct ConfigError {
 
 impl Config {
     /// 64 MiB segments: few enough files for years, and a start that reads the last one in well under a second.
-    pub const PRODUCTION: Config = Config { segment_bytes: 64 << 20, max_frame_bytes: MAX_FRAME_BYTES };
+    pub const PRODUCTION: Config = Config::of(64 << 20, MAX_FRAME_BYTES);
     /// 16 MiB segments, for trying it out.
-    pub const QUICKSTART: Config = Config { segment_bytes: 16 << 20, max_frame_bytes: MAX_FRAME_BYTES };
+    pub const QUICKSTART: Config = Config::of(16 << 20, MAX_FRAME_BYTES);
 
     /// Any sizes that fit together.
     pub fn new(segment_bytes: u64, max_frame_bytes: u32) -> Result<Config, ConfigError> {
@@ -111,7 +115,19 @@ impl Config {
         if !fits || !segment_bytes.is_multiple_of(SECTOR as u64) || max_frame_bytes > MAX_FRAME_BYTES {
             return Err(ConfigError { segment_bytes, max_frame_bytes });
         }
-        Ok(Config { segment_bytes, max_frame_bytes })
+        Ok(Config::of(segment_bytes, max_frame_bytes))
+    }
+
+    const fn of(segment_bytes: u64, max_frame_bytes: u32) -> Config {
+        Config { segment_bytes, max_frame_bytes, is_reserved: false }
+    }
+
+    /// The same, with segments for which space is taken and no zeros are written, where the file system can do that: for queues, in which
+    /// a segment lives so shortly that its zeros would be half of what is written. A sync of a frame has the file system's notes of
+    /// what is written now to write as well; of a log, where each frame is waited for, that is the dearer part.
+    #[must_use]
+    pub const fn reserved(self) -> Config {
+        Config { is_reserved: true, ..self }
     }
 
     /// Length of each new segment file.

@@ -28,6 +28,8 @@ pub enum Operation {
     Read,
     /// [`File::write_at`].
     Write,
+    /// [`File::reserve`].
+    Reserve,
     /// [`File::sync`].
     Sync,
     /// [`File::length`].
@@ -45,6 +47,8 @@ pub enum Outcome {
     Torn(usize),
     /// It answers that there is no space left and did nothing.
     NoSpace,
+    /// It answers that it cannot be done here and did nothing.
+    Unsupported,
 }
 
 /// Which operation fails, and how.
@@ -146,6 +150,7 @@ impl Plan {
         match self.next(operation) {
             None => work(),
             Some(Outcome::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
+            Some(Outcome::Unsupported) => Err(io::ErrorKind::Unsupported.into()),
             Some(Outcome::Applied) => {
                 work()?;
                 Err(injected(operation))
@@ -225,10 +230,15 @@ impl File for FaultFile {
         match self.plan.next(Operation::Write) {
             None => self.inner.write_at(offset, bytes),
             Some(Outcome::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
+            Some(Outcome::Unsupported) => Err(io::ErrorKind::Unsupported.into()),
             Some(Outcome::NotApplied) => Err(injected(Operation::Write)),
             Some(Outcome::Applied) => self.torn(offset, bytes),
             Some(Outcome::Torn(kept)) => self.torn(offset, bytes.get(..kept).unwrap_or(bytes)),
         }
+    }
+
+    fn reserve(&self, length: u64) -> io::Result<()> {
+        self.plan.run(Operation::Reserve, || self.inner.reserve(length))
     }
 
     fn sync(&self) -> io::Result<()> {

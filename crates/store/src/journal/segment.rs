@@ -47,7 +47,7 @@ pub(super) fn list(dir: &dyn Dir) -> Result<Vec<TreeSize>, JournalError> {
     Ok(firsts)
 }
 
-/// A file of zeros, written and synced under a temporary name, ready to become the next segment.
+/// A file that reads as zeros, its space taken and synced under a temporary name, ready to become the next segment.
 pub struct Spare {
     pub(super) file: Box<dyn File>,
     pub(super) id: SegmentId,
@@ -63,7 +63,7 @@ pub struct SpareMaker {
 }
 
 impl SpareMaker {
-    /// Writes and syncs the zeros. After an error nothing is left of it, as far as the system lets us.
+    /// Takes the space, or writes and syncs the zeros. After an error nothing is left of it, as far as the system lets us.
     pub fn make(&self) -> io::Result<Spare> {
         self.make_in_pieces(|| true)
     }
@@ -83,7 +83,8 @@ impl SpareMaker {
             _ => {}
         }
         let file = self.dir.create(SPARE_NAME)?;
-        let (mut at, to) = (0, self.config.segment_bytes());
+        let to = self.config.segment_bytes();
+        let mut at = if self.reserve(file.as_ref())? { to } else { 0 };
         while at < to {
             if at > 0 && !go_on() {
                 return Err(io::ErrorKind::Interrupted.into());
@@ -98,6 +99,18 @@ impl SpareMaker {
         let mut id = SegmentId::default();
         self.entropy.fill(&mut id);
         Ok(Spare { file, id, bytes: self.config.segment_bytes() })
+    }
+
+    /// Takes the space of a segment, durably, if it is to be taken so and can be.
+    fn reserve(&self, file: &dyn File) -> io::Result<bool> {
+        if !self.config.is_reserved {
+            return Ok(false);
+        }
+        match file.reserve(self.config.segment_bytes()) {
+            Ok(()) => file.sync().map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 

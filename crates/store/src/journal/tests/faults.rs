@@ -120,6 +120,47 @@ fn opening_and_appending_over_segments_survives_every_fault() {
     check(&written(20), |dir| open(dir).map(|(journal, _)| journal), 75);
 }
 
+fn open_reserved(dir: &FaultDir) -> Result<Journal, JournalError> {
+    let entropy = Arc::new(Counter(1_000.into()));
+    Journal::open(Arc::new(dir.clone()), ORIGIN, config().reserved(), entropy).map(|(journal, _)| journal)
+}
+
+/// Broken by hand: space that is taken and not synced is not there after a power cut; a volume that is full taken for one that cannot.
+#[test]
+fn appending_over_reserved_segments_survives_every_fault() {
+    check(&written(20), open_reserved, 75);
+    let clean = FaultDir::new(Arc::new(written(20)));
+    work(&clean, open_reserved, 75);
+    assert!(clean.operations().contains(&Operation::Reserve));
+    let full = Fault { operation: Some(Operation::Reserve), nth: 0, outcome: Outcome::NoSpace, crash: false };
+    let (memory, mut refused) = (written(20), 0);
+    let dir = FaultDir::new(Arc::new(memory.clone()));
+    dir.inject(full);
+    let mut journal = open_reserved(&dir).unwrap();
+    while journal.head().size.get() < 75 {
+        match journal.append(&batch(&journal.frontier().clone(), 3)) {
+            Ok(()) => {}
+            Err(AppendError::NoSpace(_)) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(refused, 1);
+    assert_holds(&memory, journal.head().size);
+}
+
+/// Broken by hand: a file system that cannot reserve taken for a full one.
+#[test]
+fn where_nothing_can_be_reserved_zeros_are_written() {
+    let memory = written(20);
+    let dir = FaultDir::new(Arc::new(memory.clone()));
+    let outcome = Outcome::Unsupported;
+    dir.inject(Fault { operation: Some(Operation::Reserve), nth: 0, outcome, crash: false });
+    let size = work(&dir, open_reserved, 75).unwrap();
+    assert!(dir.fired());
+    memory.power_cut(|_| Survival::Lost);
+    assert_holds(&memory, size);
+}
+
 #[test]
 fn a_repair_survives_every_fault() {
     let (dir, acknowledged) = torn();
