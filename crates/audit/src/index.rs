@@ -65,6 +65,8 @@ const TENANTS: Definition = TableDefinition::new("tenants");
 const SOURCES: Definition = TableDefinition::new("sources");
 /// The ids of events: keyed name and slot.
 const IDS: Definition = TableDefinition::new("ids");
+/// Those of the newest events, until they are enough to be put among the others.
+const NEW_IDS: Definition = TableDefinition::new("new-ids");
 /// The format, whose store it is made of, and how far each index has come.
 const META: Definition = TableDefinition::new("meta");
 
@@ -86,7 +88,7 @@ const COUNTS: [Definition; 5] = [
     TableDefinition::new("outcome-counts"),
 ];
 
-const FORMAT: &[u8] = b"epigraph-audit-index/v4";
+const FORMAT: &[u8] = b"epigraph-audit-index/v5";
 
 /// The cache of the file's pages, in bytes: the pages of the day that is being filled.
 const CACHE_BYTES: usize = 64 << 20;
@@ -238,7 +240,9 @@ impl Index {
     fn create(&self, store: &[u8; 16]) -> Result<(), IndexError> {
         let transaction = self.database.begin_write().map_err(disk("written"))?;
         {
-            for table in [SYMBOLS, NUMBERS, TENANTS, SOURCES, IDS].into_iter().chain(ROWS).chain(COUNTS) {
+            for table in
+                [SYMBOLS, NUMBERS, TENANTS, SOURCES, IDS, NEW_IDS].into_iter().chain(ROWS).chain(COUNTS)
+            {
                 transaction.open_table(table).map_err(disk("written"))?;
             }
             let mut meta = transaction.open_table(META).map_err(disk("written"))?;
@@ -321,7 +325,7 @@ impl Index {
             hasher.update((part.len() as u64).to_be_bytes());
             hasher.update(part);
         };
-        let dictionary = [SYMBOLS, NUMBERS, TENANTS, SOURCES, IDS, META];
+        let dictionary = [SYMBOLS, NUMBERS, TENANTS, SOURCES, IDS, NEW_IDS, META];
         for definition in dictionary.into_iter().chain(ROWS).chain(COUNTS) {
             let table = match transaction.open_table(definition) {
                 Ok(table) => table,

@@ -10,7 +10,8 @@ use redb::TableHandle;
 
 use super::follow::{FollowError, STEP, fill};
 use super::{
-    COUNTS, IDS, Index, IndexError, Kind, META, NUMBERS, ROWS, SOURCES, SYMBOLS, TENANTS, disk, key, last_of,
+    COUNTS, IDS, Index, IndexError, Kind, META, NEW_IDS, NUMBERS, ROWS, SOURCES, SYMBOLS, TENANTS, disk, key,
+    last_of,
 };
 use crate::store::Reader;
 
@@ -79,7 +80,7 @@ impl Index {
         let kinds: Vec<Kind> = whole.map(|(kind, _)| kind).collect();
         // Rows first: of them it can be said which event they are about.
         let rows = kinds.iter().map(|kind| (ROWS[kind.place()], true));
-        let others = [SYMBOLS, NUMBERS, TENANTS, SOURCES, IDS].into_iter();
+        let others = [SYMBOLS, NUMBERS, TENANTS, SOURCES, IDS, NEW_IDS].into_iter();
         let others = others.chain(kinds.iter().map(|kind| COUNTS[kind.place()])).map(|table| (table, false));
         for (table, are_rows) in rows.chain(others) {
             let open =

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::index::compare::compare;
-use crate::index::{COUNTS, IDS, Kind, NUMBERS, ROWS, SOURCES, SYMBOLS, TENANTS, completeness};
+use crate::index::{COUNTS, Kind, NEW_IDS, NUMBERS, ROWS, SOURCES, SYMBOLS, TENANTS, completeness};
 use crate::query::row::Pseudonyms;
 use crate::query::{Access, Filter, Meter, Scan, Window};
 use crate::store::Store;
@@ -242,7 +242,7 @@ fn indexes_that_are_not_what_the_store_makes_of_its_events_are_told() {
     check("tenants", None, last_gone);
     check("sources", None, first_gone);
     check("numbers", None, last_gone);
-    check("ids", None, last_gone);
+    check("new-ids", None, last_gone);
     // One row more, of an event that there is, under another time of the day.
     check("time", Some(26), |rows| {
         let (key, value) = {
@@ -263,7 +263,7 @@ fn a_bit_that_flips_in_the_file_of_a_stopped_service_never_makes_an_answer_wrong
     let (kept, index) = Kept::of_six();
     let digest = index.digest().unwrap();
     let transaction = index.begin().unwrap();
-    let tables = [SYMBOLS, NUMBERS, TENANTS, SOURCES, IDS].into_iter().chain(ROWS).chain(COUNTS);
+    let tables = [SYMBOLS, NUMBERS, TENANTS, SOURCES, NEW_IDS].into_iter().chain(ROWS).chain(COUNTS);
     let records = tables.map(|table| {
         let table = transaction.open_table(table).unwrap();
         let (key, value) = table.last().unwrap().unwrap();
