@@ -18,13 +18,13 @@ use crate::keeper::{Ended, Keeper};
 use crate::query::Row;
 use crate::store::{Collision, Follow, Placed, Reader, StoreError};
 
-/// Events that are taken in at a time at the most: some tens of megabytes of rows, and a transaction of some hundred milliseconds. The more
-/// there are, the more of their rows share a page.
-pub const STEP: u64 = 16_384;
+/// Events that are taken in at a time at the most: a hundred megabytes of rows and pages, and a transaction of a second or two. The more there are,
+/// the more of their rows share a page.
+pub const STEP: u64 = 65_536;
 
 /// Bytes of events, without their records, after which a step ends: their rows and keys take several times as much, most of all where one event
 /// names many things.
-const STEP_BYTES: usize = 16 << 20;
+const STEP_BYTES: usize = 32 << 20;
 
 /// So many events are made durable together: what a crash takes is filled in again in a second or two.
 pub const SYNC: u64 = 65_536;
@@ -37,7 +37,7 @@ const GATHER: Duration = Duration::from_millis(200);
 const LONGEST_GATHER: Duration = Duration::from_secs(2);
 
 /// or when so many wait: whoever asks then waits for a second or two.
-const MOST_GATHERED: u64 = 4 * STEP;
+const MOST_GATHERED: u64 = STEP;
 
 /// The pause after an error, and before the next try.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -87,8 +87,8 @@ impl Filler {
     pub fn step(&mut self) -> Result<u64, FollowError> {
         let index = &self.index;
         let next = index.next()?;
-        let durable = self.unsynced >= SYNC;
         let entries = read(index, &self.reader, next..next.saturating_add(STEP))?;
+        let durable = self.unsynced.saturating_add(entries.len() as u64) >= SYNC;
         let found = collisions(index, &self.reader, &entries)?;
         // Before the indexes have the events: a crash in between lets them be found again, and none be forgotten.
         if !found.is_empty() {
