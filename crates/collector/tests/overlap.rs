@@ -1,6 +1,8 @@
 //! Batches that are signed while the one before is written: nothing is told, given away or answered before it is durable, in order.
 #![expect(clippy::unwrap_used, reason = "a test ends where its promise is broken")]
 
+mod support;
+
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +14,7 @@ use epigraph_collector::intake::{self, Command, From, Input, Intake, IntakeError
 use epigraph_collector::pack::Kind;
 use epigraph_collector::spool::fresh::Freshest;
 use epigraph_collector::spool::{Limits, Progress, Spool, SpoolReader};
-use epigraph_core::{Clock, Entropy, KeyName, SourceKey, TreeSize, UnixMillis};
+use epigraph_core::{Entropy, TreeSize, UnixMillis};
 use epigraph_event::Context;
 use epigraph_event::batch::MAX_EVENTS;
 use epigraph_event::decode::mapped::{self, Mapping};
@@ -23,6 +25,8 @@ use epigraph_store::file::{Dir, File};
 use epigraph_store::journal::Config;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
+
+use support::{Still, key};
 
 /// What a test waits at most for what has to come: it ends there if it does not.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -60,18 +64,6 @@ impl Entropy for Counting {
         }
         self.1.notify_all();
     }
-}
-
-struct Still;
-
-impl Clock for Still {
-    fn now(&self) -> UnixMillis {
-        UnixMillis(2)
-    }
-}
-
-fn key() -> SourceKey {
-    SourceKey::from_seed(KeyName::new("source.example").unwrap(), &Zeroizing::new([7; 32]))
 }
 
 /// A few batches a file, so that files come and go.

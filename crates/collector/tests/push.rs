@@ -1,13 +1,15 @@
 //! Events that are pushed: whoever hears that they were taken finds them in the spool, whatever became of the process and its disk.
 #![expect(clippy::unwrap_used, reason = "a test ends where its promise is broken")]
 
+mod support;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::Sender;
 
 use epigraph_collector::intake::{self, Command, Pushed, Setup, Taken};
 use epigraph_collector::spool::{Limits, Spool, SpoolError};
-use epigraph_core::{Clock, Entropy, KeyName, SourceKey, UnixMillis};
+use epigraph_core::{Entropy, UnixMillis};
 use epigraph_event::Context;
 use epigraph_event::decode::mapped::{self, Mapping};
 use epigraph_event::sensitive::{ALL, Detectors, TokenKey};
@@ -17,6 +19,8 @@ use epigraph_store::file::memory::{MemoryDir, by_seed};
 use epigraph_store::journal::Config;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
+
+use support::{Still, key};
 
 /// Never twice the same: the id of the spool's files must be in nothing else.
 #[derive(Default)]
@@ -30,18 +34,6 @@ impl Entropy for Counting {
 
 fn entropy() -> Arc<dyn Entropy> {
     Arc::new(Counting::default())
-}
-
-struct Still;
-
-impl Clock for Still {
-    fn now(&self) -> UnixMillis {
-        UnixMillis(2)
-    }
-}
-
-fn key() -> SourceKey {
-    SourceKey::from_seed(KeyName::new("source.example").unwrap(), &Zeroizing::new([7; 32]))
 }
 
 fn limits(waiting_bytes: u64) -> Limits {

@@ -33,11 +33,8 @@ pub const SYNC: u64 = 65_536;
 /// more than a step of many, and whoever hands in a burst waits for the disk that the indexes would write to.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// If there is no such pause, events are taken in after so long,
+/// How long they gather if there is no such pause. They gather no longer either than until a whole step is there.
 const LONGEST_GATHER: Duration = Duration::from_secs(2);
-
-/// or when so many wait: whoever asks then waits for a second or two.
-const MOST_GATHERED: u64 = STEP;
 
 /// The pause after an error, and before the next try.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -317,7 +314,7 @@ async fn follow(
 async fn gather(placed: &mut watch::Receiver<u64>, next: u64) -> Result<(), Ended> {
     placed.wait_for(|placed| *placed > next).await.map_err(|_| Ended)?;
     let all_there = async {
-        while placed.borrow_and_update().saturating_sub(next) < MOST_GATHERED {
+        while placed.borrow_and_update().saturating_sub(next) < STEP {
             match timeout(GATHER, placed.changed()).await {
                 Ok(more) => more.map_err(|_| Ended)?,
                 Err(_) => break,

@@ -41,7 +41,7 @@ impl Packed {
         self.events.is_empty()
     }
 
-    /// Signs them as [`super::Batch::sign`] does; then there are none any more, and their place is used again.
+    /// Signs them as [`super::Batch::sign`] does; then there are none any more.
     pub fn sign(&mut self, key: &SourceKey, tip: &Tip, made_at: UnixMillis) -> Result<Encoded, BatchError> {
         let signed = Signed::over(key, tip, self.events.iter().copied(), made_at)?;
         let length = signed.field_len() + self.bytes.len();

@@ -352,3 +352,29 @@ fn nothing_of_an_event_is_in_the_file_in_the_clear() {
         assert!(!found, "{planted}");
     }
 }
+
+/// Broken to see it fail: the pause not looked for; no end without one; a whole step waited with; what is there already taken for nothing.
+#[tokio::test(start_paused = true)]
+async fn events_gather_until_a_pause_a_whole_step_or_two_seconds() {
+    let gathered = async |first: u64, every: Duration, more: u64| {
+        let (placed, mut told) = watch::channel(first);
+        let start = tokio::time::Instant::now();
+        let growing = async {
+            loop {
+                tokio::time::sleep(every).await;
+                placed.send_modify(|placed| *placed += more);
+            }
+        };
+        tokio::select! {
+            gathered = gather(&mut told, 10) => gathered.unwrap(),
+            never = growing => never,
+        }
+        (start.elapsed().as_millis(), *told.borrow())
+    };
+    let (second, tenth) = (Duration::from_secs(1), Duration::from_millis(100));
+    assert_eq!(gathered(11, second, 1).await, (200, 11));
+    assert_eq!(gathered(10, second, 1).await, (1_200, 11));
+    assert_eq!(gathered(11, tenth, 1).await.0, 2_000);
+    assert_eq!(gathered(11, tenth, STEP).await.0, 100);
+    assert_eq!(gathered(10 + STEP, second, 1).await.0, 0);
+}
